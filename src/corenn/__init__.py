@@ -1,0 +1,65 @@
+"""CoreNN: an embedded database for nearest-neighbour search, in pure Python."""
+
+from .config import Settings
+from .database import CoreNN
+from .errors import (
+    CapacityError,
+    ClosedError,
+    CoreNNError,
+    CorruptionError,
+    DatabaseExistsError,
+    DimensionError,
+    DiskFullError,
+    DuplicateKeyError,
+    ForkedError,
+    FormatError,
+    InvalidArgumentError,
+    InvalidKeyError,
+    InvalidPayloadError,
+    InvalidSettingError,
+    InvalidVectorError,
+    KeyNotFoundError,
+    LockedError,
+    NotADatabaseError,
+    ReadOnlyError,
+    StorageError,
+    UnsupportedDtypeError,
+    UnsupportedPlatformError,
+)
+from .types import Explain, Hit, Hits, Problem, Record, Report, Stats
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "CapacityError",
+    "ClosedError",
+    "CoreNN",
+    "CoreNNError",
+    "CorruptionError",
+    "DatabaseExistsError",
+    "DimensionError",
+    "DiskFullError",
+    "DuplicateKeyError",
+    "Explain",
+    "ForkedError",
+    "FormatError",
+    "Hit",
+    "Hits",
+    "InvalidArgumentError",
+    "InvalidKeyError",
+    "InvalidPayloadError",
+    "InvalidSettingError",
+    "InvalidVectorError",
+    "KeyNotFoundError",
+    "LockedError",
+    "NotADatabaseError",
+    "Problem",
+    "ReadOnlyError",
+    "Record",
+    "Report",
+    "Settings",
+    "Stats",
+    "StorageError",
+    "UnsupportedDtypeError",
+    "UnsupportedPlatformError",
+]

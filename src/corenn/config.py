@@ -1,0 +1,110 @@
+"""Every setting: default, bounds, meaning, and whether it may change after creation."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
+from typing import Any
+
+from .errors import InvalidSettingError
+
+MAX_DIM = 65_536
+MAX_ROWS = 2**31 - 1  # ids are 31 bits wide: one more bit marks an expanded candidate
+MAX_KEY_BYTES = 1_024
+MAX_PAYLOAD_BYTES = 1 << 20
+MAX_PAYLOAD_DEPTH = 64
+MAX_K = MAX_ROWS
+MAX_SEARCH_LIST = 1 << 16
+
+METRICS = ("l2", "cosine", "ip")
+DTYPES = ("f32", "f16", "bf16", "i8", "u8")
+DURABILITIES = ("os", "sync")
+
+
+def setting(
+    default: Any, meaning: str, *, low: float | None = None, high: float | None = None,
+    choices: tuple[str, ...] = (), mutable: bool = False,
+) -> Any:  # fmt: skip
+    """Declare one setting; bounds are inclusive."""
+    return field(
+        default=default,
+        metadata={"meaning": meaning, "low": low, "high": high, "choices": choices, "mutable": mutable},
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """The settings of one database, in force and stored with it."""
+
+    dim: int = setting(0, "Dimensions of every vector.", low=1, high=MAX_DIM)
+    metric: str = setting("cosine", "Distance: l2 (squared Euclidean), cosine (1 - cos) or ip (1 - dot).", choices=METRICS)
+    dtype: str = setting("f32", "Type in which vectors are stored.", choices=DTYPES)
+    durability: str = setting(
+        "os", "What an acknowledged write survives: os = death of the process, sync = loss of power.",
+        choices=DURABILITIES, mutable=True,
+    )  # fmt: skip
+    max_edges: int = setting(32, "Out-edges per node after a prune (R); up to half as many again before one.", low=4, high=512)
+    distance_threshold: float = setting(
+        1.2, "Slack of the prune on squared distances (α); larger keeps more long edges.", low=1.0, high=4.0, mutable=True
+    )
+    query_search_list_cap: int = setting(
+        96, "Search list of a query that names none.", low=1, high=MAX_SEARCH_LIST, mutable=True
+    )
+    update_search_list_cap: int = setting(
+        96, "Search list with which an insert finds its neighbours.", low=8, high=4_096, mutable=True
+    )
+    beam_width: int = setting(1, "Nodes expanded per step of a search.", low=1, high=16, mutable=True)
+
+    def __post_init__(self) -> None:
+        for item in fields(self):
+            _check(item.name, getattr(self, item.name), item.type, item.metadata)
+
+    def changed(self, changes: Mapping[str, Any]) -> Settings:
+        """These settings with `changes`, all of which must be known and mutable.
+
+        Raises:
+            InvalidSettingError: for an unknown name, a value out of bounds, or a setting fixed at creation.
+        """
+        for name in changes:
+            if name not in META:
+                raise _unknown(name)
+            if not META[name]["mutable"] and changes[name] != getattr(self, name):
+                raise InvalidSettingError(
+                    f"setting {name!r} is fixed at creation ({getattr(self, name)!r}); build a new database to change it"
+                )
+        return replace(self, **changes)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain dictionary, ready for JSON."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Settings:
+        """Settings from user input.
+
+        Raises:
+            InvalidSettingError: for an unknown name or a value out of bounds.
+        """
+        for name in values:
+            if name not in META:
+                raise _unknown(name)
+        return cls(**values)
+
+
+META: dict[str, Mapping[str, Any]] = {item.name: item.metadata for item in fields(Settings)}
+
+
+def _unknown(name: str) -> InvalidSettingError:
+    return InvalidSettingError(f"unknown setting {name!r}; known settings: {', '.join(META)}")
+
+
+def _check(name: str, value: Any, kind: Any, meta: Mapping[str, Any]) -> None:
+    if meta["choices"]:
+        if value not in meta["choices"]:
+            raise InvalidSettingError(f"{name}={value!r}: choose one of {', '.join(meta['choices'])}")
+        return
+    wanted: tuple[type, ...] = (int, float) if kind == "float" else (int,)
+    if isinstance(value, bool) or not isinstance(value, wanted):
+        raise InvalidSettingError(f"{name}={value!r}: must be {'a number' if kind == 'float' else 'an integer'}")
+    if not meta["low"] <= value <= meta["high"]:
+        raise InvalidSettingError(f"{name}={value!r}: must be between {meta['low']} and {meta['high']}")

@@ -1,0 +1,556 @@
+"""CoreNN: the public interface of one collection. It checks arguments and ties the layers together."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import threading
+import weakref
+from collections.abc import Iterator, KeysView, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal, overload
+
+import numpy as np
+
+from . import inputs, repair
+from .config import MAX_K, Settings
+from .errors import (
+    ClosedError,
+    CorruptionError,
+    ForkedError,
+    InvalidArgumentError,
+    InvalidSettingError,
+    InvalidVectorError,
+    KeyNotFoundError,
+    ReadOnlyError,
+)
+from .graph.insert import Linker
+from .graph.query import DISTANCES, FOUND, HOPS, Answers, Searcher
+from .graph.scratch import ScratchPool
+from .graph.threads import Helpers
+from .graph.view import View, take_view
+from .kernels.rows import NORM, decode_rows
+from .storage.commit import NO_IDS
+from .storage.encode import Encoded, encode
+from .storage.files import Files
+from .storage.keys import KeyColumn, unpack_key
+from .storage.platform import require_supported
+from .storage.rocks import RocksMetadata
+from .storage.store import Store
+from .types import AnyArray, Explain, Hits, Key, Payload, Record, Report, Stats, UInt32s
+from .warmup import warm
+from .writer import Task, Write, Writer
+
+ENCODE_ROWS = 8192  # rows converted at a time, which bounds the float64 copies
+
+
+class CoreNN:
+    """A collection of vectors with keys and payloads, in one directory or in memory.
+
+    Made by `create`, `open` or `in_memory`. Safe for any number of threads: writes go one after the other through the
+    writer, queries never wait and see a snapshot. One process at a time writes; any number read with mode="r".
+    """
+
+    def __init__(self, store: Store, mode: str, threads: int | None = None) -> None:
+        self._store = store
+        self._mode = mode
+        self._helpers = Helpers(threads)
+        scratches = ScratchPool()
+        self._searcher = Searcher(scratches, self._helpers)
+        self._writer = Writer(store, Linker(store, scratches, self._helpers)) if store.writable else None
+        self._reader_view: View | None = None if self._writer else self._read_view()
+        self._refreshing = threading.Lock()
+        self._state = _State(os.getpid())
+        self._finalizer = weakref.finalize(self, _close, self._state, self._writer, store, self._helpers)
+        _OPEN.add(self)
+        if store.recovered.suspect and self._writer is not None:
+            self._writer.schedule(Task(lambda: repair.mend_graph(self._needs_writer())))
+
+    # --- making and opening ---------------------------------------------------------------------------------------
+
+    @classmethod
+    def create(
+        cls, path: str | os.PathLike[str], *, dim: int, metric: str = "cosine", dtype: str = "f32",
+        durability: str = "os", **settings: Any,
+    ) -> CoreNN:  # fmt: skip
+        """Create a database on disk and open it for writing. See docs/tuning.md for the settings.
+
+        Raises:
+            DatabaseExistsError: if there is something at `path`.
+            InvalidSettingError: for an unknown setting or a value out of bounds.
+        """
+        require_supported()
+        chosen = _settings(dim=dim, metric=metric, dtype=dtype, durability=durability, **settings)
+        warm(chosen)
+        folder, files = _as_path(path), Files()
+        Store.create(folder, chosen, files)
+        return cls(Store.open(folder, "rw", files), "rw")
+
+    @classmethod
+    def open(cls, path: str | os.PathLike[str], mode: Literal["rw", "r", "rescue"] = "rw", **overrides: Any) -> CoreNN:
+        """Open a database on disk.
+
+        mode: "rw" for the one writer; "r" to read, beside a writer or not; "rescue" to write although files are
+        truncated or damaged, for `repair()`. overrides: settings that may change, for this handle only.
+
+        Raises:
+            NotADatabaseError, FormatError, LockedError, CorruptionError, InvalidSettingError
+        """
+        require_supported()
+        if mode not in ("rw", "r", "rescue"):
+            raise InvalidArgumentError(f"mode={mode!r}: choose 'rw', 'r' or 'rescue'")
+        store = Store.open(_as_path(path), mode, Files())
+        try:
+            store.settings = store.settings.changed(overrides)
+            warm(store.settings)
+            return cls(store, mode)
+        except BaseException:
+            store.close()
+            raise
+
+    @classmethod
+    def in_memory(
+        cls, *, dim: int, metric: str = "cosine", dtype: str = "f32", durability: str = "os", **settings: Any
+    ) -> CoreNN:
+        """A database that lives in this process's memory and ends with it.
+
+        Raises:
+            InvalidSettingError: for an unknown setting or a value out of bounds.
+        """
+        require_supported()
+        chosen = _settings(dim=dim, metric=metric, dtype=dtype, durability=durability, **settings)
+        warm(chosen)
+        return cls(Store.in_memory(chosen), "rw")
+
+    def close(self) -> None:
+        """Finish what is in work, bring everything to the disk and release the files. A second call does nothing."""
+        self._finalizer()
+
+    def __enter__(self) -> CoreNN:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    # --- writing ---------------------------------------------------------------------------------------------------
+
+    def insert(
+        self, keys: Sequence[Key], vectors: Any, payloads: Sequence[Payload | None] | None = None, *,
+        scales: Any = None, zero_points: Any = None,
+    ) -> None:  # fmt: skip
+        """Insert new rows, all or none. Returns when they are durable and found by queries.
+
+        keys: n str or int. vectors: real numbers of shape (n, dim); for an i8 database also int8 codes with `scales`
+        and `zero_points` of shape (n,), which stand for scale * (code - zero_point). payloads: n dicts or None.
+
+        Raises:
+            DuplicateKeyError: if a key exists or is given twice.
+            InvalidKeyError, DimensionError, InvalidVectorError, UnsupportedDtypeError, InvalidPayloadError
+            ReadOnlyError, ClosedError, DiskFullError, StorageError
+        """
+        self._write_rows("insert", keys, vectors, payloads, scales, zero_points)
+
+    def upsert(
+        self, keys: Sequence[Key], vectors: Any, payloads: Sequence[Payload | None] | None = None, *,
+        scales: Any = None, zero_points: Any = None,
+    ) -> None:  # fmt: skip
+        """Insert rows or replace those whose keys exist, payload included, all or none. See `insert`."""
+        self._write_rows("upsert", keys, vectors, payloads, scales, zero_points)
+
+    def set_payload(self, keys: Sequence[Key], payloads: Sequence[Payload | None]) -> None:
+        """Replace the payloads of existing rows, all or none; None removes one.
+
+        Raises:
+            KeyNotFoundError: if a key does not exist.
+        """
+        writer = self._needs_writer()
+        checked = inputs.as_unique_keys(keys)
+        if payloads is None:
+            raise inputs.InvalidPayloadError("payloads=None: pass a list with one dict or None per key")
+        texts = inputs.as_payloads(payloads, len(checked))
+        if checked:
+            writer.submit(Write("payload", checked, None, texts))
+
+    def delete(self, keys: Sequence[Key]) -> int:
+        """Delete rows by key; keys that do not exist are ignored. Returns how many rows were deleted."""
+        writer = self._needs_writer()
+        checked = list(dict.fromkeys(inputs.as_keys(keys)))
+        return int(writer.submit(Write("delete", checked))) if checked else 0
+
+    def _write_rows(
+        self, kind: str, keys: Sequence[Key], vectors: Any, payloads: Any, scales: Any, zero_points: Any
+    ) -> None:
+        writer = self._needs_writer()
+        checked = inputs.as_unique_keys(keys)
+        encoded = self._encode(vectors, len(checked), scales, zero_points)
+        texts = inputs.as_payloads(payloads, len(checked))
+        if checked:
+            writer.submit(Write(kind, checked, encoded, texts))
+
+    def _encode(self, vectors: Any, count: int, scales: Any, zero_points: Any) -> Encoded:
+        settings = self._store.settings
+        array = inputs.as_vectors(vectors, settings.dim, count)
+        codes = settings.dtype == "i8" and array.dtype == np.int8 and getattr(vectors, "dtype", None) == np.int8
+        if not codes:
+            if scales is not None or zero_points is not None:
+                raise InvalidVectorError("scales and zero_points go with int8 vectors in a database of dtype i8")
+            parts = [encode(settings, array[at : at + ENCODE_ROWS]) for at in range(0, max(count, 1), ENCODE_ROWS)]
+        else:
+            factors = np.ones(count, np.float32) if scales is None else inputs.as_parameters(scales, count, "scales")
+            zeros = np.zeros(count, np.float32)
+            if zero_points is not None:
+                zeros = inputs.as_parameters(zero_points, count, "zero_points")
+            parts = [
+                encode(settings, array[at:end], factors[at:end], zeros[at:end])
+                for at in range(0, max(count, 1), ENCODE_ROWS)
+                for end in [at + ENCODE_ROWS]
+            ]
+        return parts[0] if len(parts) == 1 else Encoded(*(np.concatenate(part) for part in zip(*parts, strict=True)))
+
+    # --- reading ---------------------------------------------------------------------------------------------------
+
+    def get(self, keys: Sequence[Key]) -> list[Record | None]:
+        """The rows of keys, in their order; None for a key that does not exist.
+
+        Raises:
+            CorruptionError: if a stored vector fails its checksum: a wrong vector is never returned.
+        """
+        self._check_open()
+        checked = inputs.as_keys(keys)
+        with self._view() as view:
+            ids = self._ids(view, checked)
+            found = np.array([row for row in ids if row >= 0], np.uint32)
+            vectors = self._vectors(view, found)
+            payloads = self._store.metadata.payloads(found.tolist(), view.head.commit)
+        rows = iter(zip(vectors, payloads, strict=True))
+        records: list[Record | None] = []
+        for key, row in zip(checked, ids, strict=True):
+            records.append(None if row < 0 else _record(key, *next(rows)))
+        return records
+
+    def _ids(self, view: View, keys: Sequence[Key]) -> list[int]:
+        """The ids of keys, -1 for none. A key replaced twice since the view was taken is looked up in a newer one."""
+        while True:
+            ids = self._store.metadata.lookup(keys, view.lookup_view)
+            newest = self._current()
+            if min(ids, default=0) >= 0 or newest.head.commit == view.head.commit:
+                return ids
+            view = newest
+
+    def _vectors(self, view: View, ids: UInt32s) -> AnyArray:
+        """Stored vectors as float32 as they were inserted, their checksums tested."""
+        bad = self._store.check_rows(ids)
+        if len(bad):
+            key = unpack_key(view.keys[bad[0]], view.heap)
+            raise CorruptionError(f"the vector of key {key!r} fails its checksum; run repair() and insert it again")
+        vectors = np.empty((len(ids), view.settings.dim), np.float32)
+        decode_rows(view.rows, ids, vectors)
+        if view.settings.metric == "cosine":
+            vectors *= view.rows.seals[ids, NORM][:, None]
+        return vectors
+
+    def __len__(self) -> int:
+        self._check_open()
+        return self._current().head.live
+
+    def __contains__(self, key: object) -> bool:
+        self._check_open()
+        with self._view() as view:
+            return self._ids(view, [inputs.check_key(key)])[0] >= 0
+
+    def keys(self) -> KeysView[Key]:
+        """The keys of all rows, in the order of insertion, as of this call. Iterating makes one object at a time."""
+        self._check_open()
+        return _Keys(self, self._current())
+
+    def __iter__(self) -> Iterator[Key]:
+        return iter(self.keys())
+
+    @overload
+    def query(
+        self, vectors: Any = None, k: int = 10, *, key: Key, search_list: int | None = None, exact: bool = False,
+        max_distance: float | None = None, with_payloads: bool = False, explain: bool = False,
+        threads: int | None = None,
+    ) -> Hits: ...  # fmt: skip
+    @overload
+    def query(
+        self, vectors: Any, k: int = 10, *, key: None = None, search_list: int | None = None, exact: bool = False,
+        max_distance: float | None = None, with_payloads: bool = False, explain: bool = False,
+        threads: int | None = None,
+    ) -> Any: ...  # fmt: skip
+    def query(
+        self, vectors: Any = None, k: int = 10, *, key: Key | None = None, search_list: int | None = None,
+        exact: bool = False, max_distance: float | None = None, with_payloads: bool = False, explain: bool = False,
+        threads: int | None = None,
+    ) -> Any:  # fmt: skip
+        """The k nearest rows: one vector of shape (dim,) gives Hits, several of shape (n, dim) a list, in their order.
+
+        key: search with the stored vector of this key instead; the row itself is among the hits. search_list:
+        candidates kept by the walk, at least k; more is slower and finds more. exact: scan all rows. max_distance:
+        leave out what is farther. with_payloads, explain: fill `payload` and `explain` of the hits. threads: at most
+        so many, all CPUs if None. Hits are min(k, rows) in number unless max_distance cuts them.
+
+        Raises:
+            DimensionError, UnsupportedDtypeError, InvalidVectorError, InvalidArgumentError
+            KeyNotFoundError: if `key` does not exist.
+        """
+        self._check_open()
+        k = inputs.as_count(k, "k", MAX_K)
+        wanted = inputs.as_search_list(search_list, k, self._store.settings.query_search_list_cap)
+        bound = inputs.as_bound(max_distance)
+        workers = self._helpers.threads if threads is None else inputs.as_count(threads, "threads")
+        if (vectors is None) == (key is None):
+            raise InvalidArgumentError("query takes either vectors or key=, one of the two")
+        if with_payloads or key is not None:
+            with self._view() as view:
+                queries, single = self._aim(view, vectors, key)
+                answers = self._searcher.query(view, queries, k, wanted, exact=exact, threads=workers)
+                hits = self._hits(view, answers, bound, with_payloads, explain)
+        else:
+            view = self._current()
+            queries, single = inputs.as_queries(vectors, view.settings.dim)
+            answers = self._searcher.query(view, queries, k, wanted, exact=exact, threads=workers)
+            hits = self._hits(view, answers, bound, with_payloads, explain)
+        return hits[0] if single else hits
+
+    def _aim(self, view: View, vectors: Any, key: Key | None) -> tuple[AnyArray, bool]:
+        if key is None:
+            return inputs.as_queries(vectors, view.settings.dim)
+        row = self._ids(view, [inputs.check_key(key)])[0]
+        if row < 0:
+            raise KeyNotFoundError(f"key {key!r} does not exist; query with a vector, or insert it")
+        return self._vectors(view, np.array([row], np.uint32)), True
+
+    def _hits(self, view: View, answers: Answers, bound: float | None, payloads: bool, explain: bool) -> list[Hits]:
+        out = []
+        for i, found in enumerate(answers.info[:, FOUND].tolist()):
+            distances = answers.distances[i, :found]
+            if bound is not None:
+                found = int(np.searchsorted(distances, bound, side="right"))
+                distances = distances[:found]
+            ids = answers.ids[i, :found]
+            texts = self._store.metadata.payloads(ids.tolist(), view.head.commit) if payloads else None
+            hits = Hits(KeyColumn(view.keys[ids], view.heap), distances, texts)
+            if explain:
+                info = answers.info[i]
+                hits.explain = Explain(
+                    answers.plan, answers.search_list, int(info[DISTANCES]), int(info[HOPS]), view.head.live
+                )  # fmt: skip
+            out.append(hits)
+        return out
+
+    # --- upkeep ----------------------------------------------------------------------------------------------------
+
+    @property
+    def settings(self) -> Settings:
+        """The settings in force."""
+        return self._store.settings
+
+    def configure(self, **changes: Any) -> None:
+        """Change settings that may change after creation, and store them.
+
+        Raises:
+            InvalidSettingError: for an unknown name, a value out of bounds, or a setting fixed at creation.
+        """
+        writer = self._needs_writer()
+        changed = self._store.settings.changed(changes)
+        writer.submit(Task(lambda: writer.configure(changed)))
+
+    def stats(self) -> Stats:
+        """Counts, settings and sizes as of now."""
+        self._check_open()
+        view = self._current()
+        rows = view.head.rows
+        row_bytes = {name: slab.spec.row_bytes for name, slab in self._store.slabs.items()}
+        memory = {name.split(".")[0]: rows * size for name, size in row_bytes.items() if name != "keys.heap"}
+        memory["key_bytes"] = self._store.heap_bytes()
+        memory["metadata"] = self._store.metadata.memory_bytes()
+        return Stats(
+            path=None if self._store.path is None else str(self._store.path),
+            mode=self._mode,
+            dim=self.settings.dim,
+            metric=self.settings.metric,
+            dtype=self.settings.dtype,
+            durability=self.settings.durability,
+            rows=view.head.live,
+            tombstones=view.head.dead,
+            pending=len(view.pending),
+            commit=view.head.commit,
+            reclaimable_bytes=view.head.dead * sum(size for name, size in row_bytes.items() if name != "keys.heap"),
+            repair_backlog=view.head.dead,
+            compression_mode="none",
+            memory=memory,
+            disk_bytes=self._store.disk_bytes(),
+        )
+
+    def checkpoint(self) -> None:
+        """Bring everything to the disk, so that even after a loss of power the next open has nothing to do."""
+        writer = self._needs_writer()
+        writer.submit(Task(writer.checkpoint))
+
+    def refresh(self) -> None:
+        """In mode "r": see what the writer has committed since. For the writer itself there is nothing to do."""
+        self._check_open()
+        if self._writer is None:
+            with self._refreshing:
+                self._store.refresh()
+                self._reader_view = self._read_view()
+
+    def verify(self) -> Report:
+        """Check every row, key and edge; changes nothing. See docs/crash-contract.md for what each problem means."""
+        self._check_open()
+        if self._writer is None:
+            with self._refreshing:
+                return repair.verify(self._store, self._current())
+        writer = self._writer
+        report: Report = writer.submit(Task(lambda: repair.verify(self._store, writer.view)))
+        return report
+
+    def repair(self) -> Report:
+        """Mend what verify finds: soft data is rebuilt, rows whose vectors are damaged are deleted and named."""
+        writer = self._needs_writer()
+        report: Report = writer.submit(Task(lambda: repair.repair(writer)))
+        return report
+
+    def __repr__(self) -> str:
+        where = "in memory" if self._store.path is None else repr(str(self._store.path))
+        if self._state.closed:
+            return f"<CoreNN {where}: closed>"
+        settings = self._store.settings
+        rows = self._current().head.live
+        return f"<CoreNN {where}: {rows:,} rows, dim {settings.dim}, {settings.metric}, {settings.dtype}, {self._mode}>"
+
+    # --- the handle ------------------------------------------------------------------------------------------------
+
+    def _current(self) -> View:
+        view = self._reader_view if self._writer is None else self._writer.view
+        assert view is not None
+        return view
+
+    def _view(self) -> Any:
+        """A context that holds the current view while keys and payloads are looked up in it."""
+        return _Held(self._refreshing, self) if self._writer is None else self._writer.reading()
+
+    def _read_view(self) -> View:
+        """What a reader in its own process sees. The writer's later rows may stand in the way of its walks."""
+        store = self._store
+        backlog = [ids for _, ids in store.recovered.backlog]
+        return take_view(store, store.metadata.head, np.concatenate(backlog) if backlog else NO_IDS, lagging=True)
+
+    def _check_open(self) -> None:
+        self._state.check()
+
+    def _needs_writer(self) -> Writer:
+        self._check_open()
+        if self._writer is None:
+            raise ReadOnlyError(f"{self._store.path} is open with mode='r'; open it with mode='rw' to write")
+        return self._writer
+
+
+class _State:
+    """Whether a handle may be used. Shared with the finalizer, which must not hold the handle itself."""
+
+    def __init__(self, pid: int) -> None:
+        self.pid = pid
+        self.closed = False
+        self.forked = False
+
+    def check(self) -> None:
+        if self.forked:
+            raise ForkedError(
+                f"this database was opened by process {self.pid} before a fork; open it again here with mode='r'"
+            )
+        if self.closed:
+            raise ClosedError("the database is closed; open it again")
+
+
+class _Held:
+    """A reader's view, held against a refresh in another thread, which would move the metadata on."""
+
+    def __init__(self, lock: threading.Lock, database: CoreNN) -> None:
+        self._lock = lock
+        self._database = database
+
+    def __enter__(self) -> View:
+        self._lock.acquire()
+        return self._database._current()
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.release()
+
+
+class _Keys(KeysView[Key]):
+    """The keys that a view sees, in the order of ids."""
+
+    BLOCK = 4096
+
+    def __init__(self, database: CoreNN, view: View) -> None:
+        self._database = database
+        self._view = view
+
+    def __len__(self) -> int:
+        return self._view.head.live
+
+    def __contains__(self, key: object) -> bool:
+        return key in self._database
+
+    def __iter__(self) -> Iterator[Key]:
+        view = self._view
+        snapshot = np.uint64(view.head.commit)
+        for start in range(0, view.head.rows, self.BLOCK):
+            state = view.live.state[start : min(start + self.BLOCK, view.head.rows)]
+            alive = (state[:, 0] - np.uint64(1) < snapshot) & (state[:, 1] - np.uint64(1) >= snapshot)
+            yield from KeyColumn(view.keys[start + np.flatnonzero(alive)], view.heap)
+
+    def __repr__(self) -> str:
+        return f"<keys of {len(self):,} rows>"
+
+
+def _record(key: Key, vector: AnyArray, payload: bytes | None) -> Record:
+    return Record(key, vector, None if payload is None else inputs.json.loads(payload))
+
+
+def _settings(**values: Any) -> Settings:
+    if values.get("dim") is None:
+        raise InvalidSettingError("dim is missing: give the number of dimensions of the vectors")
+    return Settings.from_dict(values)
+
+
+def _as_path(path: str | os.PathLike[str]) -> Path:
+    try:
+        return Path(path).absolute()
+    except TypeError:
+        raise InvalidArgumentError(f"path={path!r}: must be a path") from None
+
+
+def _close(state: _State, writer: Writer | None, store: Store, helpers: Helpers) -> None:
+    """Close once; in a child after fork, where the parent owns everything, not at all."""
+    if state.forked or state.closed:
+        return
+    state.closed = True
+    try:
+        if writer is not None:
+            writer.close()
+    finally:
+        helpers.close()
+        store.close()
+
+
+_OPEN: weakref.WeakSet[CoreNN] = weakref.WeakSet()
+
+
+def _after_fork() -> None:
+    """In the child: give up every handle without touching what the parent goes on using."""
+    for database in list(_OPEN):
+        database._state.forked = True
+        store = database._store
+        if store.lock is not None:
+            os.close(store.lock)
+            store.lock = None
+        if isinstance(store.metadata, RocksMetadata):
+            # Its destructor would wait for threads that were not forked.
+            ctypes.pythonapi.Py_IncRef(ctypes.py_object(store.metadata))
+
+
+os.register_at_fork(after_in_child=_after_fork)

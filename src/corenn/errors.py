@@ -1,0 +1,105 @@
+"""Every error that CoreNN raises. Each leaf is also the builtin that a careful caller would expect.
+
+A message names the offending value and says what to do about it.
+"""
+
+
+class CoreNNError(Exception):
+    """Base of all errors raised by CoreNN."""
+
+    def __str__(self) -> str:
+        # KeyError prints the repr of its argument, which would quote every message.
+        return str(self.args[0]) if self.args else ""
+
+
+# --- what the caller passed -------------------------------------------------------------------------------------------
+
+
+class InvalidVectorError(CoreNNError, ValueError):
+    """Vectors of the wrong rank, dimension, count or range, or with NaN or infinity."""
+
+
+class DimensionError(InvalidVectorError):
+    """Vectors whose last axis is not the dimension of the database, or whose rank is not 1 or 2."""
+
+
+class UnsupportedDtypeError(CoreNNError, TypeError):
+    """Input that does not convert to real numbers, or an unknown stored dtype."""
+
+
+class InvalidKeyError(CoreNNError, ValueError):
+    """A key that is empty, too long, out of range or of a wrong type."""
+
+
+class DuplicateKeyError(CoreNNError, ValueError):
+    """A key given twice in one call, or inserted although it exists."""
+
+
+class KeyNotFoundError(CoreNNError, KeyError):
+    """A key that had to exist and does not."""
+
+
+class InvalidPayloadError(CoreNNError, ValueError):
+    """A payload that is not a JSON object, is too large, or does not match its key by position."""
+
+
+class InvalidArgumentError(CoreNNError, ValueError):
+    """A query or call argument out of its bounds, such as k < 1."""
+
+
+class InvalidSettingError(CoreNNError, ValueError):
+    """A setting that is unknown, out of bounds, or fixed at creation."""
+
+
+class CapacityError(CoreNNError, OverflowError):
+    """More rows than a collection can hold (2³¹ − 1)."""
+
+
+# --- where the database lives -----------------------------------------------------------------------------------------
+
+
+class DatabaseExistsError(CoreNNError, FileExistsError):
+    """Creation at a path that is already taken."""
+
+
+class NotADatabaseError(CoreNNError, FileNotFoundError):
+    """Opening a path that holds no CoreNN database."""
+
+
+class FormatError(CoreNNError, OSError):
+    """Files of a newer format, or whose header or geometry does not fit the database."""
+
+
+class CorruptionError(CoreNNError, OSError):
+    """Stored bytes that fail their checksum or contradict each other."""
+
+
+class LockedError(CoreNNError, BlockingIOError):
+    """Another process has the database open for writing."""
+
+
+class ReadOnlyError(CoreNNError, PermissionError):
+    """A write through a handle opened with mode="r", or after a fault turned the database read-only."""
+
+
+class DiskFullError(CoreNNError, OSError):
+    """The file system has no room for the write; nothing was changed."""
+
+
+class StorageError(CoreNNError, OSError):
+    """Any other failure of the file system or the metadata store."""
+
+
+# --- the state of the handle ------------------------------------------------------------------------------------------
+
+
+class ClosedError(CoreNNError, RuntimeError):
+    """Use of a database after close()."""
+
+
+class ForkedError(CoreNNError, RuntimeError):
+    """Use, in a child process after fork, of a database opened by the parent."""
+
+
+class UnsupportedPlatformError(CoreNNError, OSError):
+    """A platform on which CoreNN has not been tested."""

@@ -1,0 +1,125 @@
+"""Linking rows into the graph, a batch at a time (Manohar et al., ParlayANN, 2024).
+
+Each row of a batch searches the graph as it was before the batch, in parallel, and its edges are pruned; then the
+reverse edges are grouped by target and every target is visited by one thread. The outcome depends on the sequence of
+batches, never on the threads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from ..kernels.link import Shape, choose_edges, link_back, rank_batch, thread_ring
+from ..kernels.search import DEGREE, FIRST_NEIGHBOUR, GEOMETRY, STATUS, Plan
+from ..storage.commit import Head
+from ..storage.format import ELECTED, JOURNAL
+from ..storage.store import Store
+from ..types import AnyArray, UInt32s
+from .entries import elect
+from .scratch import ScratchPool, workbench
+from .threads import Helpers
+from .view import View, entries_of, set_entries, take_view
+
+BATCH_ROWS = 1024
+FIRST_ROWS = 32  # a batch is at least this long, and else at most a sixteenth of what is linked
+SHARE = 16
+PEERS = 32  # nearest rows of its own batch that a row considers
+TRAIL = 4  # expanded candidates kept, in search lists
+ELECTION = 1.1  # growth after which the entries are chosen anew
+SLICE = 16  # rows per kernel call: some milliseconds
+
+
+class Linker:
+    """Links rows. Used by the writer thread only."""
+
+    def __init__(self, store: Store, scratches: ScratchPool, helpers: Helpers) -> None:
+        self._store = store
+        self._scratches = scratches
+        self._helpers = helpers
+
+    def link(self, ids: UInt32s, head: Head, stop: Callable[[], bool]) -> UInt32s:
+        """Link ids that are committed at `head`; returns those left over if `stop` became true on the way."""
+        elected = int(self._store.edges.header[ELECTED])
+        while len(ids) and not stop():
+            linked = max(int(ids[0]), elected)
+            size = min(BATCH_ROWS, max(FIRST_ROWS, linked // SHARE))
+            batch, ids = ids[:size], ids[size:]
+            self._link_batch(batch, head)
+            if linked + len(batch) >= elected * ELECTION + FIRST_ROWS:
+                elected = linked + len(batch)
+                self.elect_entries(head)
+        return ids
+
+    def elect_entries(self, head: Head) -> None:
+        """Choose the entries anew among the rows that live."""
+        view = self._view(head)
+        set_entries(self._store, elect(view))
+        self._store.edges.header[ELECTED] = head.rows
+
+    def _view(self, head: Head) -> View:
+        return take_view(self._store, head, np.empty(0, np.uint32))
+
+    def _link_batch(self, batch: UInt32s, head: Head) -> None:
+        view = self._view(head)
+        settings = view.settings
+        shape = Shape(settings.max_edges, np.float32(settings.distance_threshold))
+        nearest = np.empty((len(batch), min(PEERS, max(1, len(batch) - 1))), np.uint64)
+        if len(batch) > 1:
+            self._rank(view, batch, nearest)
+        else:
+            nearest.fill(np.uint64(0xFFFFFFFFFFFFFFFF))
+        self._choose(view, shape, batch, nearest)
+        if not len(view.graph.entries):
+            set_entries(self._store, batch[:1])
+        root = int(entries_of(self._store)[0])
+        thread_ring(self._store.edges.array, batch, root, self._store.edges.header[JOURNAL : JOURNAL + 2])
+        self._link_back(view, shape, batch)
+
+    def _rank(self, view: View, batch: UInt32s, nearest: AnyArray) -> None:
+        def rank(start: int, stop: int) -> None:
+            vector = np.empty(view.settings.dim, np.float32)
+            rank_batch(view.rows, batch, start, stop, nearest, vector)
+
+        self._helpers.run(rank, len(batch), 4 * SLICE)
+
+    def _choose(self, view: View, shape: Shape, batch: UInt32s, nearest: AnyArray) -> None:
+        settings = view.settings
+        plan = Plan(settings.update_search_list_cap, settings.beam_width, GEOMETRY, view.tombstones)
+        room = (TRAIL + 8) * plan.search_list + nearest.shape[1]
+
+        def choose(start: int, stop: int) -> None:
+            bench, info, grown = workbench(settings.dim, room), np.zeros(4, np.int64), 0
+            while start < stop:
+                info[STATUS] = 0
+                with self._scratches.take(
+                    settings.dim, view.graph, plan.search_list, plan.beam_width,
+                    tombstones=view.tombstones, trail=TRAIL * plan.search_list, grown=grown,
+                ) as scratch:  # fmt: skip
+                    start += choose_edges(
+                        view.rows, view.graph, view.live, plan, shape, batch[start:stop], nearest[start:stop],
+                        scratch, bench, info,
+                    )  # fmt: skip
+                grown += 1
+
+        self._helpers.run(choose, len(batch), SLICE)
+
+    def _link_back(self, view: View, shape: Shape, batch: UInt32s) -> None:
+        rows = view.graph.edges[batch]
+        present = np.arange(rows.shape[1] - FIRST_NEIGHBOUR) < rows[:, DEGREE : DEGREE + 1]
+        targets = rows[:, FIRST_NEIGHBOUR:][present]
+        sources = np.repeat(batch, rows[:, DEGREE])
+        order = np.argsort(targets, kind="stable")
+        targets, sources = targets[order], sources[order]
+        firsts = np.flatnonzero(np.r_[True, targets[1:] != targets[:-1]]) if len(targets) else np.empty(0, np.int64)
+        starts = np.append(firsts, len(targets))
+        targets = targets[firsts]
+
+        def back(start: int, stop: int) -> None:
+            bench = workbench(view.settings.dim, 4 * view.graph.edges.shape[1] + BATCH_ROWS)
+            link_back(
+                view.rows, view.graph, view.live, shape, targets[start:stop], sources, starts[start : stop + 1], bench
+            )
+
+        self._helpers.run(back, len(targets), 16 * SLICE)

@@ -1,0 +1,48 @@
+"""Work by range on several threads: kernels release the GIL, and write disjoint parts of what the caller allocated."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+
+from ..storage.platform import cpu_count
+
+
+class Helpers:
+    """The helper threads of one database, started when first needed. Safe for any number of callers."""
+
+    def __init__(self, threads: int | None = None) -> None:
+        self.threads = threads or cpu_count()
+        self._pool = ThreadPoolExecutor(max(1, self.threads), thread_name_prefix="corenn")
+
+    def run(self, work: Callable[[int, int], None], count: int, step: int, threads: int | None = None) -> None:
+        """Call work(start, stop) on ranges that cover 0 … count, here and on up to `threads` - 1 helpers.
+
+        The first error is raised. After an error or Ctrl-C no further range is begun.
+        """
+        threads = min(threads or self.threads, -(-count // step))
+        starts = iter(range(0, count, step))  # taking the next one is atomic
+
+        def drain() -> None:
+            for start in starts:
+                work(start, min(start + step, count))
+
+        others = [self._submit(drain) for _ in range(threads - 1)]
+        try:
+            drain()
+        finally:
+            for _ in starts:
+                pass
+            for other in others:
+                if other is not None and not other.cancel():
+                    other.result()
+
+    def _submit(self, drain: Callable[[], None]) -> Future[None] | None:
+        try:
+            return self._pool.submit(drain)
+        except RuntimeError:
+            return None  # the interpreter is on its way out and starts no more threads: the caller does it all
+
+    def close(self) -> None:
+        """Let the helpers end."""
+        self._pool.shutdown(wait=False)

@@ -1,0 +1,99 @@
+"""One consistent view of the database: the arrays as they were mapped, and the commit up to which they are read.
+
+A query takes the view once. Whatever the writer does afterwards, the view's arrays stay valid and its snapshot fixed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..config import Settings
+from ..kernels import search
+from ..kernels.rows import BFloat16Rows, CodeRows, Float16Rows, Float32Rows, Rows
+from ..kernels.search import Graph, Live
+from ..storage.commit import Head, LiveView
+from ..storage.format import ENTRIES, ENTRY_COUNT, MAX_ENTRIES, RADIUS
+from ..storage.store import Store
+from ..types import AnyArray, Bytes, Float32s, UInt32s, UInt64s
+
+METRICS = {"l2": search.L2, "cosine": search.COSINE, "ip": search.IP}
+_ROWS = {"f32": Float32Rows, "f16": Float16Rows, "bf16": BFloat16Rows, "i8": CodeRows, "u8": CodeRows}
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """rows, graph, live: what kernels take. keys, heap: keys by id. pending: ids committed but not linked.
+
+    tombstones: whether walks may meet rows that the snapshot does not see.
+    """
+
+    head: Head
+    settings: Settings
+    rows: Rows
+    graph: Graph
+    live: Live
+    keys: UInt64s
+    heap: Bytes
+    pending: UInt32s
+    tombstones: bool
+
+    @property
+    def lookup_view(self) -> LiveView:
+        """The same snapshot for the metadata."""
+        return LiveView(self.live.state, self.head.commit, self.live.rows)
+
+    @property
+    def metric(self) -> int:
+        return METRICS[self.settings.metric]
+
+
+def rows_of(settings: Settings, vectors: AnyArray, seals: AnyArray, radius: float) -> Rows:
+    """Stored rows as the kernels of this dtype take them."""
+    return _ROWS[settings.dtype](vectors, seals.view(np.float32), settings.dim, np.float32(radius))
+
+
+def radius_of(store: Store) -> float:
+    """The squared norm to which rows are lifted; see kernels.rows."""
+    return float(store.edges.header[RADIUS : RADIUS + 1].view(np.float64)[0])
+
+
+def set_radius(store: Store, radius: float) -> None:
+    store.edges.header[RADIUS : RADIUS + 1].view(np.float64)[0] = radius
+
+
+def raise_radius(store: Store, norms: Float32s) -> None:
+    """Take new rows into account before they are linked."""
+    metric = store.settings.metric
+    if metric == "cosine" and len(norms) and norms.min() == 0:
+        set_radius(store, -1.0)
+    elif metric == "ip" and len(norms):
+        set_radius(store, max(radius_of(store), float(norms.max()) ** 2))
+
+
+def entries_of(store: Store) -> UInt32s:
+    """The ids where walks start."""
+    count = min(int(store.edges.header[ENTRY_COUNT]), MAX_ENTRIES)
+    return store.edges.header[ENTRIES : ENTRIES + count].astype(np.uint32)
+
+
+def set_entries(store: Store, entries: UInt32s) -> None:
+    count = min(len(entries), MAX_ENTRIES)
+    store.edges.header[ENTRIES : ENTRIES + count] = entries[:count]
+    store.edges.header[ENTRY_COUNT] = count
+
+
+def take_view(store: Store, head: Head, pending: UInt32s, *, lagging: bool = False, rows: int | None = None) -> View:
+    """The store as it is mapped now, seen at `head`. rows: ids in use, if the head is behind them."""
+    return View(
+        head=head,
+        settings=store.settings,
+        rows=rows_of(store.settings, store.vectors.array, store.seals.array, radius_of(store)),
+        graph=Graph(store.edges.array, entries_of(store)),
+        live=Live(store.state.array, np.uint64(head.commit), head.rows if rows is None else rows),
+        keys=store.keys.array,
+        heap=store.heap.array.reshape(-1),
+        pending=pending,
+        tombstones=lagging or head.dead > 0,
+    )

@@ -1,0 +1,290 @@
+"""Beam search over the graph, and the exact scan: the two ways in which a query is answered.
+
+The graph is a matrix of uint32, one row per id: degree, lifeline, neighbours. A lifeline is the id of one more
+neighbour plus one: together they thread all linked rows on a single ring, so that each is reachable by construction.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ..types import Float32s, UInt32s, UInt64s
+from .candidates import EXPANDED, NOTHING, VACANT, distance_of, id_of, insert_sorted, pack, push_heap, visit
+from .intrinsics import bits_float, float_bits, prefetch
+from .jit import inlined, kernel
+from .rows import distance, inner, prefetch_row
+
+DEGREE, LIFELINE, FIRST_NEIGHBOUR = 0, 1, 2  # columns of a row of edges
+BORN, DIED = 0, 1  # columns of a row of state
+FOUND, HOPS, DISTANCES, STATUS = 0, 1, 2, 3  # columns of `info`
+DONE, VISITED_FULL = 0, 1
+L2, COSINE, IP, GEOMETRY = 0, 1, 2, 3  # GEOMETRY: the query is a stored row, already in the graph's own space
+TOMBSTONE_ROOM = 8  # how many times its search list a pool may hold while deleted rows are among them
+AHEAD = 4  # rows requested before the one that is scored
+
+
+class Graph(NamedTuple):
+    """edges: uint32 (rows, 2 + neighbours). entries: uint32 ids where every walk starts."""
+
+    edges: UInt32s
+    entries: UInt32s
+
+
+class Live(NamedTuple):
+    """state: uint64 (rows, 2), the commits at which each row was born and died, 0 for never.
+
+    snapshot: the commit that the query sees. rows: ids below this exist.
+    """
+
+    state: UInt64s
+    snapshot: np.uint64
+    rows: int
+
+
+class Plan(NamedTuple):
+    """How to walk. tombstones: whether rows on the way may be invisible, so that the list must count visible ones."""
+
+    search_list: int
+    beam_width: int
+    metric: int
+    tombstones: bool
+
+
+class Scratch(NamedTuple):
+    """Working memory of one thread.
+
+    pool, best: uint64 candidates. visited: uint32, a power of two. frontier: uint32. trail: uint64, receives every
+    expanded candidate, may be empty. query: float32 (dim,).
+    """
+
+    pool: UInt64s
+    best: UInt64s
+    visited: UInt32s
+    frontier: UInt32s
+    trail: UInt64s
+    query: Float32s
+
+
+class Results(NamedTuple):
+    """ids: uint32 (queries, k). distances: float32 (queries, k). info: int64 (queries, 4)."""
+
+    ids: UInt32s
+    distances: Float32s
+    info: Any
+
+
+@inlined
+def visible(live: Any, row: Any) -> Any:
+    """Whether a row is part of the snapshot. The subtraction sends 0, never, to the largest number."""
+    born = live.state[row, BORN] - np.uint64(1)
+    died = live.state[row, DIED] - np.uint64(1)
+    return born < live.snapshot and died >= live.snapshot
+
+
+@inlined
+def aim(rows: Any, metric: Any, raw: Any, query: Any) -> Any:
+    """Write the query in the graph's geometry; returns its lift."""
+    scale = 1.0
+    lift = np.float32(0)
+    if metric == COSINE or metric == IP:
+        total = 0.0
+        for i in range(rows.dim):
+            total += np.float64(raw[i]) * np.float64(raw[i])
+        if total > 0:
+            # Scaling a query does not change its order under ip; at the rows' own norm float32 resolves it best.
+            reach = max(1e-30, float(rows.radius)) if metric == IP else 1.0
+            scale = math.sqrt(reach / total)
+        elif metric == COSINE:
+            lift = np.float32(1)
+    for i in range(rows.dim):
+        query[i] = np.float32(raw[i] * scale)
+    return lift
+
+
+@inlined
+def beam_search(rows: Any, graph: Any, live: Any, plan: Any, lift: Any, scratch: Any, info: Any) -> Any:
+    """Best-first search for scratch.query. Fills scratch.pool, and scratch.best if there may be tombstones.
+
+    Returns the number of candidates in the list that counts. Jayaram Subramanya et al., DiskANN, 2019, Algorithm 1.
+    """
+    edges, pool, best, visited, frontier = graph.edges, scratch.pool, scratch.best, scratch.visited, scratch.frontier
+    capacity = pool.shape[0] if plan.tombstones else plan.search_list
+    most = edges.shape[1] - FIRST_NEIGHBOUR
+    room = visited.shape[0] - visited.shape[0] // 4 - plan.beam_width * (most + 1)
+    visited[:] = VACANT
+    bound = NOTHING
+    count = found = cursor = hops = scored = marked = waiting = 0
+    status = DONE
+    for entry in range(graph.entries.shape[0]):
+        if graph.entries[entry] < live.rows and visit(visited, graph.entries[entry]):
+            frontier[waiting] = graph.entries[entry]
+            waiting += 1
+    while True:
+        first = count
+        for t in range(waiting):
+            if t + AHEAD < waiting:
+                prefetch_row(rows, frontier[t + AHEAD])
+            row = frontier[t]
+            candidate = pack(distance(rows, scratch.query, lift, row), row)
+            if candidate >= bound:
+                continue
+            first = min(first, insert_sorted(pool, count, capacity, candidate))
+            count = min(count + 1, capacity)
+            if plan.tombstones:
+                if visible(live, row):
+                    insert_sorted(best, found, plan.search_list, candidate)
+                    found = min(found + 1, plan.search_list)
+                if count == capacity:
+                    bound = pool[count - 1]
+                if found == plan.search_list:
+                    bound = min(bound, best[found - 1])
+            elif count == capacity:
+                bound = pool[count - 1]
+        scored += waiting
+        marked += waiting
+        cursor = min(cursor, first)
+        waiting = taken = 0
+        if marked > room:
+            status = VISITED_FULL
+            break
+        while cursor < count and taken < plan.beam_width:
+            candidate = pool[cursor]
+            if candidate & EXPANDED:
+                cursor += 1
+                continue
+            if candidate > bound:
+                break
+            pool[cursor] = candidate | EXPANDED
+            if hops < scratch.trail.shape[0]:
+                scratch.trail[hops] = candidate
+            hops += 1
+            taken += 1
+            cursor += 1
+            node = id_of(candidate)
+            degree = min(np.int64(edges[node, DEGREE]), most)
+            lifeline = np.int64(edges[node, LIFELINE]) - 1
+            if 0 <= lifeline < live.rows and visit(visited, lifeline):
+                frontier[waiting] = lifeline
+                waiting += 1
+            for slot in range(FIRST_NEIGHBOUR, FIRST_NEIGHBOUR + degree):
+                neighbour = edges[node, slot]
+                # Soft data may be damaged: an id out of range is skipped, never followed.
+                if neighbour < live.rows and visit(visited, neighbour):
+                    frontier[waiting] = neighbour
+                    waiting += 1
+                    if waiting <= AHEAD:
+                        prefetch_row(rows, neighbour)
+        if taken == 0:
+            break
+    info[FOUND] = 0
+    info[HOPS] += hops
+    info[DISTANCES] += scored
+    info[STATUS] = status
+    return found if plan.tombstones else count
+
+
+@inlined
+def emit(rows: Any, live: Any, plan: Any, raw: Any, lift: Any, candidates: Any, count: Any, ids: Any, out: Any) -> Any:
+    """Write the nearest visible candidates under the metric, ascending, ties by id. Returns how many."""
+    found, k = 0, ids.shape[0]
+    for at in range(count):
+        row = id_of(candidates[at])
+        if not visible(live, row):
+            continue
+        if plan.metric == IP:
+            value = np.float32(1) - inner(rows, raw, row)
+        elif plan.metric == COSINE:
+            # Lifted queries have no direction: they are at distance 1 of everything.
+            value = np.float32(1) if lift > 0 else distance_of(candidates[at]) * np.float32(0.5)
+        else:
+            value = distance_of(candidates[at])
+        place = found
+        while place > 0 and (out[place - 1] > value or (out[place - 1] == value and ids[place - 1] > row)):
+            place -= 1
+        if place == k:
+            if plan.metric != IP:
+                break
+            continue
+        found = min(found + 1, k)
+        for move in range(found - 1, place, -1):
+            out[move], ids[move] = out[move - 1], ids[move - 1]
+        out[place], ids[place] = value, row
+    return found
+
+
+@kernel
+def search_batch(rows: Any, graph: Any, live: Any, plan: Any, queries: Any, scratch: Any, results: Any) -> None:
+    """Answer queries, float32 of shape (n, dim), one after the other. Stops early if a visited set was too small.
+
+    info[STATUS] of the first unanswered query is then VISITED_FULL.
+    """
+    for i in range(queries.shape[0]):
+        lift = aim(rows, plan.metric, queries[i], scratch.query)
+        info = results.info[i]
+        info[HOPS] = 0
+        info[DISTANCES] = 0
+        count = beam_search(rows, graph, live, plan, lift, scratch, info)
+        if info[STATUS] != DONE:
+            return
+        candidates = scratch.best if plan.tombstones else scratch.pool
+        info[FOUND] = emit(
+            rows, live, plan, queries[i], lift, candidates, count, results.ids[i], results.distances[i]
+        )  # fmt: skip
+
+
+@inlined
+def _orderable(value: Any) -> Any:
+    """The bits of any float32, turned so that they sort as the floats do."""
+    bits = float_bits(value)
+    return (bits ^ np.uint32(0xFFFFFFFF)) if bits & np.uint32(0x80000000) else (bits | np.uint32(0x80000000))
+
+
+@kernel
+def scan(rows: Any, live: Any, metric: Any, queries: Any, ids: Any, heaps: Any, counts: Any) -> None:
+    """Offer the visible ones of `ids` to the max-heap of each query: uint64 (queries, k), filled up to counts[i].
+
+    queries: already aimed, float32 (n, dim + 1), the lift in the last column; raw ones under ip.
+    A heap holds orderable distance << 32 | id.
+    """
+    for t in range(ids.shape[0]):
+        if t + AHEAD < ids.shape[0]:
+            prefetch_row(rows, ids[t + AHEAD])
+        row = np.int64(ids[t])
+        if row >= live.rows or not visible(live, row):
+            continue
+        for i in range(queries.shape[0]):
+            if metric == IP:
+                value = np.float32(1) - inner(rows, queries[i], row)
+            else:
+                lift = queries[i, rows.dim]
+                value = max(np.float32(0), distance(rows, queries[i], lift, row))
+                if metric == COSINE:
+                    value = np.float32(1) if lift > 0 else value * np.float32(0.5)
+            counts[i] = push_heap(heaps[i], counts[i], (np.uint64(_orderable(value)) << np.uint64(32)) | np.uint64(row))
+
+
+@kernel
+def aim_batch(rows: Any, metric: Any, queries: Any, out: Any) -> None:
+    """Aim queries for `scan`: out is float32 (n, dim + 1)."""
+    for i in range(queries.shape[0]):
+        out[i, rows.dim] = aim(rows, metric, queries[i], out[i])
+
+
+@kernel
+def unpack_heap(heap: Any, ids: Any, distances: Any) -> None:
+    """Split the sorted entries of a heap of `scan` into ids and distances."""
+    for i in range(heap.shape[0]):
+        bits = np.uint32(heap[i] >> np.uint64(32))
+        bits = (bits ^ np.uint32(0x80000000)) if bits & np.uint32(0x80000000) else (bits ^ np.uint32(0xFFFFFFFF))
+        ids[i] = np.uint32(heap[i])
+        distances[i] = bits_float(bits)
+
+
+@kernel
+def prefetch_edges(graph: Any, row: Any) -> None:
+    """Ask for a row of edges."""
+    for column in range(0, graph.edges.shape[1], 16):
+        prefetch(graph.edges, row, column)

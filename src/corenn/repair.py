@@ -1,0 +1,258 @@
+"""verify() and repair(): what is stored, held against itself.
+
+Hard data is checked by its checksums and never changed but to isolate what is lost; soft data is checked against hard
+data and made again from it.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import NamedTuple
+
+import numpy as np
+
+from .graph.check import GraphFaults, check_graph
+from .graph.view import View, set_entries
+from .kernels.checksum import TABLES, mismatched_rows
+from .kernels.link import thread_ring
+from .kernels.search import DEGREE, LIFELINE
+from .storage.commit import NO_IDS, Head
+from .storage.format import JOURNAL
+from .storage.keys import unpack_key
+from .storage.rocks import RocksMetadata
+from .storage.store import Store
+from .types import Key, Problem, Report, UInt32s
+from .writer import Writer
+
+log = logging.getLogger("corenn.repair")
+
+BLOCK = 8192
+
+
+class _Keys(NamedTuple):
+    """keyless: live ids without a readable key. unknown: live ids whose key the metadata does not know.
+    stolen: live ids whose key the metadata gives to another row. stray: keys that point at rows of other keys.
+    """
+
+    keyless: list[int]
+    unknown: list[int]
+    stolen: list[int]
+    stray: list[Key]
+
+
+def verify(store: Store, view: View) -> Report:
+    """Check checksums, keys both ways, counts, edges and reachability."""
+    problems = []
+    damaged = damaged_rows(store, view)
+    if len(damaged):
+        live = _live_among(view, damaged)
+        lost = tuple(key for row in live.tolist() if (key := unpack_key(view.keys[row], view.heap)) is not None)
+        problems.append(Problem("vectors", "rows that fail their checksum; repair() deletes them", len(damaged), lost))
+    problems += _key_problems(_check_keys(store, view))
+    counted = _count(view)
+    if counted != view.head:
+        problems.append(
+            Problem("metadata", f"counts {view.head.live:,} live, {view.head.dead:,} dead rows; the state says "
+                    f"{counted.live:,} and {counted.dead:,}", 1)
+        )  # fmt: skip
+    faults = check_graph(view)
+    problems += _graph_problems(faults)
+    repaired = tuple(Problem("open", fault, 1) for fault in store.recovered.faults)
+    return Report(counted.live, counted.dead, faults.edges, len(faults.unreachable), tuple(problems), repaired)
+
+
+def damaged_rows(store: Store, view: View) -> UInt32s:
+    """Born rows whose checksum does not hold."""
+    words, seals = store.vectors.array.view(np.uint64), store.seals.array
+    found = []
+    for start in range(0, view.head.rows, BLOCK):
+        bad = np.zeros(min(BLOCK, view.head.rows - start), np.uint8)
+        if mismatched_rows(TABLES, words, seals, view.live.state, start, bad):
+            found.append((start + np.flatnonzero(bad)).astype(np.uint32))
+    return np.concatenate(found) if found else NO_IDS
+
+
+def _live_ids(view: View) -> UInt32s:
+    state = view.live.state[: view.head.rows]
+    return np.flatnonzero((state[:, 0] != 0) & (state[:, 1] == 0)).astype(np.uint32)
+
+
+def _live_among(view: View, ids: UInt32s) -> UInt32s:
+    return ids[view.live.state[ids, 1] == 0]
+
+
+def _count(view: View) -> Head:
+    state = view.live.state[: view.head.rows]
+    born = int((state[:, 0] != 0).sum())
+    live = len(_live_ids(view))
+    return view.head._replace(live=live, dead=born - live)
+
+
+def _check_keys(store: Store, view: View) -> _Keys:
+    found = _Keys([], [], [], [])
+    ids = _live_ids(view)
+    for start in range(0, len(ids), BLOCK):
+        block = ids[start : start + BLOCK].tolist()
+        keys = [unpack_key(view.keys[row], view.heap) for row in block]
+        found.keyless.extend(row for row, key in zip(block, keys, strict=True) if key is None)
+        readable = [(row, key) for row, key in zip(block, keys, strict=True) if key is not None]
+        owners = store.metadata.lookup([key for _, key in readable], view.lookup_view)
+        for (row, _), owner in zip(readable, owners, strict=True):
+            if owner != row:
+                (found.unknown if owner < 0 else found.stolen).append(row)
+    for key, now, before in store.metadata.names():
+        row = view.lookup_view.choose(now, before)
+        if row >= 0 and unpack_key(view.keys[row], view.heap) != key:
+            found.stray.append(key)
+    return found
+
+
+def _key_problems(found: _Keys) -> list[Problem]:
+    described = {
+        "keyless": "live rows without a readable key in keys.slab",
+        "unknown": "live rows whose key the metadata does not know",
+        "stolen": "live rows whose key belongs to another row",
+        "stray": "keys that point at a row with another key",
+    }
+    counts = found._asdict()
+    return [Problem("keys", text, len(counts[name])) for name, text in described.items() if counts[name]]
+
+
+def _graph_problems(faults: GraphFaults) -> list[Problem]:
+    problems = []
+    if len(faults.damaged):
+        problems.append(Problem("edges", "rows whose edges are missing or out of bounds", len(faults.damaged)))
+    if len(faults.unreachable):
+        problems.append(Problem("edges", "live rows that no walk reaches", len(faults.unreachable)))
+    if faults.torn:
+        problems.append(Problem("edges", "the ring of lifelines is torn", 1))
+    return problems
+
+
+def repair(writer: Writer) -> Report:
+    """Mend everything that verify finds. Called in the writer thread."""
+    store = writer.store
+    mended = [Problem("open", fault, 1) for fault in store.recovered.faults]
+    store.recovered.faults.clear()
+    mended += _mend_state(writer)
+    mended += _mend_vectors(writer)
+    mended += _mend_keys(writer)
+    mended += mend_graph(writer)
+    counted = _count(writer.view)
+    if counted != writer.view.head and isinstance(store.metadata, RocksMetadata):
+        store.metadata.rewrite_head(counted)
+        writer.republish()
+        mended.append(Problem("metadata", f"counts corrected to {counted.live:,} live, {counted.dead:,} dead rows", 1))
+    writer.checkpoint()
+    report = verify(store, writer.view)
+    for problem in mended:
+        log.warning("repaired: %s: %s (%d)", problem.part, problem.description, problem.count)
+    return Report(report.rows, report.tombstones, report.edges, report.unreachable, report.problems, tuple(mended))
+
+
+def _mend_state(writer: Writer) -> list[Problem]:
+    """Births that a truncated state.slab has lost: a row lives if a key points at it and no kept record killed it."""
+    store, first = writer.store, writer.store.recovered.stateless_from
+    if first is None or not isinstance(store.metadata, RocksMetadata):
+        return []
+    store.recovered.stateless_from = None
+    killed = {row for record in store.metadata.records(0) for row in record.died.tolist()}
+    rows = {now for _, now, _ in store.metadata.names() if first <= now < store.metadata.head.rows} - killed
+    revived = np.array(sorted(rows), np.uint32)
+    store.revive(revived)
+    writer.republish()
+    return [Problem("state", "births found again by their keys", len(revived))]
+
+
+def _mend_vectors(writer: Writer) -> list[Problem]:
+    """Rows that fail their checksum cannot be saved: delete them, and say which."""
+    store, view = writer.store, writer.view
+    damaged = damaged_rows(store, view)
+    if not len(damaged):
+        return []
+    live = _live_among(view, damaged)
+    lost = tuple(key for key in _names_of(store, live) if key is not None)
+    if len(live):
+        writer.kill(live)
+    store.blank_rows(damaged)
+    return [Problem("vectors", "rows that failed their checksum were deleted", len(damaged), lost)]
+
+
+def _names_of(store: Store, ids: UInt32s) -> list[Key | None]:
+    """The keys of rows: from the slab, or else, for all that lack one there, by a look at every key."""
+    keys = {int(row): store.key_of(int(row)) for row in ids}
+    if any(key is None for key in keys.values()):
+        for key, now, _ in store.metadata.names():
+            if now in keys:
+                keys[now] = key
+    return list(keys.values())
+
+
+def _mend_keys(writer: Writer) -> list[Problem]:
+    store = writer.store
+    found = _check_keys(store, writer.view)
+    problems = _key_problems(found)
+    if not problems:
+        return []
+    # Rows whose key the metadata has lost are the only ones that keys.slab knows better: save them first.
+    saved = [(key, row) for row in found.unknown if (key := store.key_of(row)) is not None]
+    if saved and isinstance(store.metadata, RocksMetadata):
+        store.metadata.rewrite_keys(saved)
+    store.rebuild_keys()
+    writer.republish()
+    left = _check_keys(store, writer.view)
+    nameless = np.array(sorted({*left.keyless, *left.stolen}), np.uint32)
+    if len(nameless):
+        writer.kill(nameless)
+        problems.append(Problem("keys", "rows whose key is lost were deleted", len(nameless)))
+    return problems
+
+
+def mend_graph(writer: Writer) -> list[Problem]:
+    """Link damaged and unreachable rows again, and thread the ring anew. Called in the writer thread."""
+    faults = check_graph(writer.view)
+    if not faults.any:
+        return []
+    store, view = writer.store, writer.view
+    edges, rows = store.edges.array, view.head.rows
+    for row in faults.damaged.tolist():
+        edges[row] = 0
+    alive = _live_ids(view)
+    entries = view.graph.entries
+    sound = entries[(entries < rows)]
+    sound = sound[edges[sound, DEGREE] > 0] if len(sound) else sound
+    if not len(sound) and len(alive):
+        linked = alive[edges[alive, DEGREE] > 0]
+        set_entries(store, (linked if len(linked) else alive)[:1])
+        writer.republish()
+    # All edges first, so that each row can be threaded behind a neighbour.
+    edges[:rows, LIFELINE] = 0
+    again = np.union1d(faults.damaged, faults.unreachable).astype(np.uint32)
+    again = again[view.live.state[again, 1] == 0]
+    if len(again):
+        writer.relink(again)
+    _thread_all(writer)
+    writer.linker.elect_entries(store.metadata.head)
+    _thread_all(writer)
+    writer.republish()
+    problems = _graph_problems(faults)
+    for problem in problems:
+        log.warning("mended: %s (%d)", problem.description, problem.count)
+    return problems
+
+
+def _thread_all(writer: Writer) -> None:
+    """Thread every row that has edges onto one ring that starts at the first entry."""
+    store, view = writer.store, writer.view
+    edges, rows = store.edges.array, view.head.rows
+    if not len(view.graph.entries):
+        return
+    edges[:rows, LIFELINE] = 0
+    root = np.array([view.graph.entries[0]], np.uint32)
+    waiting = np.zeros(len(view.live.state), bool)
+    waiting[view.pending] = True
+    linked = np.flatnonzero((view.live.state[:rows, 0] != 0) & ~waiting[:rows]).astype(np.uint32)
+    linked = linked[(edges[linked, DEGREE] > 0) | (view.live.state[linked, 1] == 0)]
+    journal = store.edges.header[JOURNAL : JOURNAL + 2]
+    for start in range(0, len(linked), BLOCK):
+        thread_ring(edges, np.concatenate((root, linked[start : start + BLOCK])), int(root[0]), journal)

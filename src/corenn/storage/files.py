@@ -1,0 +1,94 @@
+"""All file I/O of the slabs, in one small object that tests replace to inject faults.
+
+Foreign errors are translated here, once: whatever the operating system says becomes DiskFullError or StorageError.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import mmap
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from ..errors import DiskFullError, StorageError
+from . import platform
+
+
+@contextmanager
+def translated(action: str, path: Path | str) -> Iterator[None]:
+    """Turn an OSError into ours, saying what was attempted on which file."""
+    try:
+        yield
+    except OSError as error:
+        message = f"cannot {action} {path}: {error.strerror or error}"
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise DiskFullError(f"{message}; free some space and try again") from error
+        raise StorageError(message) from error
+
+
+class Files:
+    """The file system as the slabs use it. Stateless; safe for concurrent use."""
+
+    def open(self, path: Path, *, writable: bool, create: bool = False) -> int:
+        """A descriptor that children of this process do not inherit."""
+        flags = (os.O_RDWR if writable else os.O_RDONLY) | os.O_CLOEXEC
+        with translated("open", path):
+            return os.open(path, flags | (os.O_CREAT | os.O_EXCL if create else 0), 0o644)
+
+    def close(self, descriptor: int) -> None:
+        os.close(descriptor)
+
+    def size(self, descriptor: int) -> int:
+        return os.fstat(descriptor).st_size
+
+    def allocated(self, path: Path) -> int:
+        """Bytes that a file takes on disk."""
+        return path.stat().st_blocks * 512
+
+    def write(self, descriptor: int, data: memoryview, offset: int, path: Path) -> None:
+        """Write all of `data`, however many calls the system needs for it."""
+        with translated("write to", path):
+            while data.nbytes:
+                done = os.pwrite(descriptor, data, offset)
+                data, offset = data[done:], offset + done
+
+    def allocate(self, descriptor: int, size: int, path: Path) -> None:
+        with translated("grow", path):
+            platform.allocate(descriptor, size)
+
+    def sync(self, descriptor: int, path: Path) -> None:
+        with translated("sync", path):
+            platform.data_sync(descriptor)
+
+    def sync_folder(self, path: Path) -> None:
+        """Make the names in a folder survive a loss of power."""
+        with translated("sync", path):
+            descriptor = os.open(path, os.O_RDONLY)
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+
+    def map(self, descriptor: int, size: int, path: Path, *, shared: bool) -> mmap.mmap:
+        with translated("map", path):
+            return platform.map_shared(descriptor, size) if shared else platform.map_private(descriptor, size)
+
+    def rename(self, source: Path, target: Path) -> None:
+        with translated("rename", source):
+            source.rename(target)
+
+    def lock(self, path: Path) -> int | None:
+        """An advisory lock that dies with its holder: the descriptor that holds it, or None if another one does."""
+        with translated("lock", path):
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                os.close(descriptor)
+                return None
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, str(os.getpid()).encode(), 0)
+            return descriptor

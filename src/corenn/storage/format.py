@@ -1,0 +1,73 @@
+"""Constants of the files on disk; docs/format.md draws the bytes."""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..errors import FormatError
+
+VERSION = 1
+MAGIC = b"CoreNN\r\n"
+PAGE = 4096
+
+# magic, version, flags, generation, bytes per row, first unused dimension word, name, checksum of all before it
+_HEADER = struct.Struct("<8sIIQQI16sI")
+
+# Words of 8 bytes in a header page that change while the database lives. All of them are soft but PUBLISHED, which
+# repeats what the metadata says for readers in other processes.
+PUBLISHED = 32  # state.slab: the last commit whose born and died numbers are in place
+LINKED = 32  # edges.slab: every commit up to this one is linked
+JOURNAL = 33  # edges.slab: two words, the lifeline being threaded
+RADIUS = 35  # edges.slab: float64, squared norm to which rows are lifted
+ELECTED = 36  # edges.slab: rows linked when the entries were last chosen
+ENTRY_COUNT = 37  # edges.slab: number of entries
+ENTRIES = 64  # edges.slab: the entries, one word each
+MAX_ENTRIES = 64
+HEAP_END = 32  # keys.heap: bytes in use
+
+KEY_ROW = struct.Struct("<II")  # metadata, key → id, id before it (NO_ID for none)
+HEAD_ROW = struct.Struct("<QIQQ")  # metadata: commit, ids in use, live rows, dead rows
+INTENT_ROW = struct.Struct("<QII")  # metadata: commit, first id, ids of a commit that comes in parts
+PAYLOAD_ROW = struct.Struct("<Qii")  # metadata, before two texts: commit of the first, lengths or -1 for none
+NO_ID = 0xFFFFFFFF
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """What a slab says about itself in its first page."""
+
+    name: str
+    generation: int
+    row_bytes: int
+    dim: int
+
+    def pack(self) -> bytes:
+        """The fixed part, to be padded to PAGE."""
+        body = _HEADER.pack(
+            MAGIC, VERSION, 0, self.generation, self.row_bytes, self.dim, self.name.encode(), 0
+        )[:-4]  # fmt: skip
+        return body + struct.pack("<I", zlib.crc32(body))
+
+    def check(self, page: bytes, path: Path) -> None:
+        """Compare with the first page of a file.
+
+        Raises:
+            FormatError: naming the file and what does not fit.
+        """
+        if len(page) < _HEADER.size:
+            raise FormatError(f"{path} is truncated: {len(page)} bytes are less than its header; run `corenn repair`")
+        magic, version, flags, generation, row_bytes, dim, name, checksum = _HEADER.unpack(page[: _HEADER.size])
+        if magic != MAGIC:
+            raise FormatError(f"{path} is not a CoreNN file: it begins with {magic!r}")
+        if version > VERSION or flags:
+            raise FormatError(
+                f"{path} has format version {version}, flags {flags:#x}; this CoreNN reads up to {VERSION}: upgrade it"
+            )
+        if checksum != zlib.crc32(page[: _HEADER.size - 4]):
+            raise FormatError(f"{path} has a damaged header: its checksum does not hold")
+        found = Header(name.rstrip(b"\0").decode(), generation, row_bytes, dim)
+        if found != self:
+            raise FormatError(f"{path} does not belong to this database: expected {self}, found {found}")

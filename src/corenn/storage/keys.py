@@ -1,0 +1,88 @@
+"""Keys as bytes and as words.
+
+A key's *name* is the byte string under which the metadata knows it: `s` + UTF-8, or `i` + the number, big-endian with
+its sign bit turned, so that names sort as keys do. Its *words* are what keys.slab stores by id: kind | length << 8, and
+the number itself or the offset of its bytes in keys.heap.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from ..errors import CorruptionError
+from ..kernels.keytable import KIND_INT, KIND_NONE, KIND_STR
+from ..types import Bytes, Key, UInt64s
+
+_SIGN = 1 << 63
+_WORD = (1 << 64) - 1
+
+
+def key_name(key: Key) -> bytes:
+    """The name of a valid key."""
+    if isinstance(key, str):
+        return b"s" + key.encode()
+    return b"i" + (key + _SIGN).to_bytes(8, "big")
+
+
+def name_key(name: bytes) -> Key:
+    """The key of a name."""
+    if name[:1] == b"s":
+        return name[1:].decode()
+    return int.from_bytes(name[1:], "big") - _SIGN
+
+
+def pack_keys(keys: Sequence[Key], heap_start: int) -> tuple[UInt64s, Bytes]:
+    """Words of shape (n, 2) and the bytes of all strings, which go to the heap from `heap_start` on."""
+    pieces: list[bytes] = []
+    words = np.empty((len(keys), 2), np.uint64)
+    at = heap_start
+    for row, key in enumerate(keys):
+        if isinstance(key, str):
+            raw = key.encode()
+            words[row] = (KIND_STR | len(raw) << 8, at)
+            pieces.append(raw)
+            at += len(raw)
+        else:
+            words[row] = (KIND_INT, key & _WORD)
+    return words, np.frombuffer(b"".join(pieces), np.uint8)
+
+
+def unpack_key(words: UInt64s, heap: Bytes) -> Key | None:
+    """The key of one row of words; None where there is none or its bytes lie outside the heap."""
+    kind, value = int(words[0]), int(words[1])
+    if kind & 0xFF == KIND_INT:
+        return value - (1 << 64) if value & _SIGN else value
+    stop = value + (kind >> 8)
+    if kind & 0xFF == KIND_NONE or kind & 0xFF != KIND_STR or stop > len(heap):
+        return None
+    try:
+        return heap[value:stop].tobytes().decode()
+    except UnicodeDecodeError:
+        return None
+
+
+class KeyColumn(Sequence[Key]):
+    """Keys of some rows, made into Python objects one by one when asked for.
+
+    Holds its own copy of the words; the heap is append-only, so the bytes behind them never change.
+    """
+
+    __slots__ = ("_heap", "_words")
+
+    def __init__(self, words: UInt64s, heap: Bytes) -> None:
+        self._words = words
+        self._heap = heap
+
+    def __len__(self) -> int:
+        return len(self._words)
+
+    def __getitem__(self, row: int) -> Key:  # type: ignore[override]
+        key = unpack_key(self._words[row], self._heap)
+        if key is None:
+            raise CorruptionError("a row has no readable key in keys.slab; run `corenn repair`")
+        return key
+
+    def __iter__(self) -> Iterator[Key]:
+        return (self[row] for row in range(len(self)))

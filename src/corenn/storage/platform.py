@@ -1,0 +1,96 @@
+"""System calls and facts that differ between platforms, with their fallbacks."""
+
+from __future__ import annotations
+
+import mmap
+import os
+import subprocess
+import sys
+import uuid
+from functools import cache
+from pathlib import Path
+
+from ..errors import UnsupportedPlatformError
+
+PAGE_BYTES = mmap.PAGESIZE
+HUGE_PAGE_BYTES = 2 << 20
+_NORESERVE = getattr(mmap, "MAP_NORESERVE", 0x4000 if sys.platform == "linux" else 0x40)
+_ANONYMOUS = getattr(mmap, "MAP_ANONYMOUS", getattr(mmap, "MAP_ANON", 0))
+
+
+def require_supported() -> None:
+    """Refuse platforms on which the crash contract has not been tested.
+
+    Raises:
+        UnsupportedPlatformError: on anything but Linux and macOS.
+    """
+    if sys.platform not in ("linux", "darwin"):
+        raise UnsupportedPlatformError(f"CoreNN does not support {sys.platform} yet; it runs on Linux and macOS")
+
+
+@cache
+def boot_id() -> str:
+    """A name for the time since the machine started: a new one means that pages not synced may be lost."""
+    kernel = Path("/proc/sys/kernel/random/boot_id")
+    if kernel.exists():
+        return kernel.read_text().strip()
+    if sys.platform == "darwin":
+        return subprocess.run(["sysctl", "-n", "kern.bootsessionuuid"], capture_output=True, text=True, check=True).stdout
+    return uuid.uuid4().hex  # unknown: every open is treated as a restart
+
+
+def cpu_count() -> int:
+    """CPUs that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def memory_bytes() -> int:
+    """Physical memory."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def resident_bytes() -> int:
+    """Resident set of this process, 0 where it cannot be told."""
+    status = Path("/proc/self/statm")
+    return int(status.read_text().split()[1]) * PAGE_BYTES if status.exists() else 0
+
+
+def map_anonymous(size: int) -> mmap.mmap:
+    """Zeroed private memory that takes none until it is touched, in huge pages where there are any."""
+    memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | _ANONYMOUS | _NORESERVE)
+    if hasattr(mmap, "MADV_HUGEPAGE"):
+        memory.madvise(mmap.MADV_HUGEPAGE)
+    return memory
+
+
+def map_shared(descriptor: int, size: int) -> mmap.mmap:
+    """A file's bytes, in which stores reach the file."""
+    return mmap.mmap(descriptor, size, flags=mmap.MAP_SHARED)
+
+
+def map_private(descriptor: int, size: int) -> mmap.mmap:
+    """A file's bytes, following the file, in which stores stay in this process."""
+    return mmap.mmap(
+        descriptor, size, flags=mmap.MAP_PRIVATE | _NORESERVE, prot=mmap.PROT_READ | mmap.PROT_WRITE
+    )  # fmt: skip
+
+
+def allocate(descriptor: int, size: int) -> None:
+    """Give a file real blocks up to `size`: a store into a hole of a full disk would kill the process."""
+    if hasattr(os, "posix_fallocate"):
+        os.posix_fallocate(descriptor, 0, size)
+        return
+    present = os.fstat(descriptor).st_size
+    block = bytes(1 << 20)
+    while present < size:
+        present += os.pwrite(descriptor, block[: size - present], present)
+
+
+def data_sync(descriptor: int) -> None:
+    """Bring a file's data to the disk."""
+    if hasattr(os, "fdatasync"):
+        os.fdatasync(descriptor)
+        return
+    import fcntl
+
+    fcntl.fcntl(descriptor, fcntl.F_FULLFSYNC)  # type: ignore[attr-defined]

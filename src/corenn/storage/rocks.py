@@ -1,0 +1,276 @@
+"""Metadata of a database on disk, in RocksDB.
+
+    m…        settings, head, durable mark, boot id, intent of a commit that comes in parts
+    k<name>   id of the key, id before it
+    p<id>     payload: commit, lengths, the text, the text before it
+    c<commit><part>   record of a commit, kept until the rows that it names are durable
+
+A key and a payload keep what they had before, so that the batches of a large commit can be written one by one: nothing
+that they say is seen until the head names their commit. RocksDB is only written under the engine's writer thread.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import rocksdict
+from rocksdict import AccessType, BlockBasedOptions, Cache, DBCompressionType, Options, Rdict, WriteBatch
+
+from ..errors import CorruptionError, DiskFullError, NotADatabaseError, StorageError
+from ..types import Key
+from .commit import Commit, Head, LiveView, Record
+from .format import HEAD_ROW, INTENT_ROW, KEY_ROW, NO_ID, PAYLOAD_ROW
+from .keys import key_name, name_key
+from .platform import boot_id
+
+BATCH_BYTES = 3 << 20  # below the 4 MB at which one write() holds the GIL for 10 ms
+RECORD_IDS = 100_000
+CACHE_BYTES = 8 << 20
+WRITE_BUFFER_BYTES = 16 << 20
+
+_SETTINGS, _HEAD, _DURABLE, _BOOT, _INTENT = b"msettings", b"mhead", b"mdurable", b"mboot", b"mintent"
+_ID = struct.Struct(">I")
+_COMMIT = struct.Struct(">QI")
+
+
+def _options() -> Options:
+    options = Options(raw_mode=True)
+    options.create_if_missing(True)
+    options.set_write_buffer_size(WRITE_BUFFER_BYTES)
+    options.set_max_write_buffer_number(2)
+    options.set_max_background_jobs(2)
+    options.set_max_open_files(-1)  # a reader in another process keeps the files that it has seen
+    options.set_keep_log_file_num(2)
+    options.set_stats_dump_period_sec(0)
+    options.set_compression_type(DBCompressionType.lz4())
+    table = BlockBasedOptions()
+    table.set_bloom_filter(10, False)
+    table.set_block_cache(Cache(CACHE_BYTES))
+    options.set_block_based_table_factory(table)
+    return options
+
+
+@contextmanager
+def _translated(action: str) -> Iterator[None]:
+    """Turn what RocksDB raises into our errors."""
+    try:
+        yield
+    except (rocksdict.DbClosedError, Exception) as error:
+        text = str(error)
+        if isinstance(error, MemoryError):
+            raise
+        if "No space left" in text or "NoSpace" in text:
+            raise DiskFullError(f"cannot {action} the metadata: {text}; free some space and open again") from error
+        if "Corruption" in text:
+            raise CorruptionError(f"cannot {action} the metadata: {text}") from error
+        raise StorageError(f"cannot {action} the metadata: {text}") from error
+
+
+class RocksMetadata:
+    """See Metadata. With `reader`, a secondary instance that follows a writer in another process."""
+
+    def __init__(self, folder: Path, *, reader: bool = False) -> None:
+        self._private: tempfile.TemporaryDirectory[str] | None = None
+        if not (folder / "CURRENT").exists():
+            raise NotADatabaseError(f"{folder.parent} is not a CoreNN database: it has no metadata")
+        access = AccessType.read_write()
+        if reader:
+            self._private = tempfile.TemporaryDirectory(prefix="corenn-reader-")
+            access = AccessType.secondary(self._private.name)
+        with _translated("open"):
+            self._rocks = Rdict(str(folder), _options(), access_type=access)
+        self.head = Head()
+        self.refresh()
+
+    @staticmethod
+    def create(folder: Path, stored: dict[str, Any]) -> None:
+        """A new, empty store. stored: format version and settings."""
+        with _translated("create"):
+            rocks = Rdict(str(folder), _options())
+            rocks.put(_SETTINGS, json.dumps(stored).encode())
+            rocks.put(_HEAD, HEAD_ROW.pack(*Head()))
+            rocks.put(_DURABLE, bytes(8))
+            rocks.put(_BOOT, boot_id().encode())
+            rocks.flush_wal(True)
+            rocks.close()
+
+    def refresh(self) -> None:
+        """See what has been committed; a reader catches up with the writer first."""
+        with _translated("read"):
+            if self._private is not None:
+                self._rocks.try_catch_up_with_primary()
+            raw = self._rocks.get(_HEAD)
+        if raw is None:
+            raise CorruptionError("the metadata has no head; restore the database from a snapshot")
+        self.head = Head(*HEAD_ROW.unpack(raw))
+
+    # --- settings and marks --------------------------------------------------------------------------------------
+
+    def settings(self) -> dict[str, Any]:
+        """The format version and the stored settings."""
+        raw = self._rocks.get(_SETTINGS)
+        if raw is None:
+            raise CorruptionError("the metadata has no settings; restore the database from a snapshot")
+        loaded: dict[str, Any] = json.loads(raw)
+        return loaded
+
+    def store_settings(self, settings: dict[str, Any], *, sync: bool) -> None:
+        stored = {**self.settings(), "settings": settings}
+        with _translated("write"):
+            self._rocks.put(_SETTINGS, json.dumps(stored).encode())
+            if sync:
+                self._rocks.flush_wal(True)
+
+    def marks(self) -> tuple[int | None, str | None]:
+        """The durable mark, every commit up to which is on disk in all slabs, and the boot under which it was last set.
+
+        None for a mark that is missing.
+        """
+        durable, boot = self._rocks.get(_DURABLE), self._rocks.get(_BOOT)
+        return None if durable is None else int.from_bytes(durable, "little"), None if boot is None else boot.decode()
+
+    def set_marks(self, durable: int, boot: str) -> None:
+        with _translated("write"):
+            self._rocks.put(_DURABLE, durable.to_bytes(8, "little"))
+            self._rocks.put(_BOOT, boot.encode())
+
+    def burnt(self) -> tuple[int, int]:
+        """The first commit number and the first id that a commit cut off in the middle has not used."""
+        raw = self._rocks.get(_INTENT)
+        if raw is None:
+            return 0, 0
+        commit, first, count = INTENT_ROW.unpack(raw)
+        return (commit + 1, first + count) if commit > self.head.commit else (0, 0)
+
+    # --- reads -----------------------------------------------------------------------------------------------------
+
+    def lookup(self, keys: Sequence[Key], live: LiveView) -> list[int]:
+        with _translated("read"):
+            rows = self._rocks.get([b"k" + key_name(key) for key in keys]) if keys else []
+        return [-1 if raw is None else live.choose(*KEY_ROW.unpack(raw)) for raw in rows]
+
+    def payloads(self, ids: Sequence[int], snapshot: int) -> list[bytes | None]:
+        with _translated("read"):
+            rows = self._rocks.get([b"p" + _ID.pack(row) for row in ids]) if ids else []
+        return [None if raw is None else _as_of(raw, snapshot) for raw in rows]
+
+    def names(self) -> Iterator[tuple[Key, int, int]]:
+        with _translated("read"):
+            for name, raw in self._rows(b"k"):
+                yield (name_key(name[1:]), *KEY_ROW.unpack(raw))
+
+    def records(self, after: int) -> list[Record]:
+        found = []
+        for name, raw in self._rows(b"c", b"c" + _COMMIT.pack(after + 1, 0)):
+            number, _part = _COMMIT.unpack(name[1:])
+            if number <= self.head.commit:  # what is beyond belongs to a commit that was cut off
+                found.append(Record.unpack(number, raw))
+        return found
+
+    def _rows(self, prefix: bytes, start: bytes | None = None) -> Iterator[tuple[bytes, bytes]]:
+        for name, raw in self._rocks.items(from_key=start or prefix):
+            if not name.startswith(prefix):
+                return
+            yield name, raw
+
+    # --- writes ----------------------------------------------------------------------------------------------------
+
+    def commit(self, commit: Commit, *, sync: bool) -> None:
+        head = commit.head_after(self.head)
+        with _translated("write"):
+            batch = WriteBatch(raw_mode=True)
+            for name, value in self._puts(commit):
+                batch.put(name, value)
+                if batch.size_in_bytes() > BATCH_BYTES:
+                    # The first part of several: from here on these ids and this number are spent.
+                    batch.put(_INTENT, INTENT_ROW.pack(commit.number, commit.first, commit.count))
+                    self._rocks.write(batch)
+                    batch = WriteBatch(raw_mode=True)
+            batch.put(_HEAD, HEAD_ROW.pack(*head))
+            self._rocks.write(batch)
+            if sync:
+                self._rocks.flush_wal(True)
+        self.head = head
+
+    def _puts(self, commit: Commit) -> Iterator[tuple[bytes, bytes]]:
+        for row, (key, previous) in enumerate(zip(commit.keys, commit.previous, strict=True), commit.first):
+            yield b"k" + key_name(key), KEY_ROW.pack(row, previous)
+        for row, payload in enumerate(commit.payloads, commit.first):
+            if payload is not None:
+                yield b"p" + _ID.pack(row), PAYLOAD_ROW.pack(commit.number, len(payload), -1) + payload
+        before = self.payloads([row for row, _ in commit.changed], commit.number - 1)
+        for (row, payload), old in zip(commit.changed, before, strict=True):
+            lengths = (-1 if payload is None else len(payload), -1 if old is None else len(old))
+            text = (payload or b"") + (old or b"")
+            yield b"p" + _ID.pack(row), PAYLOAD_ROW.pack(commit.number, *lengths) + text
+        for part, record in enumerate(Record.parts(commit, RECORD_IDS)):
+            yield b"c" + _COMMIT.pack(commit.number, part), record
+
+    def forget(self, up_to: int, dead: Iterable[tuple[int, Key | None]]) -> None:
+        """Drop the records of commits up to a number, with the keys and payloads of the rows that they killed.
+
+        A key that has got a new row since keeps it.
+        """
+        with _translated("write"):
+            batch = WriteBatch(raw_mode=True)
+            for row, key in dead:
+                batch.delete(b"p" + _ID.pack(row))
+                if key is not None and self._owner(key) == row:
+                    batch.delete(b"k" + key_name(key))
+                if batch.size_in_bytes() > BATCH_BYTES:
+                    self._rocks.write(batch)
+                    batch = WriteBatch(raw_mode=True)
+            batch.delete_range(b"c" + _COMMIT.pack(0, 0), b"c" + _COMMIT.pack(up_to + 1, 0))
+            self._rocks.write(batch)
+
+    def _owner(self, key: Key) -> int:
+        raw = self._rocks.get(b"k" + key_name(key))
+        return NO_ID if raw is None else int(KEY_ROW.unpack(raw)[0])
+
+    def rewrite_keys(self, keys: Iterable[tuple[Key, int]]) -> None:
+        """Point keys at ids, for repair."""
+        with _translated("write"):
+            for key, row in keys:
+                self._rocks.put(b"k" + key_name(key), KEY_ROW.pack(row, NO_ID))
+
+    def rewrite_head(self, head: Head) -> None:
+        """Correct the counts, for repair."""
+        with _translated("write"):
+            self._rocks.put(_HEAD, HEAD_ROW.pack(*head))
+        self.head = head
+
+    def flush(self) -> None:
+        """Write the memtable out and sync: what comes after a restart is read from files, not from the log."""
+        with _translated("flush"):
+            self._rocks.flush()
+            self._rocks.flush_wal(True)
+
+    def disk_bytes(self) -> int:
+        folder = Path(self._rocks.path())
+        return sum(path.stat().st_blocks * 512 for path in folder.iterdir() if path.is_file())
+
+    def memory_bytes(self) -> int:
+        names = ("rocksdb.cur-size-all-mem-tables", "rocksdb.block-cache-usage", "rocksdb.estimate-table-readers-mem")
+        return sum(self._rocks.property_int_value(name) or 0 for name in names)
+
+    def close(self) -> None:
+        with _translated("close"):
+            self._rocks.close()
+        if self._private is not None:
+            self._private.cleanup()
+
+
+def _as_of(raw: bytes, snapshot: int) -> bytes | None:
+    """Of the two payloads in a row, the one that a snapshot sees."""
+    commit, now, before = PAYLOAD_ROW.unpack_from(raw)
+    start = PAYLOAD_ROW.size
+    if commit <= snapshot:
+        return None if now < 0 else raw[start : start + now]
+    start += max(now, 0)
+    return None if before < 0 else raw[start : start + before]

@@ -1,0 +1,187 @@
+"""Slabs: fixed-width rows seen as one C-contiguous array, in a file or in anonymous memory.
+
+Two backings behind one interface. `array` and `header` are replaced when a slab grows; whoever holds the old ones keeps
+them valid and unmoved.
+"""
+
+from __future__ import annotations
+
+import mmap
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from ..errors import CapacityError, FormatError
+from ..types import AnyArray, UInt64s
+from . import platform
+from .files import Files
+from .format import PAGE, Header
+
+
+@dataclass(frozen=True, slots=True)
+class SlabSpec:
+    """Shape of a slab: `columns` items of `dtype` per row. Hard slabs are written with write() only."""
+
+    name: str
+    dtype: np.dtype[np.generic]
+    columns: int
+    hard: bool
+    dim: int = 0
+    generation: int = 1
+
+    @property
+    def row_bytes(self) -> int:
+        return self.dtype.itemsize * self.columns
+
+    @property
+    def header(self) -> Header:
+        return Header(self.name, self.generation, self.row_bytes, self.dim)
+
+
+class Slab(Protocol):
+    """What the store needs of a slab.
+
+    array: (capacity, columns). header: the first page as 512 words, of which those named in format.py may change.
+    """
+
+    spec: SlabSpec
+    array: AnyArray
+    header: UInt64s
+
+    def reserve(self, rows: int) -> None:
+        """Make room for `rows` rows in all, zeroed. Nothing changes if it fails."""
+
+    def write(self, first: int, rows: AnyArray) -> None:
+        """Write rows from `first` on, in a call that can fail but never faults."""
+
+    def write_header(self, word: int, value: int) -> None:
+        """Set one word of the header."""
+
+    def sync(self) -> None:
+        """Bring the rows to the disk."""
+
+    def disk_bytes(self) -> int:
+        """Bytes taken on disk."""
+
+    def close(self) -> None:
+        """Release what the slab holds; arrays handed out stay valid."""
+
+
+def _view(memory: mmap.mmap, spec: SlabSpec, offset: int) -> AnyArray:
+    rows = (len(memory) - offset) // spec.row_bytes
+    flat = np.frombuffer(memory, spec.dtype, count=rows * spec.columns, offset=offset)
+    return flat.reshape(rows, spec.columns)
+
+
+class MemorySlab:
+    """A slab in anonymous memory, reserved at once so that growth moves nothing. Not safe for concurrent writes."""
+
+    def __init__(self, spec: SlabSpec, most_rows: int) -> None:
+        self.spec = spec
+        self.header: UInt64s = np.zeros(PAGE // 8, np.uint64)
+        # A machine cannot hold more than this; where address space is limited, take what there is.
+        size = min(most_rows * spec.row_bytes, max(1 << 30, 2 * platform.memory_bytes()))
+        while True:
+            try:
+                self._memory = platform.map_anonymous(size)
+                break
+            except OSError:
+                size //= 2
+                if size < 1 << 20:
+                    raise
+        self.array = _view(self._memory, spec, 0)
+
+    def reserve(self, rows: int) -> None:
+        if rows > len(self.array):
+            raise CapacityError(
+                f"{self.spec.name}: {rows:,} rows do not fit in the {len(self.array):,} that the memory "
+                "of this machine allows; use a database on disk"
+            )
+
+    def write(self, first: int, rows: AnyArray) -> None:
+        self.array[first : first + len(rows)] = rows
+
+    def write_header(self, word: int, value: int) -> None:
+        self.header[word] = value
+
+    def sync(self) -> None:
+        """Nothing to bring anywhere."""
+
+    def disk_bytes(self) -> int:
+        return 0
+
+    def close(self) -> None:
+        """The memory goes with its last array."""
+
+
+class FileSlab:
+    """A slab in a file: one header page, then the rows. Not safe for concurrent writes.
+
+    Hard slabs, and all slabs of a reader, are mapped privately: a stray store can never reach the file.
+    """
+
+    GROWTH = 8  # a file grows by an eighth: few remappings, little unused space
+    LEAST_BYTES = 64 << 10
+
+    def __init__(self, files: Files, path: Path, spec: SlabSpec, *, writable: bool) -> None:
+        self.spec = spec
+        self.path = path
+        self._files = files
+        self._writable = writable
+        self._descriptor = files.open(path, writable=writable)
+        try:
+            self.remap()
+            spec.header.check(self.header.tobytes(), path)
+        except BaseException:
+            self.close()
+            raise
+
+    @classmethod
+    def create(cls, files: Files, folder: Path, spec: SlabSpec) -> None:
+        """Write an empty slab."""
+        path = folder / spec.name
+        descriptor = files.open(path, writable=True, create=True)
+        try:
+            files.allocate(descriptor, PAGE, path)
+            files.write(descriptor, memoryview(spec.header.pack()), 0, path)
+            files.sync(descriptor, path)
+        finally:
+            files.close(descriptor)
+
+    def remap(self) -> None:
+        """See the file at its present length. A torn row at the end is left out."""
+        size = self._files.size(self._descriptor)
+        if size < PAGE:
+            raise FormatError(f"{self.path} is truncated: {size} bytes are less than its header; run `corenn repair`")
+        shared = self._writable and not self.spec.hard
+        memory = self._files.map(self._descriptor, size, self.path, shared=shared)
+        self.header = np.frombuffer(memory, np.uint64, count=PAGE // 8)
+        self.array = _view(memory, self.spec, PAGE)
+
+    def reserve(self, rows: int) -> None:
+        if rows <= len(self.array):
+            return
+        grown = max(rows, len(self.array) + len(self.array) // self.GROWTH, self.LEAST_BYTES // self.spec.row_bytes)
+        self._files.allocate(self._descriptor, PAGE + grown * self.spec.row_bytes, self.path)
+        self.remap()
+
+    def write(self, first: int, rows: AnyArray) -> None:
+        data = memoryview(np.ascontiguousarray(rows)).cast("B")
+        self._files.write(self._descriptor, data, PAGE + first * self.spec.row_bytes, self.path)
+
+    def write_header(self, word: int, value: int) -> None:
+        data = memoryview(int(value).to_bytes(8, "little"))
+        self._files.write(self._descriptor, data, word * 8, self.path)
+
+    def sync(self) -> None:
+        self._files.sync(self._descriptor, self.path)
+
+    def disk_bytes(self) -> int:
+        return self._files.allocated(self.path)
+
+    def close(self) -> None:
+        if self._descriptor >= 0:
+            self._files.close(self._descriptor)
+            self._descriptor = -1

@@ -1,0 +1,450 @@
+"""The collection on disk or in memory: its slabs, its metadata, the order of a commit, and recovery.
+
+Concurrency: everything that writes is called by one thread at a time, the engine's writer. Arrays are read by any
+thread; a row is written before a commit names it and never changes afterwards, but for its state and edges.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..config import MAX_ROWS, Settings
+from ..errors import (
+    CapacityError,
+    CoreNNError,
+    CorruptionError,
+    DatabaseExistsError,
+    FormatError,
+    LockedError,
+    NotADatabaseError,
+    StorageError,
+)
+from ..kernels.checksum import TABLES, checksum_rows
+from ..kernels.link import mend_ring
+from ..types import AnyArray, Bytes, Key, UInt32s
+from . import format as fmt
+from .commit import NO_IDS, Commit, Head, Metadata, Record
+from .encode import STORED, seal_columns, stored_columns
+from .files import Files
+from .format import JOURNAL, LINKED, PUBLISHED
+from .keys import pack_keys, unpack_key
+from .memory import MemoryMetadata
+from .platform import boot_id
+from .rocks import RocksMetadata
+from .slab import FileSlab, MemorySlab, Slab, SlabSpec
+
+log = logging.getLogger("corenn.storage")
+
+HEAP_BYTES = 1 << 40
+LINE_WORDS = 16
+
+
+def slab_specs(settings: Settings) -> dict[str, SlabSpec]:
+    """The slabs of a database, by name."""
+    word, edges = np.dtype(np.uint32), 2 + settings.max_edges + settings.max_edges // 2
+    edges = max(edges // LINE_WORDS, 1) * LINE_WORDS if edges > LINE_WORDS else LINE_WORDS
+    specs = (
+        SlabSpec("vectors.slab", STORED[settings.dtype], stored_columns(settings), hard=True, dim=settings.dim),
+        SlabSpec("seals.slab", word, seal_columns(settings), hard=True),
+        SlabSpec("state.slab", np.dtype(np.uint64), 2, hard=True),
+        SlabSpec("edges.slab", word, max(edges, settings.max_edges + 2), hard=False),
+        SlabSpec("keys.slab", np.dtype(np.uint64), 2, hard=False),
+        SlabSpec("keys.heap", np.dtype(np.uint8), 1, hard=False),
+    )
+    return {spec.name: spec for spec in specs}
+
+
+@dataclass(slots=True)
+class Recovered:
+    """What opening found: commits to link again, and faults of files that it has mended or that wait for repair.
+
+    suspect: edges are to be checked in full. stateless_from: rows from here on have lost their births and deaths.
+    """
+
+    backlog: list[tuple[int, UInt32s]] = field(default_factory=list)
+    suspect: bool = False
+    stateless_from: int | None = None
+    faults: list[str] = field(default_factory=list)
+
+
+class Store:
+    """One collection. Made by `create` and `open` (on disk) or `in_memory`."""
+
+    def __init__(
+        self, settings: Settings, slabs: dict[str, Any], metadata: Metadata, *, path: Path | None, writable: bool
+    ) -> None:
+        self.settings = settings
+        self.path = path
+        self.writable = writable
+        self.metadata = metadata
+        self.slabs: dict[str, Slab] = slabs
+        self.vectors, self.seals, self.state = (slabs[f"{name}.slab"] for name in ("vectors", "seals", "state"))
+        self.edges, self.keys, self.heap = slabs["edges.slab"], slabs["keys.slab"], slabs["keys.heap"]
+        self.recovered = Recovered()
+        self.lock: int | None = None
+        self.fault: Exception | None = None
+        self._burnt = (0, 0)
+        self._forgotten = 0
+
+    # --- making and opening ---------------------------------------------------------------------------------------
+
+    @classmethod
+    def in_memory(cls, settings: Settings) -> Store:
+        """An empty collection in anonymous memory."""
+        slabs: dict[str, Any] = {}
+        for name, spec in slab_specs(settings).items():
+            slabs[name] = MemorySlab(spec, HEAP_BYTES if name == "keys.heap" else MAX_ROWS)
+        metadata = MemoryMetadata(slabs["keys.slab"], slabs["keys.heap"], slabs["state.slab"], MAX_ROWS)
+        return cls(settings, slabs, metadata, path=None, writable=True)
+
+    @staticmethod
+    def create(path: Path, settings: Settings, files: Files) -> None:
+        """Write an empty collection. It appears at `path` whole or not at all.
+
+        Raises:
+            DatabaseExistsError: if something is at `path` already.
+        """
+        if path.exists() and (not path.is_dir() or any(path.iterdir())):
+            raise DatabaseExistsError(f"{path} exists already; open it with CoreNN.open, or choose another path")
+        draft = path.with_name(f".{path.name}.creating-{os.getpid()}")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            shutil.rmtree(draft, ignore_errors=True)
+            draft.mkdir()
+        except OSError as error:
+            raise StorageError(f"cannot create {path}: {error.strerror}; choose a folder that can be written") from error
+        try:
+            for spec in slab_specs(settings).values():
+                FileSlab.create(files, draft, spec)
+            stored = {"version": fmt.VERSION, "settings": settings.as_dict()}
+            RocksMetadata.create(draft / "meta", stored)
+            files.sync_folder(draft)
+            files.rename(draft, path)
+            files.sync_folder(path.parent)
+        except BaseException:
+            shutil.rmtree(draft, ignore_errors=True)
+            raise
+
+    @classmethod
+    def open(cls, path: Path, mode: str, files: Files) -> Store:
+        """Open for writing ("rw"), for reading beside a writer ("r"), or to save what can be saved ("rescue").
+
+        Raises:
+            NotADatabaseError, FormatError, LockedError, CorruptionError, StorageError
+        """
+        if not (path / "meta" / "CURRENT").exists():
+            raise NotADatabaseError(f"{path} is not a CoreNN database; create one with CoreNN.create")
+        lock = None if mode == "r" else cls._take_lock(path, files)
+        try:
+            metadata = RocksMetadata(path / "meta", reader=mode == "r")
+            try:
+                store = cls._assemble(path, mode, files, metadata)
+            except BaseException:
+                metadata.close()
+                raise
+        except BaseException:
+            if lock is not None:
+                os.close(lock)
+            raise
+        store.lock = lock
+        return store
+
+    @staticmethod
+    def _take_lock(path: Path, files: Files) -> int:
+        lock = files.lock(path / "LOCK")
+        if lock is None:
+            holder = (path / "LOCK").read_text().strip() or "unknown"
+            raise LockedError(
+                f"{path} is open for writing in process {holder}; close it there, or open it here with mode='r'"
+            )
+        return lock
+
+    @classmethod
+    def _assemble(cls, path: Path, mode: str, files: Files, metadata: RocksMetadata) -> Store:
+        stored = metadata.settings()
+        if stored["version"] > fmt.VERSION:
+            raise FormatError(f"{path} has format version {stored['version']}; upgrade CoreNN, which reads {fmt.VERSION}")
+        settings = Settings.from_dict(stored["settings"])
+        recovered = Recovered()
+        slabs: dict[str, Any] = {}
+        try:
+            for name, spec in slab_specs(settings).items():
+                slabs[name] = cls._open_slab(path / name, spec, mode, files, metadata.head, recovered)
+            store = cls(settings, slabs, metadata, path=path, writable=mode != "r")
+            store.recovered = recovered
+            store._recover(metadata)
+        except BaseException:
+            for slab in slabs.values():
+                slab.close()
+            raise
+        return store
+
+    @staticmethod
+    def _open_slab(path: Path, spec: SlabSpec, mode: str, files: Files, head: Head, recovered: Recovered) -> FileSlab:
+        mendable = mode == "rescue" or (mode == "rw" and not spec.hard)
+        try:
+            if not path.exists():
+                raise FormatError(f"{path} is missing; run `corenn repair` to save what the other files hold")
+            slab = FileSlab(files, path, spec, writable=mode != "r")
+        except FormatError as error:
+            if not mendable:
+                raise
+            recovered.faults.append(f"{error}")
+            log.warning("%s; starting it afresh", error)
+            if path.exists():
+                files.rename(path, path.with_name(path.name + ".damaged"))
+            FileSlab.create(files, path.parent, spec)
+            slab = FileSlab(files, path, spec, writable=True)
+        rows = 0 if spec.name == "keys.heap" else head.rows
+        if len(slab.array) < rows:
+            message = f"{path} is truncated: it holds {len(slab.array):,} of {rows:,} rows; run `corenn repair`"
+            if not mendable:
+                slab.close()
+                raise FormatError(message)
+            recovered.faults.append(message)
+            recovered.suspect = recovered.suspect or spec.name == "edges.slab"
+            log.warning("%s", message)
+            if spec.name == "state.slab":
+                recovered.stateless_from = len(slab.array)
+            if spec.hard:
+                slab.reserve(rows)
+        return slab
+
+    # --- recovery -------------------------------------------------------------------------------------------------
+
+    def _recover(self, metadata: RocksMetadata) -> None:
+        """Bring the slabs up to the metadata. Work is bounded by what happened since the last checkpoint."""
+        head = metadata.head
+        durable, boot = metadata.marks()
+        restarted = boot != boot_id() and head.commit > 0
+        if head.commit > 0 and (durable is None or boot is None) and self.writable:
+            self.recovered.faults.append("the mark of the last checkpoint is lost; edges are checked in full")
+            self.recovered.suspect = True
+        self.recovered.suspect = self.recovered.suspect or (restarted and self.writable)
+        known = (durable or 0) if restarted else min(int(self.state.header[PUBLISHED]), head.commit)
+        linked = (durable or 0) if restarted else min(int(self.edges.header[LINKED]), head.commit)
+        if self.writable:
+            self._burnt = metadata.burnt()
+            self._extend_soft(head)
+            if restarted:
+                self._forget_future(head)
+            mend_ring(self.edges.array, self.edges.header[JOURNAL : JOURNAL + 2], head.rows)
+        for record in metadata.records(min(known, linked)):
+            if record.number > known:
+                self._apply(record)
+            if record.number > linked and record.count:
+                born = np.arange(record.first, record.first + record.count, dtype=np.uint32)
+                self.recovered.backlog.append((record.number, born))
+        if self.writable:
+            self.state.write_header(PUBLISHED, head.commit)
+
+    def _extend_soft(self, head: Head) -> None:
+        """Fill what soft files have lost: keys from the metadata now, edges by linking again."""
+        missing = len(self.edges.array)
+        if missing < head.rows:
+            self.edges.reserve(head.rows)
+            lost = np.arange(missing, head.rows, dtype=np.uint32)
+            self.recovered.backlog.append((1, lost[self.state.array[missing : head.rows, 0] != 0]))
+        heap_end = int(self.heap.header[fmt.HEAP_END])
+        if len(self.keys.array) < head.rows or len(self.heap.array) < heap_end or (head.rows and self._keys_blank()):
+            self.rebuild_keys()
+
+    def _keys_blank(self) -> bool:
+        """Whether the newest committed row has no key: keys.slab has lost what it held."""
+        return int(self.keys.array[self.metadata.head.rows - 1, 0]) == 0 and self._burnt[1] == 0
+
+    def rebuild_keys(self) -> int:
+        """Write keys.slab and keys.heap again from the metadata; returns the number of keys."""
+        head = self.metadata.head
+        self.keys.reserve(head.rows)
+        # Behind what is there: hits already returned read their keys from it.
+        end = min(int(self.heap.header[fmt.HEAP_END]), len(self.heap.array))
+        count = 0
+        batch: list[tuple[Key, int]] = []
+
+        def flush() -> None:
+            nonlocal end
+            words, raw = pack_keys([key for key, _ in batch], end)
+            self._append_heap(raw, end)
+            end += len(raw)
+            for (_, row), word in zip(batch, words, strict=True):
+                self.keys.array[row] = word
+            batch.clear()
+
+        for key, row, before in self.metadata.names():
+            for owner in (row, before):
+                if owner < head.rows:
+                    batch.append((key, owner))
+            count += 1
+            if len(batch) > 10_000:
+                flush()
+        flush()
+        log.warning("rebuilt the keys of %d rows from the metadata", count)
+        return count
+
+    def _append_heap(self, raw: Bytes, start: int) -> None:
+        end = start + len(raw)
+        self.heap.reserve(end)
+        self.heap.array[start:end, 0] = raw
+        self.heap.header[fmt.HEAP_END] = end
+
+    def _forget_future(self, head: Head) -> None:
+        """After a restart, undo births and deaths by commits that the disk has lost."""
+        state = self.state.array[: head.rows]
+        for row in np.flatnonzero((state > head.commit).any(axis=1)).tolist():
+            kept = np.where(state[row] > head.commit, 0, state[row]).astype(np.uint64)
+            self.state.write(row, kept[None])
+
+    # --- commits --------------------------------------------------------------------------------------------------
+
+    def next_commit(self) -> int:
+        """The number of the next commit. Numbers of commits that were cut off are not used again."""
+        return max(self.metadata.head.commit + 1, self._burnt[0])
+
+    def next_row(self) -> int:
+        """The first id of the next commit."""
+        return max(self.metadata.head.rows, self._burnt[1])
+
+    def commit(self, commit: Commit) -> None:
+        """Write rows, make the commit hold, and mark births and deaths.
+
+        A failure to write rows leaves no trace. After a failure of a sync or of the metadata, what holds is not known
+        until the database is opened again: `fault` says so, and nothing more may be written.
+        """
+        sync = self.settings.durability == "sync" and self.path is not None
+        if commit.count:
+            self._write_rows(commit)
+        try:
+            if commit.count and sync:
+                self.vectors.sync()
+                self.seals.sync()
+            self.metadata.commit(commit, sync=sync)
+            self._apply(Record(commit.number, commit.first, commit.count, commit.died))
+            self.state.write_header(PUBLISHED, commit.number)
+        except CoreNNError as error:
+            self.fault = error
+            raise
+
+    def _write_rows(self, commit: Commit) -> None:
+        stop = commit.first + commit.count
+        if stop > MAX_ROWS:
+            raise CapacityError(f"{stop:,} rows are more than the {MAX_ROWS:,} of a collection; split it into several")
+        end = int(self.heap.header[fmt.HEAP_END])
+        words, raw = pack_keys(commit.keys, end)
+        for slab in (self.vectors, self.seals, self.state, self.edges, self.keys):
+            slab.reserve(stop)
+        self._append_heap(raw, end)
+        assert commit.vectors is not None and commit.seals is not None
+        self.vectors.write(commit.first, commit.vectors)
+        self.seals.write(commit.first, self._checked(commit.vectors, commit.seals, commit.ids))
+        self.keys.array[commit.first : stop] = words
+        self.edges.array[commit.first : stop] = 0
+
+    def _checked(self, vectors: AnyArray, seals: UInt32s, ids: UInt32s) -> UInt32s:
+        """The seals with their checksums."""
+        sealed = seals.copy()
+        sums = np.empty(len(ids), np.uint32)
+        checksum_rows(TABLES, vectors.view(np.uint64), seals, ids, sums)
+        sealed[:, 0] = sums
+        return sealed
+
+    def _apply(self, record: Record) -> None:
+        """Mark births and deaths; twice is as good as once. A reader does so in its own copy."""
+        if record.count:
+            born = np.zeros((record.count, 2), np.uint64)
+            born[:, 0] = record.number
+            self._write_state(record.first, born)
+        for row in record.died.tolist():
+            state = self.state.array[row].copy()
+            state[1] = record.number
+            self._write_state(row, state[None])
+
+    def _write_state(self, first: int, rows: AnyArray) -> None:
+        if self.writable:
+            self.state.write(first, rows)
+        else:
+            self.state.array[first : first + len(rows)] = rows
+
+    def mark_linked(self, commit: int) -> None:
+        """Every commit up to this one has its edges in the mapping: enough if the process dies."""
+        self.edges.header[LINKED] = commit
+
+    def checkpoint(self, durable: int, oldest_snapshot: int) -> None:
+        """Bring all slabs to the disk and set the durable mark; forget the records that nobody needs any more."""
+        if not isinstance(self.metadata, RocksMetadata):
+            return
+        for slab in self.slabs.values():
+            slab.sync()
+        self.metadata.set_marks(durable, boot_id())
+        forgettable = min(durable, oldest_snapshot)
+        records = [record for record in self.metadata.records(self._forgotten) if record.number <= forgettable]
+        if records:
+            died = np.concatenate([record.died for record in records] or [NO_IDS]).tolist()
+            self.metadata.forget(forgettable, ((row, self.key_of(row)) for row in died))
+            self._forgotten = forgettable
+        self.metadata.flush()
+
+    # --- reads ----------------------------------------------------------------------------------------------------
+
+    def key_of(self, row: int) -> Key | None:
+        """The key of a row, from the slabs."""
+        return unpack_key(self.keys.array[row], self.heap.array.reshape(-1))
+
+    def blank_rows(self, ids: UInt32s) -> None:
+        """Overwrite damaged rows, which nobody is to see again, with zeros and a checksum that holds."""
+        for row in ids.tolist():
+            vectors = np.zeros((1, self.vectors.spec.columns), self.vectors.spec.dtype)
+            seals = np.zeros((1, self.seals.spec.columns), np.uint32)
+            self.vectors.write(row, vectors)
+            self.seals.write(row, self._checked(vectors, seals, np.array([row], np.uint32)))
+
+    def revive(self, ids: UInt32s) -> None:
+        """Give rows that have lost their state a birth before all commits."""
+        for row in ids.tolist():
+            self.state.write(row, np.array([[1, 0]], np.uint64))
+
+    def check_rows(self, ids: UInt32s) -> UInt32s:
+        """Those of `ids` whose checksum does not hold."""
+        vectors = np.ascontiguousarray(self.vectors.array[ids])
+        seals = np.ascontiguousarray(self.seals.array[ids])
+        sums = np.empty(len(ids), np.uint32)
+        checksum_rows(TABLES, vectors.view(np.uint64), seals, ids, sums)
+        return ids[sums != seals[:, 0]]
+
+    def refresh(self) -> None:
+        """A reader's view of what the writer has committed since."""
+        assert isinstance(self.metadata, RocksMetadata)
+        self.metadata.refresh()
+        head = self.metadata.head
+        for slab in self.slabs.values():
+            assert isinstance(slab, FileSlab)
+            slab.remap()
+        for name, slab in self.slabs.items():
+            if name != "keys.heap" and len(slab.array) < head.rows:
+                raise CorruptionError(f"{name} holds {len(slab.array):,} of {head.rows:,} rows; run `corenn repair`")
+        self.recovered = Recovered()
+        self._recover(self.metadata)
+
+    def heap_bytes(self) -> int:
+        """Bytes of string keys."""
+        return int(self.heap.header[fmt.HEAP_END])
+
+    def disk_bytes(self) -> int:
+        """Bytes that the collection takes on disk."""
+        return sum(slab.disk_bytes() for slab in self.slabs.values()) + self.metadata.disk_bytes()
+
+    def close(self) -> None:
+        """Release files and lock."""
+        self.metadata.close()
+        for slab in self.slabs.values():
+            slab.close()
+        if self.lock is not None:
+            os.close(self.lock)
+            self.lock = None

@@ -1,0 +1,195 @@
+"""The recurring shapes, named once."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeAlias, overload
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    import pyarrow
+
+Key: TypeAlias = str | int
+Payload: TypeAlias = dict[str, Any]
+Float32s: TypeAlias = NDArray[np.float32]
+UInt32s: TypeAlias = NDArray[np.uint32]
+UInt64s: TypeAlias = NDArray[np.uint64]
+Bytes: TypeAlias = NDArray[np.uint8]
+AnyArray: TypeAlias = NDArray[Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Hit:
+    """One neighbour: its key, its distance under the metric of the database, and its payload if it was asked for."""
+
+    key: Key
+    distance: float
+    payload: Payload | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One stored row: vector as float32 of shape (dim,), equal to what was inserted up to the dtype's rounding."""
+
+    key: Key
+    vector: Float32s
+    payload: Payload | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Explain:
+    """How one query was answered.
+
+    plan: "graph" (beam search), "exact" (scan of all rows) or "empty".
+    search_list: candidates kept by the beam search, 0 for a scan.
+    distances: distances computed. hops: nodes expanded.
+    matches: rows that could have matched.
+    """
+
+    plan: str
+    search_list: int
+    distances: int
+    hops: int
+    matches: int
+
+
+class Hits(Sequence[Hit]):
+    """The neighbours of one query, nearest first; ties in the order of insertion.
+
+    Fixed when the query returns: no later write changes it, and it stays readable after the database is closed.
+    A Python object per hit is made only when one is asked for.
+    """
+
+    __slots__ = ("_keys", "_payloads", "distances", "explain")
+
+    def __init__(
+        self,
+        keys: Sequence[Key],
+        distances: Float32s,
+        payloads: Sequence[bytes | None] | None = None,
+        explain: Explain | None = None,
+    ) -> None:
+        self._keys = keys
+        self._payloads = payloads
+        self.distances = distances
+        self.explain = explain
+
+    @property
+    def keys(self) -> list[Key]:
+        """The keys of all hits."""
+        return list(self._keys)
+
+    @property
+    def payloads(self) -> list[Payload | None]:
+        """The payloads of all hits; None for each when the query did not ask for them."""
+        return [self._payload(row) for row in range(len(self))]
+
+    def _payload(self, row: int) -> Payload | None:
+        raw = None if self._payloads is None else self._payloads[row]
+        return None if raw is None else json.loads(raw)
+
+    def __len__(self) -> int:
+        return len(self.distances)
+
+    @overload
+    def __getitem__(self, row: int) -> Hit: ...
+    @overload
+    def __getitem__(self, row: slice) -> list[Hit]: ...
+    def __getitem__(self, row: int | slice) -> Hit | list[Hit]:
+        if isinstance(row, slice):
+            return [self[at] for at in range(*row.indices(len(self)))]
+        at = row + len(self) if row < 0 else row
+        if not 0 <= at < len(self):
+            raise IndexError(f"hit {row} of {len(self)}")
+        return Hit(self._keys[at], float(self.distances[at]), self._payload(at))
+
+    def __iter__(self) -> Iterator[Hit]:
+        return (self[row] for row in range(len(self)))
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Hits):
+            return NotImplemented
+        return self.keys == other.keys and np.array_equal(self.distances, other.distances)
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __repr__(self) -> str:
+        shown = ", ".join(f"{hit.key!r}: {hit.distance:.6g}" for hit in self[:3])
+        return f"Hits({len(self)}: {shown}{', …' if len(self) > 3 else ''})"
+
+    def to_arrow(self) -> pyarrow.Table:
+        """A table with the columns key, distance and, if they were asked for, payload (as JSON text).
+
+        Needs the extra `arrow`. A mix of str and int keys is given as strings.
+        """
+        import pyarrow
+
+        keys = self.keys
+        if len({type(key) for key in keys}) > 1:
+            keys = [str(key) for key in keys]
+        columns: dict[str, Any] = {"key": keys, "distance": self.distances}
+        if self._payloads is not None:
+            columns["payload"] = [None if raw is None else raw.decode() for raw in self._payloads]
+        return pyarrow.table(columns)
+
+
+@dataclass(frozen=True, slots=True)
+class Stats:
+    """A snapshot of the state of a database. Sizes are in bytes.
+
+    rows: live rows. tombstones: deleted rows whose space is not yet reclaimed. pending: committed rows that are not
+    linked into the graph yet and are found by an exact scan. commit: number of the last commit.
+    repair_backlog: rows whose edges wait for repair after deletes. memory: resident or mapped bytes by part.
+    disk_bytes: allocated on disk, 0 in memory.
+    """
+
+    path: str | None
+    mode: str
+    dim: int
+    metric: str
+    dtype: str
+    durability: str
+    rows: int
+    tombstones: int
+    pending: int
+    commit: int
+    reclaimable_bytes: int
+    repair_backlog: int
+    compression_mode: str
+    memory: dict[str, int]
+    disk_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One fault found by verify() or mended by repair(). `lost` names the keys that could not be saved."""
+
+    part: str
+    description: str
+    count: int
+    lost: tuple[Key, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What verify() or repair() looked at and found.
+
+    rows, tombstones: committed rows, live and deleted. edges: out-edges of the graph. unreachable: live rows that no
+    walk from the entries reaches. problems: the faults found; repaired: the faults mended (repair only).
+    """
+
+    rows: int
+    tombstones: int
+    edges: int
+    unreachable: int
+    problems: tuple[Problem, ...]
+    repaired: tuple[Problem, ...] = ()
+
+    @property
+    def ok(self) -> bool:
+        """True if no fault is left."""
+        return not self.problems

@@ -1,0 +1,85 @@
+"""Compiling every kernel that a database needs, by using them all on a small one."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from .config import Settings
+from .graph.check import check_graph
+from .graph.insert import Linker
+from .graph.query import Searcher
+from .graph.scratch import ScratchPool
+from .graph.threads import Helpers
+from .graph.view import take_view
+from .kernels.checksum import TABLES, mismatched_rows
+from .kernels.jit import JIT, cache_folder
+from .kernels.link import mend_ring
+from .kernels.rows import decode_rows
+from .storage.commit import NO_IDS, Commit
+from .storage.encode import encode
+from .storage.format import JOURNAL
+from .storage.store import Store
+
+log = logging.getLogger("corenn")
+
+STEPS = ("rows", "edges", "search", "scan", "checks")
+_warming = threading.Lock()
+
+
+def compiled(settings: Settings) -> bool:
+    """Whether the kernels for databases of this dtype are in the cache on disk."""
+    return not JIT or _marker(settings).exists()
+
+
+def _marker(settings: Settings) -> Path:
+    return cache_folder() / f"{settings.dtype}.ready"
+
+
+def warm(settings: Settings, progress: Callable[[str], None] | None = None) -> None:
+    """Compile what is not in the cache yet; about a minute the first time on a machine, nothing afterwards.
+
+    progress: called with each of STEPS before it begins.
+    """
+    if compiled(settings):
+        return
+    with _warming:
+        if compiled(settings):
+            return
+        log.info("compiling the kernels for %s into %s, once per machine", settings.dtype, cache_folder())
+        _exercise(Settings(dim=8, metric="ip", dtype=settings.dtype, max_edges=8), progress or (lambda step: None))
+        _marker(settings).touch()
+
+
+def _exercise(settings: Settings, progress: Callable[[str], None]) -> None:
+    rows = 1200
+    random = np.random.default_rng(0)
+    store, scratches, helpers = Store.in_memory(settings), ScratchPool(), Helpers(1)
+    progress("rows")
+    encoded = encode(settings, random.integers(0, 100, (rows, 8)))
+    keys = [f"{row}" for row in range(rows)]
+    store.commit(Commit(1, 0, keys, [0] * rows, [None] * rows, encoded.rows, encoded.seals))
+    head = store.metadata.head
+    progress("edges")
+    Linker(store, scratches, helpers).link(np.arange(rows, dtype=np.uint32), head, lambda: False)
+    view = take_view(store, head, NO_IDS)
+    queries = np.ones((2, 8), np.float32)
+    searcher = Searcher(scratches, helpers)
+    progress("search")
+    searcher.query(view, queries, 5, 16, exact=False, threads=1)
+    progress("scan")
+    searcher.query(view, queries, 5, 16, exact=True, threads=1)
+    progress("checks")
+    check_graph(view)
+    mend_ring(store.edges.array, store.edges.header[JOURNAL : JOURNAL + 2], rows)
+    words = store.vectors.array.view(np.uint64)
+    mismatched_rows(TABLES, words, store.seals.array, store.state.array, 0, np.zeros(8, np.uint8))
+    decode_rows(view.rows, np.zeros(1, np.uint32), queries)
+    store.metadata.lookup(keys[:2], view.lookup_view)
+    store.check_rows(np.zeros(1, np.uint32))
+    helpers.close()
+    store.close()

@@ -1,0 +1,382 @@
+"""The writer: one thread through which every change goes, in shared commits.
+
+Callers hand in requests and wait. The thread takes all that have come, checks each against the database and against
+those before it, lets the bad ones fail one by one, and makes the others one commit. It then links the new rows and
+publishes a view in which all of it is seen. A caller that is interrupted leaves the commit whole.
+
+Constant after construction: store, linker. Guarded by `_changed`: the queue and the flags. Written by the writer thread
+only: `view`, which any thread may read, and the backlog.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from .config import Settings
+from .errors import ClosedError, CoreNNError, DiskFullError, DuplicateKeyError, KeyNotFoundError, ReadOnlyError
+from .graph.insert import Linker
+from .graph.view import View, raise_radius, take_view
+from .kernels.rows import NORM
+from .storage.commit import NO_IDS, Commit
+from .storage.encode import Encoded
+from .storage.format import NO_ID
+from .storage.rocks import RocksMetadata
+from .storage.store import Store
+from .types import Key, UInt32s
+
+log = logging.getLogger("corenn.writer")
+
+GROUP_ROWS = 1 << 16
+CHECKPOINT_ROWS = 1 << 16
+CHECKPOINT_COMMITS = 1 << 14
+IDLE_ROWS = 512  # rows of the backlog linked before new requests are looked for
+
+
+@dataclass(slots=True)
+class Request:
+    """Something to be done by the writer thread. `result` is set, or `error`, when `done` is."""
+
+    done: threading.Event = field(default_factory=threading.Event, init=False)
+    interrupted: bool = field(default=False, init=False)
+    error: BaseException | None = field(default=None, init=False)
+    result: Any = field(default=None, init=False)
+
+    def finish(self, result: Any = None, error: BaseException | None = None) -> None:
+        self.result, self.error = result, error
+        self.done.set()
+
+
+@dataclass(slots=True)
+class Write(Request):
+    """Rows to insert or upsert, payloads to set, or keys to delete."""
+
+    kind: str
+    keys: Sequence[Key]
+    encoded: Encoded | None = None
+    payloads: Sequence[bytes | None] = ()
+
+
+@dataclass(slots=True)
+class Task(Request):
+    """Anything else that must not run beside a write."""
+
+    call: Callable[[], Any]
+
+
+class _Group:
+    """The writes of one commit: each sees those before it. A write that fails has left nothing in the group."""
+
+    def __init__(self, writes: Sequence[Write], view: View, store: Store) -> None:
+        keys = list(dict.fromkeys(key for write in writes for key in write.keys))
+        self._committed = dict(zip(keys, store.metadata.lookup(keys, view.lookup_view), strict=True))
+        self._current = dict(self._committed)
+        self.first = store.next_row()
+        self.keys: list[Key] = []
+        self.previous: list[int] = []
+        self.payloads: list[bytes | None] = []
+        self.died: list[int] = []
+        self.changed: dict[int, bytes | None] = {}
+        self.blocks: list[Encoded] = []
+
+    def add(self, write: Write) -> Any:
+        """Take a write in; returns what its call returns.
+
+        Raises:
+            DuplicateKeyError, KeyNotFoundError
+        """
+        return getattr(self, f"_{write.kind}")(write)
+
+    def _insert(self, write: Write) -> None:
+        for key in write.keys:
+            if self._current[key] >= 0:
+                raise DuplicateKeyError(f"key {key!r} exists already; use upsert to replace it")
+        self._append(write)
+
+    def _upsert(self, write: Write) -> None:
+        self.died += [self._current[key] for key in write.keys if self._current[key] >= 0]
+        self._append(write)
+
+    def _append(self, write: Write) -> None:
+        assert write.encoded is not None
+        for row, key in enumerate(write.keys, self.first + len(self.keys)):
+            before = self._committed[key]
+            self.previous.append(NO_ID if before < 0 else before)
+            self._current[key] = row
+        self.keys += write.keys
+        self.payloads += write.payloads
+        self.blocks.append(write.encoded)
+
+    def _delete(self, write: Write) -> int:
+        count = 0
+        for key in write.keys:
+            if self._current[key] >= 0:
+                self.died.append(self._current[key])
+                self._current[key] = -1
+                count += 1
+        return count
+
+    def _payload(self, write: Write) -> None:
+        for key in write.keys:
+            if self._current[key] < 0:
+                raise KeyNotFoundError(f"key {key!r} does not exist; insert it with its vector first")
+        for key, payload in zip(write.keys, write.payloads, strict=True):
+            row = self._current[key]
+            if row >= self.first:
+                self.payloads[row - self.first] = payload
+            else:
+                self.changed[row] = payload
+
+    def commit(self, number: int) -> Commit:
+        """The commit of all that was taken in."""
+        whole = self.blocks[0] if len(self.blocks) == 1 else None
+        if len(self.blocks) > 1:
+            whole = Encoded(*(np.concatenate([block[i] for block in self.blocks]) for i in range(3)))
+        return Commit(
+            number=number,
+            first=self.first,
+            keys=self.keys,
+            previous=self.previous,
+            payloads=self.payloads,
+            vectors=None if whole is None else whole.rows,
+            seals=None if whole is None else whole.seals,
+            died=np.array(self.died, np.uint32),
+            changed=list(self.changed.items()),
+        )
+
+    @property
+    def empty(self) -> bool:
+        return not (self.keys or self.died or self.changed)
+
+
+class Writer:
+    """Owns the thread, the published view and the backlog of rows that wait to be linked."""
+
+    def __init__(self, store: Store, linker: Linker) -> None:
+        self.store = store
+        self.linker = linker
+        self._backlog: list[tuple[int, UInt32s]] = list(store.recovered.backlog)
+        self._changed = threading.Condition()
+        self._queue: list[Request] = []
+        self._closing = False
+        self._thread: threading.Thread | None = None
+        self._since_checkpoint = [0, 0]  # rows, commits
+        self._reading: dict[object, int] = {}
+        self.view = self._take()
+        if self._backlog:
+            self._start()
+
+    # --- callers ---------------------------------------------------------------------------------------------------
+
+    def submit(self, request: Request) -> Any:
+        """Hand in a request and wait until it is done; returns its result or raises its error."""
+        with self._changed:
+            if self._closing:
+                raise ClosedError("the database is closed; open it again")
+            self._queue.append(request)
+            self._start()
+            self._changed.notify_all()
+        try:
+            request.done.wait()
+        except BaseException:
+            self._interrupt(request)
+            raise
+        if request.error is not None:
+            raise request.error
+        return request.result
+
+    def schedule(self, task: Task) -> None:
+        """Hand in a task without waiting for it."""
+        with self._changed:
+            self._queue.append(task)
+            self._start()
+            self._changed.notify_all()
+
+    def _interrupt(self, request: Request) -> None:
+        """Ctrl-C: a request not yet begun is withdrawn; one in work is finished, but not waited for to link."""
+        with self._changed:
+            request.interrupted = True
+            if request in self._queue:
+                self._queue.remove(request)
+                return
+        request.done.wait()
+
+    @contextmanager
+    def reading(self) -> Iterator[View]:
+        """The view, held: no checkpoint forgets a key or payload that it sees."""
+        token = object()
+        self._reading[token] = 0  # before the view is taken, so that no checkpoint slips in between
+        try:
+            view = self.view
+            self._reading[token] = view.head.commit
+            yield view
+        finally:
+            del self._reading[token]
+
+    def close(self) -> None:
+        """Finish what was handed in, checkpoint, and stop. Rows not linked by then are linked after the next open."""
+        with self._changed:
+            self._closing = True
+            self._changed.notify_all()
+        if self._thread is not None and self._thread is not threading.current_thread():
+            self._thread.join()
+        if self.store.writable and self.store.fault is None and self.view.head.commit:
+            self._checkpoint()
+
+    # --- the thread ------------------------------------------------------------------------------------------------
+
+    def _start(self) -> None:
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._run, name="corenn-writer", daemon=True)
+            self._thread.start()
+
+    def _run(self) -> None:
+        while True:
+            with self._changed:
+                while not (self._queue or self._backlog or self._closing):
+                    self._changed.wait()
+                requests = self._next_requests()
+                if not requests and self._closing:
+                    return
+            try:
+                if requests:
+                    self._serve(requests)
+                else:
+                    self._link_backlog()
+            except BaseException as error:  # noqa: BLE001 - the thread outlives whatever a request meets
+                log.exception("the writer met an error")
+                self._fail(requests, error)
+
+    def _next_requests(self) -> list[Request]:
+        """One task, or the writes that share a commit."""
+        taken: list[Request] = []
+        rows = 0
+        while self._queue and rows < GROUP_ROWS:
+            request = self._queue[0]
+            if taken and (isinstance(request, Task) or isinstance(taken[0], Task)):
+                break
+            taken.append(self._queue.pop(0))
+            rows += len(request.keys) if isinstance(request, Write) else 0
+        return taken
+
+    def _fail(self, requests: Sequence[Request], error: BaseException) -> None:
+        if not requests and self.store.fault is None:
+            self.store.fault = error if isinstance(error, Exception) else None
+        for request in requests:
+            if not request.done.is_set():
+                request.finish(error=error)
+
+    def _serve(self, requests: list[Request]) -> None:
+        first = requests[0]
+        if isinstance(first, Task):
+            try:
+                first.finish(first.call())
+            except Exception as error:  # noqa: BLE001 - handed to the caller
+                first.finish(error=error)
+            return
+        self._write([request for request in requests if isinstance(request, Write)])
+
+    def _write(self, writes: list[Write]) -> None:
+        if self.store.fault is not None:
+            raise ReadOnlyError(
+                f"an earlier failure made the database read-only ({self.store.fault}); close it and open it again"
+            ) from self.store.fault
+        group = _Group(writes, self.view, self.store)
+        accepted: list[tuple[Write, Any]] = []
+        for write in writes:
+            try:
+                accepted.append((write, group.add(write)))
+            except CoreNNError as error:
+                write.finish(error=error)
+        if not accepted:
+            return
+        try:
+            if not group.empty:
+                self._commit(group, [write for write, _ in accepted])
+        except DiskFullError:
+            if len(accepted) == 1 or self.store.fault is not None:
+                raise
+            for write, _ in accepted:  # one of them may be too large: each on its own
+                self._serve([write])
+            return
+        for write, result in accepted:
+            write.finish(result)
+
+    def _commit(self, group: _Group, writes: Sequence[Write]) -> None:
+        commit = group.commit(self.store.next_commit())
+        self.store.commit(commit)
+        head = self.store.metadata.head
+        if commit.count:
+            assert commit.seals is not None
+            if commit.seals.shape[1] > NORM:
+                raise_radius(self.store, commit.seals.view(np.float32)[:, NORM])
+            fresh = commit.ids[self.store.state.array[commit.first : commit.first + commit.count, 1] == 0]
+            left = self.linker.link(fresh, head, lambda: self._closing or any(write.interrupted for write in writes))
+            if len(left):
+                self._backlog.append((commit.number, left))
+        self._publish()
+        self._since_checkpoint[0] += commit.count + len(commit.died)
+        self._since_checkpoint[1] += 1
+        if self._since_checkpoint[0] >= CHECKPOINT_ROWS or self._since_checkpoint[1] >= CHECKPOINT_COMMITS:
+            self._checkpoint()
+
+    def _publish(self) -> None:
+        self.store.mark_linked(self._linked_commit())
+        self.view = self._take()
+
+    def _take(self) -> View:
+        pending = np.concatenate([ids for _, ids in self._backlog]) if self._backlog else NO_IDS
+        return take_view(self.store, self.store.metadata.head, pending)
+
+    def _linked_commit(self) -> int:
+        """Every commit up to this one is linked."""
+        return self._backlog[0][0] - 1 if self._backlog else self.store.metadata.head.commit
+
+    def _link_backlog(self) -> None:
+        """Link a part of the oldest commit that waits."""
+        number, ids = self._backlog[0]
+        batch, rest = ids[:IDLE_ROWS], ids[IDLE_ROWS:]
+        left = self.linker.link(batch, self.store.metadata.head, lambda: self._closing)
+        rest = np.concatenate((left, rest))
+        self._backlog[:1] = [(number, rest)] if len(rest) else []
+        self._publish()
+
+    def _checkpoint(self) -> None:
+        held = list(self._reading.values())
+        self.store.checkpoint(self._linked_commit(), min(held, default=self.view.head.commit))
+        self._since_checkpoint = [0, 0]
+
+    # --- tasks -----------------------------------------------------------------------------------------------------
+
+    def checkpoint(self) -> None:
+        """Link what waits and bring everything to the disk. Called in the writer thread."""
+        while self._backlog and not self._closing:
+            self._link_backlog()
+        self._checkpoint()
+
+    def relink(self, ids: UInt32s) -> None:
+        """Give rows new edges. Called in the writer thread."""
+        self.linker.link(ids, self.store.metadata.head, lambda: self._closing)
+        self._publish()
+
+    def kill(self, ids: UInt32s) -> None:
+        """Commit the deaths of rows by id, for repair. Called in the writer thread."""
+        self.store.commit(Commit(self.store.next_commit(), self.store.next_row(), died=ids))
+        self._publish()
+
+    def republish(self) -> None:
+        """Publish after a repair has changed slabs in place. Called in the writer thread."""
+        self._publish()
+
+    def configure(self, settings: Settings) -> None:
+        """Store changed settings. Called in the writer thread."""
+        if isinstance(self.store.metadata, RocksMetadata):
+            self.store.metadata.store_settings(settings.as_dict(), sync=settings.durability == "sync")
+        self.store.settings = settings
+        self._publish()
