@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
+from numbers import Integral, Real
 from typing import Any
 
 from .errors import InvalidSettingError
@@ -37,15 +38,23 @@ class Settings:
     """The settings of one database, in force and stored with it."""
 
     dim: int = setting(0, "Dimensions of every vector.", low=1, high=MAX_DIM)
-    metric: str = setting("cosine", "Distance: l2 (squared Euclidean), cosine (1 - cos) or ip (1 - dot).", choices=METRICS)
+    metric: str = setting(
+        "cosine", "Distance: l2 (squared Euclidean), cosine (1 - cos) or ip (1 - dot).", choices=METRICS
+    )
     dtype: str = setting("f32", "Type in which vectors are stored.", choices=DTYPES)
     durability: str = setting(
         "os", "What an acknowledged write survives: os = death of the process, sync = loss of power.",
         choices=DURABILITIES, mutable=True,
     )  # fmt: skip
-    max_edges: int = setting(32, "Out-edges per node after a prune (R); up to half as many again before one.", low=4, high=512)
+    max_edges: int = setting(
+        32, "Out-edges per node after a prune (R); up to half as many again before one.", low=4, high=512
+    )
     distance_threshold: float = setting(
-        1.2, "Slack of the prune on squared distances (α); larger keeps more long edges.", low=1.0, high=4.0, mutable=True
+        1.2,
+        "Slack of the prune on squared distances (α); larger keeps more long edges.",
+        low=1.0,
+        high=4.0,
+        mutable=True,
     )
     query_search_list_cap: int = setting(
         96, "Search list of a query that names none.", low=1, high=MAX_SEARCH_LIST, mutable=True
@@ -57,7 +66,8 @@ class Settings:
 
     def __post_init__(self) -> None:
         for item in fields(self):
-            _check(item.name, getattr(self, item.name), item.type, item.metadata)
+            checked = _checked(item.name, getattr(self, item.name), item.type, item.metadata)
+            object.__setattr__(self, item.name, checked)
 
     def changed(self, changes: Mapping[str, Any]) -> Settings:
         """These settings with `changes`, all of which must be known and mutable.
@@ -70,7 +80,7 @@ class Settings:
                 raise _unknown(name)
             if not META[name]["mutable"] and changes[name] != getattr(self, name):
                 raise InvalidSettingError(
-                    f"setting {name!r} is fixed at creation ({getattr(self, name)!r}); build a new database to change it"
+                    f"{name!r} is fixed at creation ({getattr(self, name)!r}); create a new database to change it"
                 )
         return replace(self, **changes)
 
@@ -98,13 +108,16 @@ def _unknown(name: str) -> InvalidSettingError:
     return InvalidSettingError(f"unknown setting {name!r}; known settings: {', '.join(META)}")
 
 
-def _check(name: str, value: Any, kind: Any, meta: Mapping[str, Any]) -> None:
+def _checked(name: str, value: Any, kind: Any, meta: Mapping[str, Any]) -> Any:
+    """The value as a plain str, int or float."""
     if meta["choices"]:
-        if value not in meta["choices"]:
+        if not isinstance(value, str) or value not in meta["choices"]:
             raise InvalidSettingError(f"{name}={value!r}: choose one of {', '.join(meta['choices'])}")
-        return
-    wanted: tuple[type, ...] = (int, float) if kind == "float" else (int,)
+        return value
+    wanted = Real if kind == "float" else Integral
     if isinstance(value, bool) or not isinstance(value, wanted):
         raise InvalidSettingError(f"{name}={value!r}: must be {'a number' if kind == 'float' else 'an integer'}")
-    if not meta["low"] <= value <= meta["high"]:
+    number: float = int(value) if isinstance(value, Integral) else float(value)
+    if not meta["low"] <= number <= meta["high"]:
         raise InvalidSettingError(f"{name}={value!r}: must be between {meta['low']} and {meta['high']}")
+    return number

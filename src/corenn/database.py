@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import json
 import os
 import threading
 import weakref
@@ -20,6 +21,7 @@ from .errors import (
     CorruptionError,
     ForkedError,
     InvalidArgumentError,
+    InvalidPayloadError,
     InvalidSettingError,
     InvalidVectorError,
     KeyNotFoundError,
@@ -130,7 +132,9 @@ class CoreNN:
     def __enter__(self) -> CoreNN:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
 
     # --- writing ---------------------------------------------------------------------------------------------------
@@ -167,7 +171,7 @@ class CoreNN:
         writer = self._needs_writer()
         checked = inputs.as_unique_keys(keys)
         if payloads is None:
-            raise inputs.InvalidPayloadError("payloads=None: pass a list with one dict or None per key")
+            raise InvalidPayloadError("payloads=None: pass a list with one dict or None per key")
         texts = inputs.as_payloads(payloads, len(checked))
         if checked:
             writer.submit(Write("payload", checked, None, texts))
@@ -295,7 +299,7 @@ class CoreNN:
             DimensionError, UnsupportedDtypeError, InvalidVectorError, InvalidArgumentError
             KeyNotFoundError: if `key` does not exist.
         """
-        self._check_open()
+        self._state.check()
         k = inputs.as_count(k, "k", MAX_K)
         wanted = inputs.as_search_list(search_list, k, self._store.settings.query_search_list_cap)
         bound = inputs.as_bound(max_distance)
@@ -324,14 +328,16 @@ class CoreNN:
 
     def _hits(self, view: View, answers: Answers, bound: float | None, payloads: bool, explain: bool) -> list[Hits]:
         out = []
+        keys, heap, texts = view.keys, view.heap, None
         for i, found in enumerate(answers.info[:, FOUND].tolist()):
-            distances = answers.distances[i, :found]
+            ids, distances = answers.ids[i], answers.distances[i]
             if bound is not None:
-                found = int(np.searchsorted(distances, bound, side="right"))
-                distances = distances[:found]
-            ids = answers.ids[i, :found]
-            texts = self._store.metadata.payloads(ids.tolist(), view.head.commit) if payloads else None
-            hits = Hits(KeyColumn(view.keys[ids], view.heap), distances, texts)
+                found = int(np.searchsorted(distances[:found], bound, side="right"))
+            if found < len(ids):
+                ids, distances = ids[:found], distances[:found]
+            if payloads:
+                texts = self._store.metadata.payloads(ids.tolist(), view.head.commit)
+            hits = Hits(KeyColumn(keys[ids], heap), distances, texts)
             if explain:
                 info = answers.info[i]
                 hits.explain = Explain(
@@ -508,7 +514,7 @@ class _Keys(KeysView[Key]):
 
 
 def _record(key: Key, vector: AnyArray, payload: bytes | None) -> Record:
-    return Record(key, vector, None if payload is None else inputs.json.loads(payload))
+    return Record(key, vector, None if payload is None else json.loads(payload))
 
 
 def _settings(**values: Any) -> Settings:

@@ -91,7 +91,9 @@ def as_array(vectors: Any, what: str = "vectors") -> AnyArray:
     except (ValueError, TypeError) as error:
         raise DimensionError(f"{what} do not form a rectangular array: {error}") from error
     # Extension floats, such as bfloat16, are of kind V and do convert.
-    extension = array.dtype.kind == "V" and array.dtype.names is None and array.dtype.name.startswith(("bfloat", "float"))
+    extension = (
+        array.dtype.kind == "V" and array.dtype.names is None and array.dtype.name.startswith(("bfloat", "float"))
+    )
     if array.dtype.kind not in "fiub" and not extension:
         if array.dtype.kind == "O" and array.size and all(isinstance(item, (list, tuple)) for item in array.flat):
             raise DimensionError(f"{what} do not form a rectangular array: rows have different lengths")
@@ -140,7 +142,9 @@ def as_parameters(values: Any, count: int, name: str) -> Float32s:
 
 def as_queries(vectors: Any, dim: int) -> tuple[Float32s, bool]:
     """Queries as float32 (n, dim), and whether a single vector was given."""
-    array = as_array(vectors, "query vectors")
+    array = (
+        vectors if type(vectors) is np.ndarray and vectors.dtype == np.float32 else as_array(vectors, "query vectors")
+    )
     single = array.ndim == 1
     if array.ndim not in (1, 2) or array.shape[-1] != dim:
         if array.size == 0 and array.ndim <= 2 and not (single and array.shape[0] == 0 and dim):
@@ -150,8 +154,8 @@ def as_queries(vectors: Any, dim: int) -> tuple[Float32s, bool]:
     if not queries.flags.writeable:
         queries = queries.copy()  # read-only arrays are another type to the compiler
     # A finite sum of squares has finite terms, and is cheaper to look at than each of them.
-    squares = np.dot(queries[0], queries[0]) if single else np.einsum("ij,ij->i", queries, queries)
-    if not math.isfinite(squares.sum()):
+    squares = np.dot(queries[0], queries[0]) if single else np.einsum("ij,ij->i", queries, queries).sum()
+    if not math.isfinite(squares):
         as_finite(array.reshape(-1, dim))
         raise InvalidVectorError("query vectors are so long that float32 cannot hold their squared norms: scale them")
     return queries, single
@@ -213,6 +217,8 @@ def as_count(value: Any, name: str, most: int | None = None) -> int:
     Raises:
         InvalidArgumentError: naming it.
     """
+    if type(value) is int and 1 <= value <= (most or value):
+        return value
     try:
         number = operator.index(value)
     except TypeError:

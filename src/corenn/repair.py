@@ -78,7 +78,8 @@ def _live_ids(view: View) -> UInt32s:
 
 
 def _live_among(view: View, ids: UInt32s) -> UInt32s:
-    return ids[view.live.state[ids, 1] == 0]
+    alive: UInt32s = ids[view.live.state[ids, 1] == 0]
+    return alive
 
 
 def _count(view: View) -> Head:
@@ -232,7 +233,7 @@ def mend_graph(writer: Writer) -> list[Problem]:
     if len(again):
         writer.relink(again)
     _thread_all(writer)
-    writer.linker.elect_entries(store.metadata.head)
+    writer.linker.elect_entries(store.metadata.head, rows)
     _thread_all(writer)
     writer.republish()
     problems = _graph_problems(faults)

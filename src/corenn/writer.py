@@ -249,7 +249,7 @@ class Writer:
                     self._serve(requests)
                 else:
                     self._link_backlog()
-            except BaseException as error:  # noqa: BLE001 - the thread outlives whatever a request meets
+            except BaseException as error:
                 log.exception("the writer met an error")
                 self._fail(requests, error)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from ..kernels.rows import decode_rows
+from ..kernels.search import LIFELINE
 from ..types import UInt32s
 from .view import View
 
@@ -19,7 +20,8 @@ def elect(view: View) -> UInt32s:
     the same entries.
     """
     state = view.live.state[: view.live.rows]
-    alive = np.flatnonzero((state[:, 0] != 0) & (state[:, 1] == 0)).astype(np.uint32)
+    linked = view.graph.edges[: view.live.rows, LIFELINE] != 0
+    alive = np.flatnonzero(linked & (state[:, 0] != 0) & (state[:, 1] == 0)).astype(np.uint32)
     if not len(alive):
         return view.graph.entries
     sample = alive[np.linspace(0, len(alive) - 1, min(SAMPLE, len(alive))).astype(np.int64)]

@@ -49,14 +49,13 @@ class Linker:
             self._link_batch(batch, head)
             if linked + len(batch) >= elected * ELECTION + FIRST_ROWS:
                 elected = linked + len(batch)
-                self.elect_entries(head)
+                self.elect_entries(head, elected)
         return ids
 
-    def elect_entries(self, head: Head) -> None:
-        """Choose the entries anew among the rows that live."""
-        view = self._view(head)
-        set_entries(self._store, elect(view))
-        self._store.edges.header[ELECTED] = head.rows
+    def elect_entries(self, head: Head, linked: int) -> None:
+        """Choose the entries anew among the rows that are linked, about `linked` in number."""
+        set_entries(self._store, elect(self._view(head)))
+        self._store.edges.header[ELECTED] = linked
 
     def _view(self, head: Head) -> View:
         return take_view(self._store, head, np.empty(0, np.uint32))
@@ -93,14 +92,15 @@ class Linker:
             bench, info, grown = workbench(settings.dim, room), np.zeros(4, np.int64), 0
             while start < stop:
                 info[STATUS] = 0
-                with self._scratches.take(
-                    settings.dim, view.graph, plan.search_list, plan.beam_width,
-                    tombstones=view.tombstones, trail=TRAIL * plan.search_list, grown=grown,
-                ) as scratch:  # fmt: skip
-                    start += choose_edges(
-                        view.rows, view.graph, view.live, plan, shape, batch[start:stop], nearest[start:stop],
-                        scratch, bench, info,
-                    )  # fmt: skip
+                size, scratch = self._scratches.take(
+                    settings.dim, view.graph, plan.search_list, plan.beam_width, view.tombstones,
+                    TRAIL * plan.search_list, grown,
+                )  # fmt: skip
+                start += choose_edges(
+                    view.rows, view.graph, view.live, plan, shape, batch[start:stop], nearest[start:stop],
+                    scratch, bench, info,
+                )  # fmt: skip
+                self._scratches.give(size, scratch)
                 grown += 1
 
         self._helpers.run(choose, len(batch), SLICE)

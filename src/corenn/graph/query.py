@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 
+from ..kernels.jit import entry_point
 from ..kernels.search import (
     DISTANCES,
-    DONE,
     FOUND,
     HOPS,
     IP,
-    STATUS,
     Plan,
     Results,
     aim_batch,
@@ -51,53 +51,59 @@ class Searcher:
     def __init__(self, scratches: ScratchPool, helpers: Helpers) -> None:
         self._scratches = scratches
         self._helpers = helpers
+        self._search: Callable[..., int] | None = None  # found at the first walk: all views have the same types
 
     def query(self, view: View, queries: Float32s, k: int, search_list: int, *, exact: bool, threads: int) -> Answers:
         """The k nearest rows that the view sees, for queries of shape (n, dim). Fewer only if there are fewer."""
-        wanted = min(k, view.head.live)
-        if wanted == 0 or len(queries) == 0:
-            return _nothing(len(queries))
-        few = view.head.live < FEW_ROWS or 4 * max(wanted, min(search_list, view.head.live)) >= view.head.live
-        if exact or few or wanted > search_list:
+        live, count = view.head.live, len(queries)
+        wanted = min(k, live)
+        if wanted == 0 or count == 0:
+            return _nothing(count)
+        if exact or live < FEW_ROWS or 4 * max(wanted, search_list) >= live:
             return self._exact(view, queries, wanted, threads)
-        answers = self._walk(view, queries, wanted, search_list, threads)
-        short = np.flatnonzero(answers.info[:, FOUND] < wanted)
-        if len(short):
-            self._complete(view, queries, answers, short, threads)
+        plan = Plan(max(wanted, search_list), view.settings.beam_width, view.metric, view.tombstones)
+        results = Results(
+            np.empty((count, wanted), np.uint32), np.empty((count, wanted), np.float32), np.empty((count, 4), np.int64)
+        )
+        if count == 1:
+            self._walk(view, plan, queries, results)
+        else:
+            self._walk_all(view, plan, queries, results, threads)
+        answers = Answers("graph", plan.search_list, *results)
+        if len(view.pending):
+            self._add_pending(view, queries, answers, wanted)
+        if answers.info[:, FOUND].min() < wanted:
+            self._complete(view, queries, answers, np.flatnonzero(answers.info[:, FOUND] < wanted), threads)
         return answers
 
     # --- the graph -------------------------------------------------------------------------------------------------
 
-    def _walk(self, view: View, queries: Float32s, k: int, search_list: int, threads: int) -> Answers:
-        count = len(queries)
-        results = Results(np.empty((count, k), np.uint32), np.empty((count, k), np.float32), np.empty((count, 4), np.int64))
-        plan = Plan(search_list, view.settings.beam_width, view.metric, view.tombstones)
-        if count == 1:
-            self._walk_range(view, plan, queries, results, 0, 1)
-        else:
-            # A slice lasts a few milliseconds; several per thread even out queries of unlike cost.
-            seconds = search_list * HOP_VALUES * view.settings.dim * SECONDS_PER_VALUE
-            step = int(max(1, min(SLICE_SECONDS / 4 / seconds, -(-count // (4 * threads)))))
-            self._helpers.run(lambda i, j: self._walk_range(view, plan, queries, results, i, j), count, step, threads)
-        answers = Answers("graph", search_list, *results)
-        if len(view.pending):
-            self._add_pending(view, queries, answers, k)
-        return answers
+    def _walk_all(self, view: View, plan: Plan, queries: Float32s, results: Results, threads: int) -> None:
+        def walk(start: int, stop: int) -> None:
+            part = Results(results.ids[start:stop], results.distances[start:stop], results.info[start:stop])
+            self._walk(view, plan, queries[start:stop], part)
 
-    def _walk_range(
-        self, view: View, plan: Plan, queries: Float32s, results: Results, start: int, stop: int
-    ) -> None:
-        grown = 0
-        while start < stop:
-            part = Results(*(array[start:stop] for array in results))
-            part.info[:, STATUS] = -1
-            with self._scratches.take(
-                view.settings.dim, view.graph, plan.search_list, plan.beam_width, tombstones=plan.tombstones, grown=grown
-            ) as scratch:
-                search_batch(view.rows, view.graph, view.live, plan, queries[start:stop], scratch, part)
-            # A visited set that was too small ends the call at its query, which a larger one goes on from.
-            done = part.info[:, STATUS] == DONE
-            start += len(done) if done.all() else int(np.argmin(done))
+        # A slice lasts a few milliseconds; several per thread even out queries of unlike cost.
+        seconds = plan.search_list * HOP_VALUES * view.settings.dim * SECONDS_PER_VALUE
+        step = int(max(1, min(SLICE_SECONDS / 4 / seconds, -(-len(queries) // (4 * threads)))))
+        self._helpers.run(walk, len(queries), step, threads)
+
+    def _walk(self, view: View, plan: Plan, queries: Float32s, results: Results) -> None:
+        done, grown = 0, 0
+        while True:
+            size, scratch = self._scratches.take(
+                view.settings.dim, view.graph, plan.search_list, plan.beam_width, plan.tombstones, 0, grown
+            )
+            arguments = (view.rows, view.graph, view.live, plan, queries, scratch, results)
+            if self._search is None:
+                self._search = entry_point(search_batch, *arguments)
+            done += self._search(*arguments)
+            self._scratches.give(size, scratch)
+            if done == len(queries):
+                return
+            # The visited set was too small for one query, which a larger one goes on from.
+            results = Results(results.ids[done:], results.distances[done:], results.info[done:])
+            queries, done = queries[done:], 0
             grown += 1
 
     def _complete(self, view: View, queries: Float32s, answers: Answers, short: AnyArray, threads: int) -> None:

@@ -2,23 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import NamedTuple
-
 import numpy as np
 
 from ..kernels.link import Workbench
 from ..kernels.search import TOMBSTONE_ROOM, Graph, Scratch
 
-
-class _Size(NamedTuple):
-    dim: int
-    search_list: int
-    tombstones: bool
-    frontier: int
-    trail: int
-    visited: int
+Size = tuple[int, int, int, int, int, bool, int, int]
 
 
 class ScratchPool:
@@ -27,37 +16,45 @@ class ScratchPool:
     KEPT = 64
 
     def __init__(self) -> None:
-        self._free: dict[_Size, list[Scratch]] = {}
+        self._free: dict[Size, list[Scratch]] = {}
 
-    @contextmanager
     def take(
-        self, dim: int, graph: Graph, search_list: int, beam_width: int, *, tombstones: bool, trail: int = 0, grown: int = 0
-    ) -> Iterator[Scratch]:  # fmt: skip
-        """A scratch that no other thread uses. grown: how often its visited set has been too small."""
-        # About 20 new rows a hop, half of the set free; the least serves short lists, whose first hops meet the most.
-        visited = max(2048, 1 << (64 * search_list - 1).bit_length()) << grown
-        frontier = beam_width * graph.edges.shape[1] + len(graph.entries)
-        while visited < 4 * frontier:
-            visited *= 2
-        size = _Size(dim, search_list, tombstones, frontier, trail, visited)
-        free = self._free.setdefault(size, [])
-        scratch = free.pop() if free else _make(size)
-        try:
-            yield scratch
-        finally:
-            if len(self._free) > self.KEPT:
-                self._free.clear()
-            free.append(scratch)
+        self,
+        dim: int,
+        graph: Graph,
+        search_list: int,
+        beam_width: int,
+        tombstones: bool,
+        trail: int = 0,
+        grown: int = 0,
+    ) -> tuple[Size, Scratch]:
+        """A scratch that no other thread uses, to be given back. grown: how often its visited set was too small."""
+        size = (dim, graph.edges.shape[1], len(graph.entries), search_list, beam_width, tombstones, trail, grown)
+        free = self._free.get(size)
+        return size, free.pop() if free else _make(*size)
+
+    def give(self, size: Size, scratch: Scratch) -> None:
+        """Keep a scratch for the next call."""
+        if len(self._free) > self.KEPT:
+            self._free.clear()
+        self._free.setdefault(size, []).append(scratch)
 
 
-def _make(size: _Size) -> Scratch:
+def _make(
+    dim: int, columns: int, entries: int, search_list: int, beam_width: int, tombstones: bool, trail: int, grown: int
+) -> Scratch:
+    frontier = beam_width * columns + entries
+    # About 20 new rows a hop, half of the set free; the least serves short lists, whose first hops meet the most.
+    visited = max(2048, 1 << (64 * search_list - 1).bit_length()) << grown
+    while visited < 4 * frontier:
+        visited *= 2
     return Scratch(
-        pool=np.empty(size.search_list * (TOMBSTONE_ROOM if size.tombstones else 1), np.uint64),
-        best=np.empty(size.search_list, np.uint64),
-        visited=np.empty(size.visited, np.uint32),
-        frontier=np.empty(size.frontier, np.uint32),
-        trail=np.empty(size.trail, np.uint64),
-        query=np.empty(size.dim, np.float32),
+        pool=np.empty(search_list * (TOMBSTONE_ROOM if tombstones else 1), np.uint64),
+        best=np.empty(search_list, np.uint64),
+        visited=np.empty(visited, np.uint32),
+        frontier=np.empty(frontier, np.uint32),
+        trail=np.empty(trail, np.uint64),
+        query=np.empty(dim, np.float32),
     )
 
 

@@ -6,6 +6,7 @@ A query takes the view once. Whatever the writer does afterwards, the view's arr
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -19,7 +20,7 @@ from ..storage.store import Store
 from ..types import AnyArray, Bytes, Float32s, UInt32s, UInt64s
 
 METRICS = {"l2": search.L2, "cosine": search.COSINE, "ip": search.IP}
-_ROWS = {"f32": Float32Rows, "f16": Float16Rows, "bf16": BFloat16Rows, "i8": CodeRows, "u8": CodeRows}
+ROWS: dict[str, Any] = {"f32": Float32Rows, "f16": Float16Rows, "bf16": BFloat16Rows, "i8": CodeRows, "u8": CodeRows}
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +52,8 @@ class View:
 
 def rows_of(settings: Settings, vectors: AnyArray, seals: AnyArray, radius: float) -> Rows:
     """Stored rows as the kernels of this dtype take them."""
-    return _ROWS[settings.dtype](vectors, seals.view(np.float32), settings.dim, np.float32(radius))
+    rows: Rows = ROWS[settings.dtype](vectors, seals.view(np.float32), settings.dim, np.float32(radius))
+    return rows
 
 
 def radius_of(store: Store) -> float:
@@ -75,7 +77,8 @@ def raise_radius(store: Store, norms: Float32s) -> None:
 def entries_of(store: Store) -> UInt32s:
     """The ids where walks start."""
     count = min(int(store.edges.header[ENTRY_COUNT]), MAX_ENTRIES)
-    return store.edges.header[ENTRIES : ENTRIES + count].astype(np.uint32)
+    entries: UInt32s = store.edges.header[ENTRIES : ENTRIES + count].astype(np.uint32)
+    return entries
 
 
 def set_entries(store: Store, entries: UInt32s) -> None:

@@ -1,8 +1,8 @@
 """Candidates: one uint64 each, so that a comparison, a move and a tie-break are one instruction.
 
-    bits 63..32  squared distance as the bits of a non-negative float32, which sort as the floats do
-    bits 31..1   id
-    bit  0       set once the candidate has been expanded
+bits 63..32  squared distance as the bits of a non-negative float32, which sort as the floats do
+bits 31..1   id
+bit  0       set once the candidate has been expanded
 """
 
 from __future__ import annotations

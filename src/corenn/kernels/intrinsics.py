@@ -11,11 +11,12 @@ import numpy as np
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
-from numba.extending import intrinsic
+from numba.extending import intrinsic as _intrinsic
 
 from .jit import compiled_for
 
 LINE_BYTES = 64
+intrinsic: Any = _intrinsic  # its type does not tell what it makes of a function
 
 
 def prefetch(array: Any, row: int, column: int) -> None:

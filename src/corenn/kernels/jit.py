@@ -29,11 +29,11 @@ from numba.extending import overload, register_jitable
 
 log = logging.getLogger("corenn.kernels")
 
-JIT = not config.DISABLE_JIT
+JIT = not getattr(config, "DISABLE_JIT")  # noqa: B009 - set at run time, unknown to type checkers
 # Not `True`: that would drop NaN and infinity, which the sentinels need. Without `reassoc` a sum does not vectorise.
 FASTMATH = {"nsz", "arcp", "contract", "afn", "reassoc"}
 # No kernel allocates, so none counts references: the atomic increments cost 64 ns against 18 for one 128-d distance.
-OPTIONS: dict[str, Any] = {"nogil": True, "fastmath": FASTMATH, "error_model": "numpy", "_nrt": False}
+OPTIONS: Any = {"nogil": True, "fastmath": FASTMATH, "error_model": "numpy", "_nrt": False}
 
 F = TypeVar("F", bound=Callable[..., Any])
 KERNELS: list[Any] = []
@@ -48,8 +48,21 @@ def kernel(function: F) -> F:
     return compiled
 
 
+def entry_point(compiled: F, *example: Any) -> F:
+    """The machine code of a kernel for arguments of exactly the types of `example`.
+
+    Calling it costs 1 µs where the dispatcher, which looks at every field of every NamedTuple, takes 12. It checks
+    nothing: only for arguments whose types our own code fixes.
+    """
+    if not JIT:
+        return compiled
+    dispatcher: Any = compiled
+    code: F = dispatcher.compile(tuple(dispatcher.typeof_pyval(value) for value in example))
+    return code
+
+
 def compiled_for(function: Callable[..., Any]) -> Callable[[F], F]:
-    """Give the plain function, which runs when the JIT is off, the body to compile instead, chosen by argument types."""
+    """Give a plain function, which runs when the JIT is off, the body to compile instead, by the types of arguments."""
     if not JIT:
         return lambda body: body
     return overload(function, jit_options=OPTIONS, strict=False, inline="never")
@@ -95,7 +108,7 @@ def _exclusive(folder: Path) -> Iterator[None]:
         yield
 
 
-class _Locator(_CacheLocator):  # type: ignore[misc]
+class _Locator(_CacheLocator):
     def __init__(self, function: Callable[..., Any]) -> None:
         self._name = f"{function.__module__}.{function.__qualname__}"
 
@@ -113,11 +126,11 @@ class _Locator(_CacheLocator):  # type: ignore[misc]
         return cls(function)
 
 
-class _KernelCacheImpl(CompileResultCacheImpl):  # type: ignore[misc]
-    _locator_classes = [_Locator]  # noqa: RUF012 - numba's own attribute
+class _KernelCacheImpl(CompileResultCacheImpl):
+    _locator_classes: Any = [_Locator]  # noqa: RUF012 - numba's own attribute
 
 
-class _KernelCache(FunctionCache):  # type: ignore[misc]
+class _KernelCache(FunctionCache):
     """Numba's function cache in our folder, where a damaged file means compiling again and nothing worse."""
 
     _impl_class = _KernelCacheImpl

@@ -80,7 +80,8 @@ def rank_batch(rows: Any, batch: Any, start: Any, stop: Any, nearest: Any, vecto
 
 @kernel
 def choose_edges(
-    rows: Any, graph: Any, live: Any, plan: Any, shape: Any, batch: Any, nearest: Any, scratch: Any, bench: Any, info: Any
+    rows: Any, graph: Any, live: Any, plan: Any, shape: Any, batch: Any, nearest: Any, scratch: Any, bench: Any,
+    info: Any,
 ) -> Any:  # fmt: skip
     """Give each row of `batch` its out-edges; returns how many were done before a visited set was too small.
 
@@ -160,9 +161,7 @@ def _has(row: Any, degree: Any, wanted: Any) -> Any:
 
 
 @inlined
-def _prune_row(
-    rows: Any, row: Any, node: Any, degree: Any, live: Any, shape: Any, sources: Any, bench: Any
-) -> None:
+def _prune_row(rows: Any, row: Any, node: Any, degree: Any, live: Any, shape: Any, sources: Any, bench: Any) -> None:
     """Choose anew among the present edges and the sources of one node."""
     decode(rows, node, bench.vector)
     lift = lift_of(rows, node)
@@ -259,7 +258,7 @@ def ring_length(edges: Any, root: Any, rows: Any) -> Any:
 
 @kernel
 def check_edges(edges: Any, ids: Any, rows: Any, bad: Any) -> None:
-    """bad[i] = 1 for each row of `ids` whose degree, lifeline or a neighbour is out of bounds, or that has no lifeline."""
+    """bad[i] = 1 for each row of `ids` that has no lifeline, or whose degree or a neighbour is out of bounds."""
     slots = edges.shape[1] - FIRST_NEIGHBOUR
     for i in range(ids.shape[0]):
         node = np.int64(ids[i])

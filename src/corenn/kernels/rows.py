@@ -159,13 +159,13 @@ def _decode_codes(rows: Any, row: Any, out: Any) -> None:
         out[i] = scale * np.float32(stored[i]) + offset
 
 
-_SCORE = {
+_SCORE: dict[type, Any] = {
     Float32Rows: _score_float32, Float16Rows: _score_float16, BFloat16Rows: _score_bfloat16, CodeRows: _score_codes,
 }  # fmt: skip
-_INNER = {
+_INNER: dict[type, Any] = {
     Float32Rows: _inner_float32, Float16Rows: _inner_float16, BFloat16Rows: _inner_bfloat16, CodeRows: _inner_codes,
 }  # fmt: skip
-_DECODE = {
+_DECODE: dict[type, Any] = {
     Float32Rows: _decode_float32, Float16Rows: _decode_float16, BFloat16Rows: _decode_bfloat16,
     CodeRows: _decode_codes,
 }  # fmt: skip
@@ -188,7 +188,7 @@ def decode(rows: Any, row: Any, out: Any) -> None:
 
 def _choose(table: dict[type, Any], rows: Any) -> Any:
     """The function for a compile-time type of rows: what makes one kernel serve all stored types."""
-    return table[rows.instance_class] if isinstance(rows, types.BaseNamedTuple) else None
+    return table[rows.instance_class] if isinstance(rows, types.BaseNamedTuple) else None  # type: ignore[attr-defined]
 
 
 @compiled_for(flat_distance)

@@ -216,10 +216,10 @@ def emit(rows: Any, live: Any, plan: Any, raw: Any, lift: Any, candidates: Any, 
 
 
 @kernel
-def search_batch(rows: Any, graph: Any, live: Any, plan: Any, queries: Any, scratch: Any, results: Any) -> None:
-    """Answer queries, float32 of shape (n, dim), one after the other. Stops early if a visited set was too small.
+def search_batch(rows: Any, graph: Any, live: Any, plan: Any, queries: Any, scratch: Any, results: Any) -> Any:
+    """Answer queries, float32 of shape (n, dim), one after the other.
 
-    info[STATUS] of the first unanswered query is then VISITED_FULL.
+    Returns how many were answered before the visited set was too small for one.
     """
     for i in range(queries.shape[0]):
         lift = aim(rows, plan.metric, queries[i], scratch.query)
@@ -228,11 +228,12 @@ def search_batch(rows: Any, graph: Any, live: Any, plan: Any, queries: Any, scra
         info[DISTANCES] = 0
         count = beam_search(rows, graph, live, plan, lift, scratch, info)
         if info[STATUS] != DONE:
-            return
+            return i
         candidates = scratch.best if plan.tombstones else scratch.pool
         info[FOUND] = emit(
             rows, live, plan, queries[i], lift, candidates, count, results.ids[i], results.distances[i]
         )  # fmt: skip
+    return queries.shape[0]
 
 
 @inlined

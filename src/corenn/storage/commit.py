@@ -13,6 +13,7 @@ from ..types import AnyArray, Key, UInt32s
 from .format import NO_ID
 
 NO_IDS: UInt32s = np.empty(0, np.uint32)
+_BORN = struct.Struct("<II")
 
 
 class Head(NamedTuple):
@@ -60,7 +61,8 @@ class Commit:
         )
 
 
-class Record(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Record:
     """What recovery needs of a past commit: the rows it bore, as a range, and the rows it killed."""
 
     number: int
@@ -68,19 +70,17 @@ class Record(NamedTuple):
     count: int
     died: UInt32s
 
-    _BORN = struct.Struct("<II")
-
     @classmethod
     def parts(cls, commit: Commit, most_ids: int) -> Iterator[bytes]:
         """The record of a commit in pieces of at most `most_ids` deaths; at least one piece."""
         for start in range(0, max(1, len(commit.died)), most_ids):
             born = (commit.first, commit.count) if start == 0 else (0, 0)
-            yield cls._BORN.pack(*born) + commit.died[start : start + most_ids].tobytes()
+            yield _BORN.pack(*born) + commit.died[start : start + most_ids].tobytes()
 
     @classmethod
     def unpack(cls, number: int, data: bytes) -> Record:
-        first, count = cls._BORN.unpack_from(data)
-        return cls(number, first, count, np.frombuffer(data, np.uint32, offset=cls._BORN.size))
+        first, count = _BORN.unpack_from(data)
+        return cls(number, first, count, np.frombuffer(data, np.uint32, offset=_BORN.size))
 
 
 class Metadata(Protocol):
@@ -105,6 +105,12 @@ class Metadata(Protocol):
 
     def names(self) -> Iterator[tuple[Key, int, int]]:
         """Every key with its present and its previous id (NO_ID for none), in any order."""
+
+    def disk_bytes(self) -> int:
+        """Bytes taken on disk."""
+
+    def memory_bytes(self) -> int:
+        """Bytes taken in memory."""
 
     def close(self) -> None:
         """Release everything."""

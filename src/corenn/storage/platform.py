@@ -35,7 +35,9 @@ def boot_id() -> str:
     if kernel.exists():
         return kernel.read_text().strip()
     if sys.platform == "darwin":
-        return subprocess.run(["sysctl", "-n", "kern.bootsessionuuid"], capture_output=True, text=True, check=True).stdout
+        return subprocess.run(
+            ["sysctl", "-n", "kern.bootsessionuuid"], capture_output=True, text=True, check=True
+        ).stdout
     return uuid.uuid4().hex  # unknown: every open is treated as a restart
 
 

@@ -152,12 +152,12 @@ class RocksMetadata:
 
     def lookup(self, keys: Sequence[Key], live: LiveView) -> list[int]:
         with _translated("read"):
-            rows = self._rocks.get([b"k" + key_name(key) for key in keys]) if keys else []
+            rows: Any = self._rocks.get([b"k" + key_name(key) for key in keys]) if keys else []
         return [-1 if raw is None else live.choose(*KEY_ROW.unpack(raw)) for raw in rows]
 
     def payloads(self, ids: Sequence[int], snapshot: int) -> list[bytes | None]:
         with _translated("read"):
-            rows = self._rocks.get([b"p" + _ID.pack(row) for row in ids]) if ids else []
+            rows: Any = self._rocks.get([b"p" + _ID.pack(row) for row in ids]) if ids else []
         return [None if raw is None else _as_of(raw, snapshot) for raw in rows]
 
     def names(self) -> Iterator[tuple[Key, int, int]]:
@@ -175,6 +175,7 @@ class RocksMetadata:
 
     def _rows(self, prefix: bytes, start: bytes | None = None) -> Iterator[tuple[bytes, bytes]]:
         for name, raw in self._rocks.items(from_key=start or prefix):
+            assert isinstance(name, bytes)  # raw mode
             if not name.startswith(prefix):
                 return
             yield name, raw

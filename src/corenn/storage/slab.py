@@ -168,7 +168,7 @@ class FileSlab:
         self.remap()
 
     def write(self, first: int, rows: AnyArray) -> None:
-        data = memoryview(np.ascontiguousarray(rows)).cast("B")
+        data = np.ascontiguousarray(rows).reshape(-1).view(np.uint8).data
         self._files.write(self._descriptor, data, PAGE + first * self.spec.row_bytes, self.path)
 
     def write_header(self, word: int, value: int) -> None:

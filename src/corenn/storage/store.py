@@ -119,7 +119,9 @@ class Store:
             shutil.rmtree(draft, ignore_errors=True)
             draft.mkdir()
         except OSError as error:
-            raise StorageError(f"cannot create {path}: {error.strerror}; choose a folder that can be written") from error
+            raise StorageError(
+                f"cannot create {path}: {error.strerror}; choose a folder that can be written"
+            ) from error
         try:
             for spec in slab_specs(settings).values():
                 FileSlab.create(files, draft, spec)
@@ -170,7 +172,9 @@ class Store:
     def _assemble(cls, path: Path, mode: str, files: Files, metadata: RocksMetadata) -> Store:
         stored = metadata.settings()
         if stored["version"] > fmt.VERSION:
-            raise FormatError(f"{path} has format version {stored['version']}; upgrade CoreNN, which reads {fmt.VERSION}")
+            raise FormatError(
+                f"{path} has format version {stored['version']}; this CoreNN reads up to {fmt.VERSION}: upgrade it"
+            )
         settings = Settings.from_dict(stored["settings"])
         recovered = Recovered()
         slabs: dict[str, Any] = {}
@@ -279,9 +283,7 @@ class Store:
             batch.clear()
 
         for key, row, before in self.metadata.names():
-            for owner in (row, before):
-                if owner < head.rows:
-                    batch.append((key, owner))
+            batch += [(key, owner) for owner in (row, before) if owner < head.rows]
             count += 1
             if len(batch) > 10_000:
                 flush()
@@ -416,7 +418,8 @@ class Store:
         seals = np.ascontiguousarray(self.seals.array[ids])
         sums = np.empty(len(ids), np.uint32)
         checksum_rows(TABLES, vectors.view(np.uint64), seals, ids, sums)
-        return ids[sums != seals[:, 0]]
+        bad: UInt32s = ids[sums != seals[:, 0]]
+        return bad
 
     def refresh(self) -> None:
         """A reader's view of what the writer has committed since."""
