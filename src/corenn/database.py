@@ -130,6 +130,7 @@ class CoreNN:
         self._finalizer()
 
     def __enter__(self) -> CoreNN:
+        self._check_open()
         return self
 
     def __exit__(

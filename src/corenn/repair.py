@@ -256,4 +256,5 @@ def _thread_all(writer: Writer) -> None:
     linked = linked[(edges[linked, DEGREE] > 0) | (view.live.state[linked, 1] == 0)]
     journal = store.edges.header[JOURNAL : JOURNAL + 2]
     for start in range(0, len(linked), BLOCK):
-        thread_ring(edges, np.concatenate((root, linked[start : start + BLOCK])), int(root[0]), journal)
+        batch = np.concatenate((root, linked[start : start + BLOCK]))
+        thread_ring(view.rows, edges, batch, int(root[0]), journal, np.empty(view.settings.dim, np.float32))

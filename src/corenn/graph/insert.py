@@ -73,7 +73,8 @@ class Linker:
         if not len(view.graph.entries):
             set_entries(self._store, batch[:1])
         root = int(entries_of(self._store)[0])
-        thread_ring(self._store.edges.array, batch, root, self._store.edges.header[JOURNAL : JOURNAL + 2])
+        journal = self._store.edges.header[JOURNAL : JOURNAL + 2]
+        thread_ring(view.rows, view.graph.edges, batch, root, journal, np.empty(settings.dim, np.float32))
         self._link_back(view, shape, batch)
 
     def _rank(self, view: View, batch: UInt32s, nearest: AnyArray) -> None:
@@ -86,7 +87,7 @@ class Linker:
     def _choose(self, view: View, shape: Shape, batch: UInt32s, nearest: AnyArray) -> None:
         settings = view.settings
         plan = Plan(settings.update_search_list_cap, settings.beam_width, GEOMETRY, view.tombstones)
-        room = (TRAIL + 8) * plan.search_list + nearest.shape[1]
+        room = (TRAIL + 9) * plan.search_list + nearest.shape[1]
 
         def choose(start: int, stop: int) -> None:
             bench, info, grown = workbench(settings.dim, room), np.zeros(4, np.int64), 0

@@ -60,4 +60,5 @@ def _make(
 
 def workbench(dim: int, room: int) -> Workbench:
     """Working memory for pruning lists of up to `room` candidates."""
-    return Workbench(np.empty(room, np.uint64), np.empty(room, np.uint8), np.empty(dim, np.float32))
+    vector, anchor = np.empty(dim, np.float32), np.empty(dim, np.float32)
+    return Workbench(np.empty(room, np.uint64), np.empty(room, np.uint8), vector, anchor)

@@ -6,6 +6,7 @@ that the graph does not depend on the number of threads (Manohar et al., ParlayA
 
 from __future__ import annotations
 
+import math
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,16 +14,20 @@ import numpy as np
 from ..types import Bytes, Float32s, UInt64s
 from .candidates import NOTHING, distance_of, id_of, insert_sorted, pack, sort
 from .jit import inlined, kernel
-from .rows import decode, distance, lift_of, prefetch_row
+from .rows import NORM, decode, distance, lift_of, prefetch_row
 from .search import DEGREE, DIED, DISTANCES, DONE, FIRST_NEIGHBOUR, HOPS, LIFELINE, STATUS, beam_search
 
 
 class Workbench(NamedTuple):
-    """Working memory of one thread that prunes. candidates, alive: as long as the longest list. vector: (dim,)."""
+    """Working memory of one thread that prunes. candidates, alive: as long as the longest list.
+
+    vector, anchor: float32 (dim,).
+    """
 
     candidates: UInt64s
     alive: Bytes
     vector: Float32s
+    anchor: Float32s
 
 
 class Shape(NamedTuple):
@@ -33,31 +38,62 @@ class Shape(NamedTuple):
 
 
 @inlined
-def robust_prune(rows: Any, node: Any, shape: Any, bench: Any, count: Any, row: Any) -> None:
-    """Choose out-edges among the first `count` sorted candidates and write them to `row`, the degree last.
+def robust_prune(rows: Any, node: Any, alpha: Any, bench: Any, count: Any, row: Any, chosen: Any, limit: Any) -> Any:
+    """Choose among the first `count` sorted candidates until `limit` edges stand in `row`; returns how many do.
 
-    A candidate is dropped if a chosen one is nearer to it, by α, than it is to the node (DiskANN, Algorithm 2).
+    A candidate is dropped if a chosen one is nearer to it, by α, than it is to the anchor whose distances the
+    candidates carry (DiskANN, Algorithm 2). Edges chosen before, `chosen` of them, are not chosen twice.
     """
     candidates, alive = bench.candidates, bench.alive
-    alive[:count] = 1
-    chosen = 0
+    for i in range(count):
+        alive[i] = not _has(row, chosen, id_of(candidates[i]))
     for i in range(count):
         neighbour = id_of(candidates[i])
         if not alive[i] or neighbour == node:
             continue
+        if chosen == limit:
+            break
         row[FIRST_NEIGHBOUR + chosen] = neighbour
         chosen += 1
-        if chosen == shape.max_edges:
-            break
         decode(rows, neighbour, bench.vector)
         lift = lift_of(rows, neighbour)
         for j in range(i + 1, count):
             if alive[j]:
                 other = id_of(candidates[j])
                 near = other == neighbour
-                if near or shape.alpha * distance(rows, bench.vector, lift, other) <= distance_of(candidates[j]):
+                if near or alpha * distance(rows, bench.vector, lift, other) <= distance_of(candidates[j]):
                     alive[j] = 0
-    row[DEGREE] = chosen
+    return chosen
+
+
+@inlined
+def write_edges(rows: Any, node: Any, shape: Any, bench: Any, count: Any, row: Any) -> None:
+    """Prune sorted candidates, which carry their distances to the node, and write the row of edges, its degree last.
+
+    Under `ip` a node has two places: its own, and the one where a query in its direction would stand. Queries lie far
+    from all rows, so edges chosen for the first alone do not lead there; half of them are chosen for the second.
+    """
+    if rows.radius <= 0:
+        row[DEGREE] = robust_prune(rows, node, shape.alpha, bench, count, row, 0, shape.max_edges)
+        return
+    chosen = robust_prune(rows, node, shape.alpha, bench, count, row, 0, shape.max_edges // 2)
+    aim_as_query(rows, node, bench.anchor)
+    for i in range(count):
+        other = id_of(bench.candidates[i])
+        bench.candidates[i] = pack(distance(rows, bench.anchor, np.float32(0), other), other)
+    sort(bench.candidates, count)
+    row[DEGREE] = robust_prune(rows, node, shape.alpha, bench, count, row, chosen, shape.max_edges)
+
+
+@inlined
+def aim_as_query(rows: Any, node: Any, out: Any) -> None:
+    """Where a query in the direction of a row stands under `ip`."""
+    decode(rows, node, out)
+    norm = rows.seals[node, NORM]
+    if norm > 0:
+        scale = np.float32(math.sqrt(rows.radius)) / norm
+        for i in range(rows.dim):
+            out[i] *= scale
 
 
 @kernel
@@ -90,13 +126,35 @@ def choose_edges(
     for i in range(batch.shape[0]):
         node = np.int64(batch[i])
         decode(rows, node, scratch.query)
-        count = beam_search(rows, graph, live, plan, lift_of(rows, node), scratch, info)
+        lift = lift_of(rows, node)
+        count = beam_search(rows, graph, live, plan, lift, scratch, info)
         if info[STATUS] != DONE:
             return i
         total = _gather(live, plan, node, count, nearest[i], scratch, bench, info)
+        if rows.radius > 0:
+            aim_as_query(rows, node, scratch.query)
+            count = beam_search(rows, graph, live, plan, np.float32(0), scratch, info)
+            if info[STATUS] != DONE:
+                return i
+            total = _add_answers(rows, live, plan, node, count, total, scratch, bench)
+            info[HOPS] = 0
         sort(bench.candidates, total)
-        robust_prune(rows, node, shape, bench, total, graph.edges[node])
+        write_edges(rows, node, shape, bench, total, graph.edges[node])
     return batch.shape[0]
+
+
+@inlined
+def _add_answers(rows: Any, live: Any, plan: Any, node: Any, count: Any, total: Any, scratch: Any, bench: Any) -> Any:
+    """Add what a query in the node's direction finds, with the distances to the node itself."""
+    found = scratch.best if plan.tombstones else scratch.pool
+    decode(rows, node, bench.anchor)
+    lift = lift_of(rows, node)
+    for t in range(count):
+        row = id_of(found[t])
+        if row != node and live.state[row, DIED] == 0:
+            bench.candidates[total] = pack(distance(rows, bench.anchor, lift, row), row)
+            total += 1
+    return total
 
 
 @inlined
@@ -163,7 +221,7 @@ def _has(row: Any, degree: Any, wanted: Any) -> Any:
 @inlined
 def _prune_row(rows: Any, row: Any, node: Any, degree: Any, live: Any, shape: Any, sources: Any, bench: Any) -> None:
     """Choose anew among the present edges and the sources of one node."""
-    decode(rows, node, bench.vector)
+    decode(rows, node, bench.anchor)
     lift = lift_of(rows, node)
     # A hub of a large batch gets more reverse edges than the bench holds: the nearest of them are what a prune keeps.
     room = bench.candidates.shape[0]
@@ -172,29 +230,26 @@ def _prune_row(rows: Any, row: Any, node: Any, degree: Any, live: Any, shape: An
         other = np.int64(row[FIRST_NEIGHBOUR + t]) if t < degree else np.int64(sources[t - degree])
         if other >= live.rows or other == node or live.state[other, DIED] != 0:
             continue
-        candidate = pack(distance(rows, bench.vector, lift, other), other)
+        candidate = pack(distance(rows, bench.anchor, lift, other), other)
         if total < room or candidate < bench.candidates[room - 1]:
             insert_sorted(bench.candidates, total, room, candidate)
             total = min(total + 1, room)
-    robust_prune(rows, node, shape, bench, total, row)
+    write_edges(rows, node, shape, bench, total, row)
 
 
 @kernel
-def thread_ring(edges: Any, batch: Any, root: Any, journal: Any) -> None:
+def thread_ring(rows: Any, edges: Any, batch: Any, root: Any, journal: Any, vector: Any) -> None:
     """Thread each row of `batch` onto the ring of lifelines, behind its nearest neighbour that is on it.
 
-    Sequential. journal: uint64 (2,), mapped: the pair in work (plus one), so that a process killed between the two
-    stores is mended by `mend_ring`.
+    Sequential. Rows that are equal stand together on the ring: prunes leave one edge among them, and a walk that comes
+    to one finds the others along it. journal: uint64 (2,), mapped: the pair in work (plus one), so that a process
+    killed between the two stores is mended by `mend_ring`. vector: float32 (dim,).
     """
     for i in range(batch.shape[0]):
         node = np.int64(batch[i])
         if edges[node, LIFELINE] != 0:
             continue
-        behind = np.int64(root)
-        for slot in range(FIRST_NEIGHBOUR, FIRST_NEIGHBOUR + np.int64(edges[node, DEGREE])):
-            if edges[np.int64(edges[node, slot]), LIFELINE] != 0:
-                behind = np.int64(edges[node, slot])
-                break
+        behind = _place_on_ring(rows, edges, node, np.int64(root), vector)
         if edges[behind, LIFELINE] == 0:
             edges[behind, LIFELINE] = behind + 1  # the first row of all: a ring of one
             if behind == node:
@@ -204,6 +259,38 @@ def thread_ring(edges: Any, batch: Any, root: Any, journal: Any) -> None:
         edges[node, LIFELINE] = edges[behind, LIFELINE]
         edges[behind, LIFELINE] = node + 1
         journal[0] = np.uint64(0)
+
+
+@inlined
+def _place_on_ring(rows: Any, edges: Any, node: Any, root: Any, vector: Any) -> Any:
+    """Behind an equal row, else behind the nearest one that does not stand within a run of equal rows."""
+    first = np.int64(-1)
+    for slot in range(FIRST_NEIGHBOUR, FIRST_NEIGHBOUR + np.int64(edges[node, DEGREE])):
+        neighbour = np.int64(edges[node, slot])
+        if edges[neighbour, LIFELINE] == 0:
+            continue
+        if first < 0:
+            first = neighbour
+            if _equal(rows, node, neighbour, vector):
+                return neighbour
+        after = np.int64(edges[neighbour, LIFELINE]) - 1
+        if after == neighbour or not _equal(rows, neighbour, after, vector):
+            return neighbour
+    first = root if first < 0 else first
+    start, after = first, np.int64(edges[first, LIFELINE]) - 1
+    if after < 0:
+        return first
+    decode(rows, start, vector)
+    lift = lift_of(rows, start)
+    while after != start and distance(rows, vector, lift, after) == 0:
+        first, after = after, np.int64(edges[after, LIFELINE]) - 1
+    return first
+
+
+@inlined
+def _equal(rows: Any, one: Any, other: Any, vector: Any) -> Any:
+    decode(rows, one, vector)
+    return distance(rows, vector, lift_of(rows, one), other) == 0
 
 
 @kernel

@@ -18,11 +18,12 @@ from .intrinsics import LINE_BYTES, brain_float, half_float, prefetch
 from .jit import compiled_for, inlined, kernel
 
 NORM, SCALE, OFFSET = 1, 2, 3  # columns of `seals`; column 0 is the checksum
+LENGTH = 2  # where there are three columns: the length that a unit vector has kept in half precision
 PREFETCH_BYTES = 4096  # past one page the hardware prefetcher follows by itself
 
 
 class _Rows(NamedTuple):
-    """vectors: (rows, width), of which `dim` columns count. seals: (rows, 1 | 2 | 4) float32.
+    """vectors: (rows, width), of which `dim` columns count. seals: (rows, 1 … 4) float32.
 
     radius: squared norm to which rows are lifted (`ip`), -1 to lift zero vectors (`cosine`), 0 for no lift.
     """

@@ -15,7 +15,7 @@ from ..types import Float32s, UInt32s, UInt64s
 from .candidates import EXPANDED, NOTHING, VACANT, distance_of, id_of, insert_sorted, pack, push_heap, visit
 from .intrinsics import bits_float, float_bits, prefetch
 from .jit import inlined, kernel
-from .rows import distance, inner, prefetch_row
+from .rows import LENGTH, distance, inner, prefetch_row
 
 DEGREE, LIFELINE, FIRST_NEIGHBOUR = 0, 1, 2  # columns of a row of edges
 BORN, DIED = 0, 1  # columns of a row of state
@@ -187,9 +187,22 @@ def beam_search(rows: Any, graph: Any, live: Any, plan: Any, lift: Any, scratch:
 
 
 @inlined
+def cosine_distance(rows: Any, squared: Any, lift: Any, row: Any) -> Any:
+    """1 - cos from the squared distance between what is stored for two unit vectors."""
+    if lift > 0:
+        return np.float32(1)  # the query has no direction
+    if rows.seals.shape[1] == 3:
+        length = rows.seals[row, LENGTH]
+        if length > 0:
+            return np.float32(1) - (np.float32(1) + length * length - squared) / (np.float32(2) * length)
+    return squared * np.float32(0.5)
+
+
+@inlined
 def emit(rows: Any, live: Any, plan: Any, raw: Any, lift: Any, candidates: Any, count: Any, ids: Any, out: Any) -> Any:
     """Write the nearest visible candidates under the metric, ascending, ties by id. Returns how many."""
     found, k = 0, ids.shape[0]
+    reordered = plan.metric == IP or (plan.metric == COSINE and rows.seals.shape[1] == 3)
     for at in range(count):
         row = id_of(candidates[at])
         if not visible(live, row):
@@ -197,15 +210,14 @@ def emit(rows: Any, live: Any, plan: Any, raw: Any, lift: Any, candidates: Any, 
         if plan.metric == IP:
             value = np.float32(1) - inner(rows, raw, row)
         elif plan.metric == COSINE:
-            # Lifted queries have no direction: they are at distance 1 of everything.
-            value = np.float32(1) if lift > 0 else distance_of(candidates[at]) * np.float32(0.5)
+            value = cosine_distance(rows, distance_of(candidates[at]), lift, row)
         else:
             value = distance_of(candidates[at])
         place = found
         while place > 0 and (out[place - 1] > value or (out[place - 1] == value and ids[place - 1] > row)):
             place -= 1
         if place == k:
-            if plan.metric != IP:
+            if not reordered:
                 break
             continue
         found = min(found + 1, k)
@@ -263,7 +275,7 @@ def scan(rows: Any, live: Any, metric: Any, queries: Any, ids: Any, heaps: Any, 
                 lift = queries[i, rows.dim]
                 value = max(np.float32(0), distance(rows, queries[i], lift, row))
                 if metric == COSINE:
-                    value = np.float32(1) if lift > 0 else value * np.float32(0.5)
+                    value = cosine_distance(rows, value, lift, row)
             counts[i] = push_heap(heaps[i], counts[i], (np.uint64(_orderable(value)) << np.uint64(32)) | np.uint64(row))
 
 

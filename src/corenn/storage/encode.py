@@ -13,7 +13,7 @@ import numpy as np
 
 from ..config import Settings
 from ..errors import InvalidVectorError
-from ..kernels.rows import NORM, OFFSET, SCALE
+from ..kernels.rows import LENGTH, NORM, OFFSET, SCALE
 from ..types import AnyArray, Float32s, UInt32s
 
 MOST_NORM = 2.0**60  # squared distances between such vectors stay finite in float32
@@ -33,9 +33,11 @@ def stored_columns(settings: Settings) -> int:
 
 
 def seal_columns(settings: Settings) -> int:
-    """Words beside each row: the checksum; the norm; scale and offset."""
+    """Words beside each row: the checksum; the norm; the length after rounding, or scale and offset."""
     if settings.dtype in ("i8", "u8"):
         return 4
+    if settings.metric == "cosine" and settings.dtype in ("f16", "bf16"):
+        return 3
     return 1 if settings.metric == "l2" else 2
 
 
@@ -91,7 +93,8 @@ def _as_floats(settings: Settings, vectors: AnyArray, norms: AnyArray) -> Encode
             values = vectors.astype(np.float32).astype(ml_dtypes.bfloat16)
         else:
             values = vectors.astype(np.float32, copy=False)
-        finite = np.isfinite(values.astype(np.float32, copy=False)).all(axis=1)
+        rounded = values.astype(np.float32, copy=False)
+        finite = np.isfinite(rounded).all(axis=1)
     if not finite.all():
         row = int(np.flatnonzero(~finite)[0])
         raise InvalidVectorError(
@@ -101,6 +104,8 @@ def _as_floats(settings: Settings, vectors: AnyArray, norms: AnyArray) -> Encode
     seals = np.zeros((len(vectors), seal_columns(settings)), np.float32)
     if seals.shape[1] > 1:
         seals[:, NORM] = norms
+    if seals.shape[1] > 2:
+        seals[:, LENGTH] = np.sqrt(np.einsum("ij,ij->i", rounded, rounded))
     return Encoded(_padded(settings, np.ascontiguousarray(values).view(stored)), seals.view(np.uint32), norms)
 
 
