@@ -224,7 +224,7 @@ class CoreNN:
         self._check_open()
         checked = inputs.as_keys(keys)
         with self._view() as view:
-            ids = self._ids(view, checked)
+            view, ids = self._find(view, checked)
             found = np.array([row for row in ids if row >= 0], np.uint32)
             vectors = self._vectors(view, found)
             payloads = self._store.metadata.payloads(found.tolist(), view.head.commit)
@@ -234,13 +234,17 @@ class CoreNN:
             records.append(None if row < 0 else _record(key, *next(rows)))
         return records
 
-    def _ids(self, view: View, keys: Sequence[Key]) -> list[int]:
-        """The ids of keys, -1 for none. A key replaced twice since the view was taken is looked up in a newer one."""
+    def _find(self, view: View, keys: Sequence[Key]) -> tuple[View, list[int]]:
+        """The ids of keys, -1 for none, and the view that they are of.
+
+        The metadata knows the last two rows of a key: one replaced twice since the view was taken is looked up in a
+        newer view.
+        """
         while True:
             ids = self._store.metadata.lookup(keys, view.lookup_view)
             newest = self._current()
             if min(ids, default=0) >= 0 or newest.head.commit == view.head.commit:
-                return ids
+                return view, ids
             view = newest
 
     def _vectors(self, view: View, ids: UInt32s) -> AnyArray:
@@ -262,7 +266,7 @@ class CoreNN:
     def __contains__(self, key: object) -> bool:
         self._check_open()
         with self._view() as view:
-            return self._ids(view, [inputs.check_key(key)])[0] >= 0
+            return self._find(view, [inputs.check_key(key)])[1][0] >= 0
 
     def keys(self) -> KeysView[Key]:
         """The keys of all rows, in the order of insertion, as of this call. Iterating makes one object at a time."""
@@ -309,7 +313,7 @@ class CoreNN:
             raise InvalidArgumentError("query takes either vectors or key=, one of the two")
         if with_payloads or key is not None:
             with self._view() as view:
-                queries, single = self._aim(view, vectors, key)
+                view, queries, single = self._aim(view, vectors, key)
                 answers = self._searcher.query(view, queries, k, wanted, exact=exact, threads=workers)
                 hits = self._hits(view, answers, bound, with_payloads, explain)
         else:
@@ -319,13 +323,13 @@ class CoreNN:
             hits = self._hits(view, answers, bound, with_payloads, explain)
         return hits[0] if single else hits
 
-    def _aim(self, view: View, vectors: Any, key: Key | None) -> tuple[AnyArray, bool]:
+    def _aim(self, view: View, vectors: Any, key: Key | None) -> tuple[View, AnyArray, bool]:
         if key is None:
-            return inputs.as_queries(vectors, view.settings.dim)
-        row = self._ids(view, [inputs.check_key(key)])[0]
-        if row < 0:
+            return (view, *inputs.as_queries(vectors, view.settings.dim))
+        view, ids = self._find(view, [inputs.check_key(key)])
+        if ids[0] < 0:
             raise KeyNotFoundError(f"key {key!r} does not exist; query with a vector, or insert it")
-        return self._vectors(view, np.array([row], np.uint32)), True
+        return view, self._vectors(view, np.array(ids, np.uint32)), True
 
     def _hits(self, view: View, answers: Answers, bound: float | None, payloads: bool, explain: bool) -> list[Hits]:
         out = []
@@ -440,10 +444,10 @@ class CoreNN:
         return _Held(self._refreshing, self) if self._writer is None else self._writer.reading()
 
     def _read_view(self) -> View:
-        """What a reader in its own process sees. The writer's later rows may stand in the way of its walks."""
+        """What a reader in its own process sees."""
         store = self._store
         backlog = [ids for _, ids in store.recovered.backlog]
-        return take_view(store, store.metadata.head, np.concatenate(backlog) if backlog else NO_IDS, lagging=True)
+        return take_view(store, store.metadata.head, np.concatenate(backlog) if backlog else NO_IDS)
 
     def _check_open(self) -> None:
         self._state.check()

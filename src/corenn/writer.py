@@ -24,7 +24,7 @@ from .errors import ClosedError, CoreNNError, DiskFullError, DuplicateKeyError, 
 from .graph.insert import Linker
 from .graph.view import View, raise_radius, take_view
 from .kernels.rows import NORM
-from .storage.commit import NO_IDS, Commit
+from .storage.commit import NO_IDS, Commit, Head
 from .storage.encode import Encoded
 from .storage.format import NO_ID
 from .storage.rocks import RocksMetadata
@@ -239,7 +239,7 @@ class Writer:
     def _run(self) -> None:
         while True:
             with self._changed:
-                while not (self._queue or self._backlog or self._closing):
+                while not (self._queue or self._closing or (self._backlog and self.store.fault is None)):
                     self._changed.wait()
                 requests = self._next_requests()
                 if not requests and self._closing:
@@ -249,8 +249,8 @@ class Writer:
                     self._serve(requests)
                 else:
                     self._link_backlog()
-            except BaseException as error:
-                log.exception("the writer met an error")
+            except Exception as error:  # the thread outlives whatever a request meets
+                log.debug("a write failed", exc_info=True)
                 self._fail(requests, error)
 
     def _next_requests(self) -> list[Request]:
@@ -265,9 +265,9 @@ class Writer:
             rows += len(request.keys) if isinstance(request, Write) else 0
         return taken
 
-    def _fail(self, requests: Sequence[Request], error: BaseException) -> None:
+    def _fail(self, requests: Sequence[Request], error: Exception) -> None:
         if not requests and self.store.fault is None:
-            self.store.fault = error if isinstance(error, Exception) else None
+            self.store.fault = error
         for request in requests:
             if not request.done.is_set():
                 request.finish(error=error)
@@ -317,14 +317,31 @@ class Writer:
             if commit.seals.shape[1] > NORM:
                 raise_radius(self.store, commit.seals.view(np.float32)[:, NORM])
             fresh = commit.ids[self.store.state.array[commit.first : commit.first + commit.count, 1] == 0]
-            left = self.linker.link(fresh, head, lambda: self._closing or any(write.interrupted for write in writes))
+            left = self._link(fresh, head, lambda: self._closing or any(write.interrupted for write in writes))
             if len(left):
                 self._backlog.append((commit.number, left))
         self._publish()
         self._since_checkpoint[0] += commit.count + len(commit.died)
         self._since_checkpoint[1] += 1
         if self._since_checkpoint[0] >= CHECKPOINT_ROWS or self._since_checkpoint[1] >= CHECKPOINT_COMMITS:
+            self._try_checkpoint()
+
+    def _link(self, ids: UInt32s, head: Head, stop: Callable[[], bool]) -> UInt32s:
+        """Link committed rows. Whatever goes wrong here, they stay committed: queries scan what is not linked."""
+        try:
+            return self.linker.link(ids, head, stop)
+        except Exception as error:
+            log.exception("rows %d to %d are committed but could not be linked", ids[0], ids[-1])
+            self.store.fault = error
+            return ids
+
+    def _try_checkpoint(self) -> None:
+        """A checkpoint that nobody asked for: the write before it holds even if this fails."""
+        try:
             self._checkpoint()
+        except CoreNNError as error:
+            log.exception("a checkpoint failed; the database is read-only until it is opened again")
+            self.store.fault = error
 
     def _publish(self) -> None:
         self.store.mark_linked(self._linked_commit())

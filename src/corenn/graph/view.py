@@ -87,16 +87,19 @@ def set_entries(store: Store, entries: UInt32s) -> None:
     store.edges.header[ENTRY_COUNT] = count
 
 
-def take_view(store: Store, head: Head, pending: UInt32s, *, lagging: bool = False, rows: int | None = None) -> View:
-    """The store as it is mapped now, seen at `head`. rows: ids in use, if the head is behind them."""
+def take_view(store: Store, head: Head, pending: UInt32s) -> View:
+    """The store as it is mapped now, seen at `head`.
+
+    Rows of later commits have higher ids, which walks leave out; so only deleted rows can stand in their way.
+    """
     return View(
         head=head,
         settings=store.settings,
         rows=rows_of(store.settings, store.vectors.array, store.seals.array, radius_of(store)),
         graph=Graph(store.edges.array, entries_of(store)),
-        live=Live(store.state.array, np.uint64(head.commit), head.rows if rows is None else rows),
+        live=Live(store.state.array, np.uint64(head.commit), head.rows),
         keys=store.keys.array,
         heap=store.heap.array.reshape(-1),
         pending=pending,
-        tombstones=lagging or head.dead > 0,
+        tombstones=head.dead > 0,
     )

@@ -41,10 +41,12 @@ KERNELS: list[Any] = []
 
 def kernel(function: F) -> F:
     """Compile `function`, release the GIL while it runs, and keep the machine code on disk."""
-    compiled = njit(**OPTIONS)(function)
-    if JIT:
-        compiled._cache = _KernelCache(function)
-        KERNELS.append(compiled)
+    if not JIT:
+        # Machine arithmetic wraps around and overflows in silence.
+        return np.errstate(over="ignore")(function)
+    compiled: Any = njit(**OPTIONS)(function)
+    compiled._cache = _KernelCache(function)
+    KERNELS.append(compiled)
     return compiled
 
 
