@@ -1,7 +1,8 @@
 """CoreNN: an embedded database for nearest-neighbour search, in pure Python."""
 
+from typing import TYPE_CHECKING
+
 from .config import Settings
-from .database import CoreNN
 from .errors import (
     CapacityError,
     ClosedError,
@@ -20,6 +21,7 @@ from .errors import (
     InvalidVectorError,
     KeyNotFoundError,
     LockedError,
+    NewerFormatError,
     NotADatabaseError,
     ReadOnlyError,
     StorageError,
@@ -27,6 +29,9 @@ from .errors import (
     UnsupportedPlatformError,
 )
 from .types import Explain, Hit, Hits, Problem, Record, Report, Stats
+
+if TYPE_CHECKING:
+    from .database import CoreNN
 
 __version__ = "0.1.0"
 
@@ -52,6 +57,7 @@ __all__ = [
     "InvalidVectorError",
     "KeyNotFoundError",
     "LockedError",
+    "NewerFormatError",
     "NotADatabaseError",
     "Problem",
     "ReadOnlyError",
@@ -63,3 +69,12 @@ __all__ = [
     "UnsupportedDtypeError",
     "UnsupportedPlatformError",
 ]
+
+
+def __getattr__(name: str) -> object:
+    """The engine brings the compiler with it: it is loaded when it is first asked for."""
+    if name == "CoreNN":
+        from .database import CoreNN
+
+        return CoreNN
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

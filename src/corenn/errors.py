@@ -70,6 +70,10 @@ class FormatError(CoreNNError, OSError):
     """Files of a newer format, or whose header or geometry does not fit the database."""
 
 
+class NewerFormatError(FormatError):
+    """Files that a newer CoreNN has written; this one leaves them alone."""
+
+
 class CorruptionError(CoreNNError, OSError):
     """Stored bytes that fail their checksum or contradict each other."""
 

@@ -147,8 +147,6 @@ def as_queries(vectors: Any, dim: int) -> tuple[Float32s, bool]:
     )
     single = array.ndim == 1
     if array.ndim not in (1, 2) or array.shape[-1] != dim:
-        if array.size == 0 and array.ndim <= 2 and not (single and array.shape[0] == 0 and dim):
-            return np.empty((0, dim), np.float32), False
         raise DimensionError(f"query vectors have shape {array.shape}; this database takes ({dim},) or (n, {dim})")
     queries = np.ascontiguousarray(array.reshape(-1, dim), dtype=np.float32)
     if not queries.flags.writeable:

@@ -195,8 +195,13 @@ def _mend_keys(writer: Writer) -> list[Problem]:
     problems = _key_problems(found)
     if not problems:
         return []
-    # Rows whose key the metadata has lost are the only ones that keys.slab knows better: save them first.
-    saved = [(key, row) for row in found.unknown if (key := store.key_of(row)) is not None]
+    # Rows to which no key of the metadata leads are the only ones that keys.slab knows better: save them first.
+    owned = np.zeros(writer.view.head.rows, bool)
+    for _, now, before in store.metadata.names():
+        row = writer.view.lookup_view.choose(now, before)
+        if row >= 0:
+            owned[row] = True
+    saved = [(key, row) for row in found.unknown if not owned[row] and (key := store.key_of(row)) is not None]
     if saved and isinstance(store.metadata, RocksMetadata):
         store.metadata.rewrite_keys(saved)
     store.rebuild_keys()

@@ -7,7 +7,7 @@ import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..errors import FormatError
+from ..errors import FormatError, NewerFormatError
 
 VERSION = 1
 MAGIC = b"CoreNN\r\n"
@@ -55,7 +55,7 @@ class Header:
         """Compare with the first page of a file.
 
         Raises:
-            FormatError: naming the file and what does not fit.
+            FormatError, NewerFormatError: naming the file and what does not fit.
         """
         if len(page) < _HEADER.size:
             raise FormatError(f"{path} is truncated: {len(page)} bytes are less than its header; run `corenn repair`")
@@ -63,7 +63,7 @@ class Header:
         if magic != MAGIC:
             raise FormatError(f"{path} is not a CoreNN file: it begins with {magic!r}")
         if version > VERSION or flags:
-            raise FormatError(
+            raise NewerFormatError(
                 f"{path} has format version {version}, flags {flags:#x}; this CoreNN reads up to {VERSION}: upgrade it"
             )
         if checksum != zlib.crc32(page[: _HEADER.size - 4]):

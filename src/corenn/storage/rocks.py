@@ -19,10 +19,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import rocksdict
 from rocksdict import AccessType, BlockBasedOptions, Cache, DBCompressionType, Options, Rdict, WriteBatch
 
-from ..errors import CorruptionError, DiskFullError, NotADatabaseError, StorageError
+from ..errors import CoreNNError, CorruptionError, DiskFullError, NotADatabaseError, StorageError
 from ..types import Key
 from .commit import Commit, Head, LiveView, Record
 from .format import HEAD_ROW, INTENT_ROW, KEY_ROW, NO_ID, PAYLOAD_ROW
@@ -57,41 +56,43 @@ def _options() -> Options:
 
 
 @contextmanager
-def _translated(action: str) -> Iterator[None]:
-    """Turn what RocksDB raises into our errors."""
+def _translated(action: str, folder: Path) -> Iterator[None]:
+    """Turn what RocksDB raises, which has no types of its own, into our errors."""
     try:
         yield
-    except (rocksdict.DbClosedError, Exception) as error:
-        text = str(error)
-        if isinstance(error, MemoryError):
-            raise
-        if "No space left" in text or "NoSpace" in text:
-            raise DiskFullError(f"cannot {action} the metadata: {text}; free some space and open again") from error
-        if "Corruption" in text:
-            raise CorruptionError(f"cannot {action} the metadata: {text}") from error
-        raise StorageError(f"cannot {action} the metadata: {text}") from error
+    except (MemoryError, CoreNNError):
+        raise
+    except Exception as error:
+        message = f"cannot {action} the metadata in {folder}: {error}"
+        if "No space left" in message or "NoSpace" in message:
+            raise DiskFullError(f"{message}; free some space and open the database again") from error
+        if "Corruption" in message:
+            raise CorruptionError(f"{message}; restore the database from a snapshot") from error
+        raise StorageError(message) from error
 
 
 class RocksMetadata:
     """See Metadata. With `reader`, a secondary instance that follows a writer in another process."""
 
     def __init__(self, folder: Path, *, reader: bool = False) -> None:
+        self._folder = folder
         self._private: tempfile.TemporaryDirectory[str] | None = None
         if not (folder / "CURRENT").exists():
             raise NotADatabaseError(f"{folder.parent} is not a CoreNN database: it has no metadata")
-        access = AccessType.read_write()
         if reader:
             self._private = tempfile.TemporaryDirectory(prefix="corenn-reader-")
-            access = AccessType.secondary(self._private.name)
-        with _translated("open"):
-            self._rocks = Rdict(str(folder), _options(), access_type=access)
-        self.head = Head()
-        self.refresh()
+        self._rocks = self._open()
+        self.head = self._read_head()
+
+    def _open(self) -> Rdict:
+        access = AccessType.read_write() if self._private is None else AccessType.secondary(self._private.name)
+        with _translated("open", self._folder):
+            return Rdict(str(self._folder), _options(), access_type=access)
 
     @staticmethod
     def create(folder: Path, stored: dict[str, Any]) -> None:
         """A new, empty store. stored: format version and settings."""
-        with _translated("create"):
+        with _translated("create", folder):
             rocks = Rdict(str(folder), _options())
             rocks.put(_SETTINGS, json.dumps(stored).encode())
             rocks.put(_HEAD, HEAD_ROW.pack(*Head()))
@@ -100,15 +101,26 @@ class RocksMetadata:
             rocks.flush_wal(True)
             rocks.close()
 
-    def refresh(self) -> None:
-        """See what has been committed; a reader catches up with the writer first."""
-        with _translated("read"):
-            if self._private is not None:
-                self._rocks.try_catch_up_with_primary()
+    def follow(self, published: int) -> None:
+        """Catch up with the writer, at least to a commit that it has published. For readers.
+
+        A secondary instance that has read part of a log misses the rest if the writer flushes meanwhile, until the
+        writer logs something more; opened again, it reads the tables and misses nothing.
+        """
+        with _translated("follow", self._folder):
+            self._rocks.try_catch_up_with_primary()
+        self.head = self._read_head()
+        if self.head.commit < published:
+            self._rocks.close()
+            self._rocks = self._open()
+            self.head = self._read_head()
+
+    def _read_head(self) -> Head:
+        with _translated("read", self._folder):
             raw = self._rocks.get(_HEAD)
         if raw is None:
-            raise CorruptionError("the metadata has no head; restore the database from a snapshot")
-        self.head = Head(*HEAD_ROW.unpack(raw))
+            raise CorruptionError(f"the metadata in {self._folder} has no head; restore the database from a snapshot")
+        return Head(*HEAD_ROW.unpack(raw))
 
     # --- settings and marks --------------------------------------------------------------------------------------
 
@@ -116,13 +128,13 @@ class RocksMetadata:
         """The format version and the stored settings."""
         raw = self._rocks.get(_SETTINGS)
         if raw is None:
-            raise CorruptionError("the metadata has no settings; restore the database from a snapshot")
+            raise CorruptionError(f"the metadata in {self._folder} has no settings; restore it from a snapshot")
         loaded: dict[str, Any] = json.loads(raw)
         return loaded
 
     def store_settings(self, settings: dict[str, Any], *, sync: bool) -> None:
         stored = {**self.settings(), "settings": settings}
-        with _translated("write"):
+        with _translated("write", self._folder):
             self._rocks.put(_SETTINGS, json.dumps(stored).encode())
             if sync:
                 self._rocks.flush_wal(True)
@@ -135,11 +147,6 @@ class RocksMetadata:
         durable, boot = self._rocks.get(_DURABLE), self._rocks.get(_BOOT)
         return None if durable is None else int.from_bytes(durable, "little"), None if boot is None else boot.decode()
 
-    def set_marks(self, durable: int, boot: str) -> None:
-        with _translated("write"):
-            self._rocks.put(_DURABLE, durable.to_bytes(8, "little"))
-            self._rocks.put(_BOOT, boot.encode())
-
     def burnt(self) -> tuple[int, int]:
         """The first commit number and the first id that a commit cut off in the middle has not used."""
         raw = self._rocks.get(_INTENT)
@@ -151,17 +158,17 @@ class RocksMetadata:
     # --- reads -----------------------------------------------------------------------------------------------------
 
     def lookup(self, keys: Sequence[Key], live: LiveView) -> list[int]:
-        with _translated("read"):
+        with _translated("read", self._folder):
             rows: Any = self._rocks.get([b"k" + key_name(key) for key in keys]) if keys else []
         return [-1 if raw is None else live.choose(*KEY_ROW.unpack(raw)) for raw in rows]
 
     def payloads(self, ids: Sequence[int], snapshot: int) -> list[bytes | None]:
-        with _translated("read"):
+        with _translated("read", self._folder):
             rows: Any = self._rocks.get([b"p" + _ID.pack(row) for row in ids]) if ids else []
         return [None if raw is None else _as_of(raw, snapshot) for raw in rows]
 
     def names(self) -> Iterator[tuple[Key, int, int]]:
-        with _translated("read"):
+        with _translated("read", self._folder):
             for name, raw in self._rows(b"k"):
                 yield (name_key(name[1:]), *KEY_ROW.unpack(raw))
 
@@ -184,7 +191,7 @@ class RocksMetadata:
 
     def commit(self, commit: Commit, *, sync: bool) -> None:
         head = commit.head_after(self.head)
-        with _translated("write"):
+        with _translated("write", self._folder):
             batch = WriteBatch(raw_mode=True)
             for name, value in self._puts(commit):
                 batch.put(name, value)
@@ -218,7 +225,7 @@ class RocksMetadata:
 
         A key that has got a new row since keeps it.
         """
-        with _translated("write"):
+        with _translated("write", self._folder):
             batch = WriteBatch(raw_mode=True)
             for row, key in dead:
                 batch.delete(b"p" + _ID.pack(row))
@@ -236,20 +243,25 @@ class RocksMetadata:
 
     def rewrite_keys(self, keys: Iterable[tuple[Key, int]]) -> None:
         """Point keys at ids, for repair."""
-        with _translated("write"):
+        with _translated("write", self._folder):
             for key, row in keys:
                 self._rocks.put(b"k" + key_name(key), KEY_ROW.pack(row, NO_ID))
 
     def rewrite_head(self, head: Head) -> None:
         """Correct the counts, for repair."""
-        with _translated("write"):
+        with _translated("write", self._folder):
             self._rocks.put(_HEAD, HEAD_ROW.pack(*head))
         self.head = head
 
-    def flush(self) -> None:
-        """Write the memtable out and sync: what comes after a restart is read from files, not from the log."""
-        with _translated("flush"):
+    def checkpoint(self, durable: int, boot: str) -> None:
+        """Write everything to tables, then set the marks and sync.
+
+        In this order: the marks begin the new log, which is what makes readers let go of the old one.
+        """
+        with _translated("checkpoint", self._folder):
             self._rocks.flush()
+            self._rocks.put(_DURABLE, durable.to_bytes(8, "little"))
+            self._rocks.put(_BOOT, boot.encode())
             self._rocks.flush_wal(True)
 
     def disk_bytes(self) -> int:
@@ -261,7 +273,7 @@ class RocksMetadata:
         return sum(self._rocks.property_int_value(name) or 0 for name in names)
 
     def close(self) -> None:
-        with _translated("close"):
+        with _translated("close", self._folder):
             self._rocks.close()
         if self._private is not None:
             self._private.cleanup()

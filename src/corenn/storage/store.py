@@ -23,6 +23,7 @@ from ..errors import (
     DatabaseExistsError,
     FormatError,
     LockedError,
+    NewerFormatError,
     NotADatabaseError,
     StorageError,
 )
@@ -172,7 +173,7 @@ class Store:
     def _assemble(cls, path: Path, mode: str, files: Files, metadata: RocksMetadata) -> Store:
         stored = metadata.settings()
         if stored["version"] > fmt.VERSION:
-            raise FormatError(
+            raise NewerFormatError(
                 f"{path} has format version {stored['version']}; this CoreNN reads up to {fmt.VERSION}: upgrade it"
             )
         settings = Settings.from_dict(stored["settings"])
@@ -198,7 +199,7 @@ class Store:
                 raise FormatError(f"{path} is missing; run `corenn repair` to save what the other files hold")
             slab = FileSlab(files, path, spec, writable=mode != "r")
         except FormatError as error:
-            if not mendable:
+            if not mendable or isinstance(error, NewerFormatError):
                 raise
             recovered.faults.append(f"{error}")
             log.warning("%s; starting it afresh", error)
@@ -258,6 +259,7 @@ class Store:
             self.recovered.backlog.append((1, lost[self.state.array[missing : head.rows, 0] != 0]))
         heap_end = int(self.heap.header[fmt.HEAP_END])
         if len(self.keys.array) < head.rows or len(self.heap.array) < heap_end or (head.rows and self._keys_blank()):
+            self.recovered.faults.append("keys.slab or keys.heap has lost rows; both are made again from the metadata")
             self.rebuild_keys()
 
     def _keys_blank(self) -> bool:
@@ -384,14 +386,13 @@ class Store:
             return
         for slab in self.slabs.values():
             slab.sync()
-        self.metadata.set_marks(durable, boot_id())
         forgettable = min(durable, oldest_snapshot)
         records = [record for record in self.metadata.records(self._forgotten) if record.number <= forgettable]
         if records:
             died = np.concatenate([record.died for record in records] or [NO_IDS]).tolist()
             self.metadata.forget(forgettable, ((row, self.key_of(row)) for row in died))
             self._forgotten = forgettable
-        self.metadata.flush()
+        self.metadata.checkpoint(durable, boot_id())
 
     # --- reads ----------------------------------------------------------------------------------------------------
 
@@ -424,7 +425,7 @@ class Store:
     def refresh(self) -> None:
         """A reader's view of what the writer has committed since."""
         assert isinstance(self.metadata, RocksMetadata)
-        self.metadata.refresh()
+        self.metadata.follow(int(self.state.header[PUBLISHED]))
         head = self.metadata.head
         for slab in self.slabs.values():
             assert isinstance(slab, FileSlab)

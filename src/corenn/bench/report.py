@@ -1,0 +1,117 @@
+"""Rows of figures with their goals, as a table and as JSON."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from math import isnan
+from pathlib import Path
+from typing import Any
+
+PACKAGES = ("corenn", "numpy", "numba", "llvmlite", "rocksdict", "hnswlib")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """One figure. `goal` is the least that is enough, or with `at_most` the most; `peer` is hnswlib's figure."""
+
+    name: str
+    figure: float
+    goal: float
+    unit: str = ""
+    at_most: bool = False
+    peer: float | None = None
+    note: str = ""
+
+    @property
+    def ratio(self) -> float | None:
+        """Figure over the peer's."""
+        return self.figure / self.peer if self.peer else None
+
+    @property
+    def ok(self) -> bool:
+        """True if the goal is reached; never for a figure that could not be measured (NaN)."""
+        return self.figure <= self.goal if self.at_most else self.figure >= self.goal
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain dictionary, ready for JSON: what could not be measured is None."""
+        values = {**asdict(self), "ratio": self.ratio, "ok": self.ok}
+        return {name: None if isinstance(value, float) and isnan(value) else value for name, value in values.items()}
+
+
+def print_rows(rows: Sequence[Row]) -> None:
+    """The table of issue and documentation, on stdout."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD)
+    for column in ("", "figure", "goal", "hnswlib", "ratio", "", "note"):
+        table.add_column(column, justify="right" if column in ("figure", "goal", "hnswlib", "ratio") else "left")
+    for row in rows:
+        goal = f"{'≤' if row.at_most else '≥'} {shown(row.goal)}"
+        peer = ("–", "–") if row.peer is None or row.ratio is None else (shown(row.peer), f"{row.ratio:.2f} ×")
+        table.add_row(row.name, f"{shown(row.figure)} {row.unit}", goal, *peer, "ok" if row.ok else "missed", row.note)
+    Console(width=None if sys.stdout.isatty() else 160).print(table)
+
+
+def shown(figure: float) -> str:
+    """A figure with at least three digits, and thousands apart."""
+    return f"{figure:,.0f}" if abs(figure) >= 1_000 else f"{figure:.4g}"
+
+
+def circumstances() -> dict[str, Any]:
+    """When, where and with what the figures were taken."""
+    return {
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "commit": _commit(),
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "cpu": _cpu(),
+        "cores": cores(),
+        "versions": {name: _version(name) for name in PACKAGES},
+    }
+
+
+def cores() -> int:
+    """Cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _commit() -> str | None:
+    """Commit of the sources, with a + if they are changed; None outside a clone."""
+    try:
+        asked = [
+            "git",
+            "-C",
+            str(Path(__file__).parent),
+            "describe",
+            "--always",
+            "--abbrev=40",
+            "--dirty=+",
+            "--exclude=*",
+        ]
+        return subprocess.run(asked, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def _cpu() -> str:
+    described = Path("/proc/cpuinfo")
+    lines = described.read_text().splitlines() if described.exists() else []
+    return next(
+        (line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.processor()
+    )
+
+
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None

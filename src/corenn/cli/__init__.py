@@ -1,0 +1,52 @@
+"""The command line: `main`, and one module per command."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Annotated
+
+import typer
+
+from .console import Commands
+from .demo import demo
+from .evaluate import evaluate
+from .import_ import import_
+from .repair import repair
+from .stats import stats
+from .verify import verify
+from .warmup import warmup
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    cls=Commands, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
+    help="CoreNN: nearest neighbours from a directory on your disk. Start with [bold]corenn demo[/bold].",
+)  # fmt: skip
+_COMMANDS: dict[str, Callable[..., None]] = {
+    "demo": demo, "eval": evaluate, "import": import_, "stats": stats,
+    "verify": verify, "repair": repair, "warmup": warmup,
+}  # fmt: skip
+for _name, _command in _COMMANDS.items():
+    app.command(_name)(_command)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        typer.echo(f"corenn {version('corenn')}")
+        raise typer.Exit()
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version.", callback=_print_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Options before the command."""
+
+
+def main() -> None:
+    """Run the command line."""
+    app()

@@ -1,0 +1,218 @@
+"""Files of rows, read in batches of bounded memory: .npy, .jsonl, .jsonl.gz, .parquet.
+
+Every batch knows which rows or lines it came from, and an error names file and line.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from io import BufferedReader
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..errors import InvalidArgumentError
+from ..types import AnyArray, Float32s, Key, Payload
+
+if TYPE_CHECKING:
+    import pyarrow
+
+
+@dataclass(frozen=True, slots=True)
+class Fields:
+    """Which fields are the key and the vector; `payload` None takes all others."""
+
+    key: str = "key"
+    vector: str = "vector"
+    payload: tuple[str, ...] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Rows to insert, and where they stood: "rows 0–999" or "lines 1–1000"."""
+
+    keys: list[Key]
+    vectors: Float32s
+    payloads: list[Payload | None] | None
+    where: str
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """An open file: its batches, and its number of rows if the format tells."""
+
+    batches: Iterator[Batch]
+    total: int | None
+
+
+def open_source(file: Path, fields: Fields, size: int) -> Source:
+    """The rows of `file` in batches of `size`.
+
+    Raises:
+        InvalidArgumentError: for an unknown format, and while reading, for a row that cannot be imported.
+        ModuleNotFoundError: for Parquet without the extra `arrow`.
+    """
+    if not file.exists():
+        raise InvalidArgumentError(f"{file} does not exist")
+    for suffix, reader in READERS.items():
+        if file.name.endswith(suffix):
+            return reader(file, fields, size)
+    raise InvalidArgumentError(f"{file}: unknown format; give one of {', '.join(READERS)}")
+
+
+# --- NumPy ------------------------------------------------------------------------------------------------------------
+
+
+def _npy(file: Path, _fields: Fields, size: int) -> Source:
+    try:
+        rows = np.load(file, mmap_mode="r", allow_pickle=False)
+    except (ValueError, EOFError) as error:
+        raise InvalidArgumentError(f"{file}: not an array of numbers in NumPy's format ({error})") from error
+    if rows.ndim != 2 or rows.dtype.kind not in "fiu":
+        raise InvalidArgumentError(
+            f"{file}: holds {rows.dtype} of shape {rows.shape}; needs numbers of shape (rows, dim)"
+        )
+    return Source(_npy_batches(rows, size), len(rows))
+
+
+def _npy_batches(rows: AnyArray, size: int) -> Iterator[Batch]:
+    for first in range(0, len(rows), size):
+        block = np.array(rows[first : first + size], np.float32)
+        last = first + len(block) - 1
+        yield Batch(list(range(first, last + 1)), block, None, f"rows {first}–{last}")
+
+
+# --- JSON lines -------------------------------------------------------------------------------------------------------
+
+
+def _jsonl(file: Path, fields: Fields, size: int) -> Source:
+    return Source(_jsonl_batches(file, fields, size), None)
+
+
+def _jsonl_batches(file: Path, fields: Fields, size: int) -> Iterator[Batch]:
+    with _opened(file) as lines:
+        numbered = ((at, line) for at, line in enumerate(lines, 1) if line.strip())
+        dim: int | None = None
+        while chunk := list(islice(numbered, size)):
+            rows = []
+            for at, line in chunk:
+                rows.append(_json_row(line, fields, f"{file}:{at}", dim))
+                dim = len(rows[-1][1])
+            keys, vectors, payloads = zip(*rows, strict=True)
+            where = f"lines {chunk[0][0]}–{chunk[-1][0]}"
+            yield Batch(list(keys), np.stack(vectors), list(payloads), where)
+
+
+def _opened(file: Path) -> gzip.GzipFile | BufferedReader:
+    return gzip.open(file) if file.suffix == ".gz" else file.open("rb")
+
+
+def _json_row(line: bytes, fields: Fields, where: str, dim: int | None) -> tuple[Key, Float32s, Payload | None]:
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise InvalidArgumentError(f"{where}: not JSON ({error})") from error
+    if not isinstance(row, dict):
+        raise InvalidArgumentError(f"{where}: not a JSON object")
+    for name in (fields.key, fields.vector):
+        if name not in row:
+            raise InvalidArgumentError(f"{where}: no field {name!r}; has {_names(row)}")
+    key = _checked_key(row.pop(fields.key), where)
+    vector = _checked_vector(row.pop(fields.vector), where, dim)
+    if fields.payload is not None:
+        row = {name: row[name] for name in fields.payload if name in row}
+    return key, vector, row or None
+
+
+def _checked_key(key: Any, where: str) -> Key:
+    if isinstance(key, bool) or not isinstance(key, str | int):
+        raise InvalidArgumentError(f"{where}: the key is {key!r}; needs a text or an integer")
+    return key
+
+
+def _checked_vector(values: Any, where: str, dim: int | None) -> Float32s:
+    try:
+        given = np.asarray(values)
+    except ValueError as error:
+        raise InvalidArgumentError(f"{where}: the vector is not a flat list of numbers") from error
+    if given.ndim != 1 or given.size == 0 or given.dtype.kind not in "fiu":
+        raise InvalidArgumentError(f"{where}: the vector is not a flat list of numbers")
+    if dim is not None and len(given) != dim:
+        raise InvalidArgumentError(f"{where}: the vector has {len(given)} dimensions, those before have {dim}")
+    with np.errstate(over="ignore"):
+        vector = given.astype(np.float32)
+    if not np.isfinite(vector).all():
+        raise InvalidArgumentError(f"{where}: the vector holds NaN, infinity or a number beyond float32")
+    return vector
+
+
+def _names(fields: Any, most: int = 10) -> str:
+    names = [repr(name) for name in fields]
+    return ", ".join(names[:most]) + (", …" if len(names) > most else "") or "none"
+
+
+# --- Parquet ----------------------------------------------------------------------------------------------------------
+
+
+def _parquet(file: Path, fields: Fields, size: int) -> Source:
+    import pyarrow
+    import pyarrow.parquet
+
+    try:
+        opened = pyarrow.parquet.ParquetFile(file)
+    except pyarrow.ArrowInvalid as error:
+        raise InvalidArgumentError(f"{file}: not a Parquet file ({error})") from error
+    names = opened.schema_arrow.names
+    for name in (fields.key, fields.vector, *(fields.payload or ())):
+        if name not in names:
+            raise InvalidArgumentError(f"{file}: no column {name!r}; has {_names(names)}")
+    return Source(_parquet_batches(opened, file, fields, size), opened.metadata.num_rows)
+
+
+def _parquet_batches(opened: Any, file: Path, fields: Fields, size: int) -> Iterator[Batch]:
+    names = fields.payload
+    if names is None:
+        names = tuple(name for name in opened.schema_arrow.names if name not in (fields.key, fields.vector))
+    first = 0
+    for rows in opened.iter_batches(size, columns=[fields.key, fields.vector, *names]):
+        keys = rows.column(fields.key).to_pylist()
+        checked = [_checked_key(key, f"{file}, row {first + at}") for at, key in enumerate(keys)]
+        vectors = _arrow_vectors(rows.column(fields.vector), f"{file}, rows {first}–{first + len(keys) - 1}")
+        payloads = rows.select(list(names)).to_pylist() if names else None
+        yield Batch(checked, vectors, payloads, f"rows {first}–{first + len(keys) - 1}")
+        first += len(keys)
+
+
+def _arrow_vectors(column: pyarrow.Array, where: str) -> Float32s:
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    kind = column.type
+    lists = pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
+    if not lists or not (pa.types.is_integer(kind.value_type) or pa.types.is_floating(kind.value_type)):
+        raise InvalidArgumentError(f"{where}: the vectors are {kind}; needs lists of numbers")
+    lengths = set(pc.list_value_length(column).to_pylist())
+    values = column.flatten()
+    if len(lengths) != 1 or None in lengths or 0 in lengths or values.null_count:
+        raise InvalidArgumentError(f"{where}: the vectors differ in length, or miss values")
+    with np.errstate(over="ignore"):
+        flat: Float32s = values.to_numpy(zero_copy_only=False).astype(np.float32)
+    return flat.reshape(len(column), -1)
+
+
+READERS: dict[str, Callable[[Path, Fields, int], Source]] = {
+    ".npy": _npy,
+    ".jsonl": _jsonl,
+    ".jsonl.gz": _jsonl,
+    ".parquet": _parquet,
+}
+
+
+def field_list(names: Sequence[str] | None) -> tuple[str, ...] | None:
+    """Names given once each, comma-separated or both."""
+    return None if names is None else tuple(part for name in names for part in name.split(",") if part)

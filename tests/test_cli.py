@@ -1,0 +1,423 @@
+"""The command line, in this process and in its own.
+
+Rules out tracebacks for what a user can cause, figures mixed with progress, wrong recall, rows that are imported under
+wrong keys or lost after Ctrl-C, and faults that verify does not report in its exit code.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from typer.testing import CliRunner, Result
+
+from corenn import CoreNN
+from corenn.cli import app
+from corenn.errors import CoreNNError
+from tests.conftest import Sample
+
+COMMANDS = ("demo", "eval", "import", "stats", "verify", "repair", "warmup")
+ROWS, QUERIES = 1_200, 40
+
+
+def corenn(*arguments: object) -> Result:
+    """Run a command in this process."""
+    return CliRunner(env={"COLUMNS": "200"}).invoke(app, [str(argument) for argument in arguments])
+
+
+def figures(*arguments: object) -> dict[str, Any]:
+    """What a command prints with --json."""
+    result = corenn(*arguments, "--json")
+    assert result.exit_code == 0, result.output
+    parsed: dict[str, Any] = json.loads(result.stdout)
+    return parsed
+
+
+def refused(*arguments: object) -> str:
+    """The one line on stderr of a command that fails."""
+    result = corenn(*arguments)
+    assert result.exit_code == 1, result.output
+    assert result.stdout == ""
+    errors = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1 and "Traceback" not in result.stderr, result.stderr
+    return errors[0]
+
+
+@pytest.fixture
+def vectors(rng: np.random.Generator) -> NDArray[np.float32]:
+    """A few vectors of 8 dimensions."""
+    return rng.normal(size=(250, 8)).astype(np.float32)
+
+
+@pytest.fixture
+def database(tmp_path: Path, vectors: NDArray[np.float32]) -> Path:
+    """A database with the vectors under their row numbers."""
+    path = tmp_path / "some.corenn"
+    with CoreNN.create(path, dim=8, metric="l2") as db:
+        db.insert(list(range(len(vectors))), vectors, [{"row": row} for row in range(len(vectors))])
+    return path
+
+
+# --- help and errors --------------------------------------------------------------------------------------------------
+
+
+def test_every_command_has_help_with_an_example() -> None:
+    assert corenn("--help").exit_code == 0
+    for name in COMMANDS:
+        shown = corenn(name, "--help")
+        assert shown.exit_code == 0 and f"Example: corenn {name}" in shown.output
+
+
+def test_help_imports_nothing_heavy() -> None:
+    program = (
+        "import sys\nfrom corenn.cli import app\n"
+        "try:\n    app(['--help'])\nexcept SystemExit:\n    pass\n"
+        "print(sorted({'numba', 'rocksdict', 'sklearn', 'pyarrow'} & set(sys.modules)), file=sys.stderr)"
+    )
+    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert run.stderr.strip() == "[]" and "import" in run.stdout
+
+
+def test_version() -> None:
+    shown = corenn("--version")
+    assert shown.exit_code == 0 and shown.stdout.startswith("corenn ")
+
+
+def test_module_runs_as_a_program(database: Path) -> None:
+    command = [sys.executable, "-m", "corenn", "stats", str(database), "--json"]
+    run = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert json.loads(run.stdout)["rows"] == 250
+
+
+@pytest.mark.parametrize("command", ["stats", "verify", "repair"])
+def test_missing_database(command: str, tmp_path: Path) -> None:
+    assert "nowhere does not exist" in refused(command, tmp_path / "nowhere")
+    (tmp_path / "else").mkdir()
+    (tmp_path / "else" / "file").write_text("not ours")
+    assert str(tmp_path / "else") in refused(command, tmp_path / "else")
+
+
+def test_missing_extra_names_the_install_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    (tmp_path / "rows.parquet").write_bytes(b"")
+    assert "pip install 'corenn[arrow]'" in refused("import", tmp_path / "new", tmp_path / "rows.parquet")
+
+
+def test_a_bug_keeps_its_traceback(database: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(CoreNN, "stats", broken)
+    assert isinstance(corenn("stats", database).exception, ZeroDivisionError)
+
+
+def test_a_message_with_brackets_is_printed_as_it_is(database: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object) -> None:
+        raise CoreNNError("the key '[bold]'\nis bad")
+
+    monkeypatch.setattr(CoreNN, "stats", broken)
+    assert refused("stats", database) == "error: the key '[bold]' is bad"
+
+
+# --- stats, verify, repair, warmup ------------------------------------------------------------------------------------
+
+
+def test_stats(database: Path) -> None:
+    told = figures("stats", database)
+    assert (told["rows"], told["dim"], told["metric"], told["mode"]) == (250, 8, "l2", "r")
+    assert told["disk_bytes"] > 250 * 8 * 4 and told["memory"]["vectors"] >= 250 * 8 * 4
+    assert "memory: vectors" in corenn("stats", database).stdout
+
+
+def test_stats_beside_a_writer(database: Path) -> None:
+    with CoreNN.open(database) as db:
+        db.delete([0, 1])
+        assert figures("stats", database)["rows"] == 248
+
+
+def test_verify_and_repair_of_a_sound_database(database: Path) -> None:
+    assert figures("verify", database)["ok"] is True
+    assert "no fault" in corenn("verify", database).stdout
+    assert figures("repair", database)["rows"] == 250
+
+
+def test_verify_reports_damage_and_repair_mends_it(database: Path, vectors: NDArray[np.float32]) -> None:
+    slab = database / "vectors.slab"
+    stored = bytearray(slab.read_bytes())
+    at = stored.index(vectors[7].tobytes())
+    stored[at] ^= 1
+    slab.write_bytes(stored)
+
+    found = corenn("verify", database, "--json")
+    assert found.exit_code == 1
+    report = json.loads(found.stdout)
+    assert not report["ok"] and [7] in [problem["lost"] for problem in report["problems"]]
+    shown = corenn("verify", database)
+    assert shown.exit_code == 1 and "lost: 7" in shown.stdout
+
+    assert figures("repair", database)["rows"] == 249
+    assert figures("verify", database)["ok"] is True
+
+
+def test_warmup_compiles_once() -> None:
+    figures("warmup", "--dtype", "f32")
+    again = figures("warmup", "--dtype", "f32")
+    assert again["compiled"] == [] and Path(again["folder"]).is_dir()
+    assert "Already compiled" in corenn("warmup", "--dtype", "f32").stdout
+    assert "f33" in refused("warmup", "--dtype", "f33")
+
+
+# --- import -----------------------------------------------------------------------------------------------------------
+
+
+def write_jsonl(file: Path, rows: list[Any]) -> Path:
+    """One JSON value per line; text is written as it is."""
+    lines = [row if isinstance(row, str) else json.dumps(row) for row in rows]
+    text = "".join(f"{line}\n" for line in lines).encode()
+    file.write_bytes(gzip.compress(text) if file.suffix == ".gz" else text)
+    return file
+
+
+def test_import_npy(tmp_path: Path, vectors: NDArray[np.float32]) -> None:
+    np.save(tmp_path / "rows.npy", vectors.astype(np.float64))
+    told = figures("import", tmp_path / "new", tmp_path / "rows.npy", "--metric", "ip", "--batch", 100)
+    assert (told["imported"], told["rows"]) == (250, 250)
+    with CoreNN.open(tmp_path / "new", mode="r") as db:
+        assert db.settings.metric == "ip"
+        record = db.get([249])[0]
+        assert record is not None and np.array_equal(record.vector, vectors[249])
+
+
+@pytest.mark.parametrize("name", ["rows.jsonl", "rows.jsonl.gz"])
+def test_import_jsonl(name: str, tmp_path: Path) -> None:
+    rows = [{"key": f"k{row}", "vector": [row, 1, 0.5], "year": row, "title": "t"} for row in range(25)]
+    write_jsonl(tmp_path / name, [*rows[:10], "", *rows[10:]])
+    assert figures("import", tmp_path / "all", tmp_path / name, "--batch", 10)["imported"] == 25
+    corenn("import", tmp_path / "some", tmp_path / name, "--payload", "year")
+    with CoreNN.open(tmp_path / "all", mode="r") as everything, CoreNN.open(tmp_path / "some", mode="r") as some:
+        first, second = everything.get(["k24"])[0], some.get(["k24"])[0]
+    assert first is not None and first.payload == {"year": 24, "title": "t"} and first.vector.tolist() == [24, 1, 0.5]
+    assert second is not None and second.payload == {"year": 24}
+
+
+def test_import_names_fields(tmp_path: Path) -> None:
+    file = write_jsonl(tmp_path / "rows.jsonl", [{"id": 5, "embedding": [1, 2], "key": "a field like any other"}])
+    assert figures("import", tmp_path / "new", file, "--key", "id", "--vector", "embedding")["imported"] == 1
+    with CoreNN.open(tmp_path / "new", mode="r") as db:
+        record = db.get([5])[0]
+    assert record is not None and record.payload == {"key": "a field like any other"}
+
+
+def test_import_parquet(tmp_path: Path, vectors: NDArray[np.float32]) -> None:
+    arrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    columns = {
+        "key": [f"k{row}" for row in range(250)],
+        "vector": list(vectors),
+        "n": list(range(250)),
+        "m": ["x"] * 250,
+    }
+    parquet.write_table(arrow.table(columns), tmp_path / "rows.parquet", row_group_size=70)
+    told = figures("import", tmp_path / "new", tmp_path / "rows.parquet", "--payload", "n", "--metric", "l2")
+    assert told["rows"] == 250
+    with CoreNN.open(tmp_path / "new", mode="r") as db:
+        record = db.get(["k249"])[0]
+    assert record is not None and record.payload == {"n": 249} and np.array_equal(record.vector, vectors[249])
+    assert "no column 'id'" in refused("import", tmp_path / "new", tmp_path / "rows.parquet", "--key", "id")
+
+
+def test_import_parquet_of_ragged_vectors(tmp_path: Path) -> None:
+    arrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    for vector in ([[1.0, 2.0], [1.0]], [[1.0, 2.0], [1.0, None]], ["a", "b"]):
+        parquet.write_table(arrow.table({"key": [1, 2], "vector": vector}), tmp_path / "rows.parquet")
+        assert "rows 0–1: the vectors" in refused("import", tmp_path / "new", tmp_path / "rows.parquet")
+
+
+def test_import_into_an_existing_database(tmp_path: Path, database: Path, vectors: NDArray[np.float32]) -> None:
+    np.save(tmp_path / "rows.npy", vectors + 1)
+    told = refused("import", database, tmp_path / "rows.npy")
+    assert "rows.npy, rows 0–249" in told and "imported before it: 0" in told
+    assert figures("import", database, tmp_path / "rows.npy", "--upsert")["rows"] == 250
+    with CoreNN.open(database, mode="r") as db:
+        record = db.get([3])[0]
+    assert record is not None and np.array_equal(record.vector, vectors[3] + 1)
+    assert "was created with l2" in refused("import", database, tmp_path / "rows.npy", "--metric", "cosine")
+
+
+def test_a_bad_row_leaves_the_batches_before_it(tmp_path: Path) -> None:
+    rows: list[Any] = [{"key": row, "vector": [row, 1]} for row in range(25)]
+    rows[23] = {"key": 23, "vector": [1, 2, 3]}
+    told = refused("import", tmp_path / "new", write_jsonl(tmp_path / "rows.jsonl", rows), "--batch", 10)
+    assert "rows.jsonl:24: the vector has 3 dimensions" in told and "imported before it: 20" in told
+    with CoreNN.open(tmp_path / "new", mode="r") as db:
+        assert sorted(map(int, db.keys())) == list(range(20))
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ("{", "not JSON"),
+        ("[1]", "not a JSON object"),
+        ({"vector": [1, 2]}, "no field 'key'; has 'vector'"),
+        ({"key": 1}, "no field 'vector'"),
+        ({"key": True, "vector": [1, 2]}, "the key is True"),
+        ({"key": None, "vector": [1, 2]}, "the key is None"),
+        ({"key": 1, "vector": []}, "not a flat list of numbers"),
+        ({"key": 1, "vector": [[1, 2]]}, "not a flat list of numbers"),
+        ({"key": 1, "vector": ["1", "2"]}, "not a flat list of numbers"),
+        ({"key": 1, "vector": [1, None]}, "not a flat list of numbers"),
+        ({"key": 1, "vector": [1, [2]]}, "not a flat list of numbers"),
+        ('{"key": 1, "vector": [1, NaN]}', "NaN, infinity"),
+        ('{"key": 1, "vector": [1, 1e39]}', "beyond float32"),
+    ],
+)
+def test_a_bad_line_is_named(row: Any, message: str, tmp_path: Path) -> None:
+    file = write_jsonl(tmp_path / "rows.jsonl", [{"key": 0, "vector": [1, 2]}, row])
+    told = refused("import", tmp_path / "new", file)
+    assert "rows.jsonl:2: " in told and message in told
+    assert not (tmp_path / "new").exists()
+
+
+def test_files_that_cannot_be_imported(tmp_path: Path) -> None:
+    new = tmp_path / "new"
+    for name, content, message in (
+        ("rows.csv", b"", "unknown format"),
+        ("rows.jsonl", b"", "holds no rows"),
+        ("rows.npy", b"not numpy", "not an array"),
+        ("rows.parquet", b"not parquet", "not a Parquet file"),
+    ):
+        (tmp_path / name).write_bytes(content)
+        assert message in refused("import", new, tmp_path / name)
+    assert "does not exist" in refused("import", new, tmp_path / "none.npy")
+    np.save(tmp_path / "flat.npy", np.arange(3.0))
+    assert "shape (3,)" in refused("import", new, tmp_path / "flat.npy")
+    np.save(tmp_path / "objects.npy", np.array([["a", 1]], object), allow_pickle=True)
+    assert "objects.npy" in refused("import", new, tmp_path / "objects.npy")
+    assert not new.exists()
+
+
+@pytest.mark.compiled
+def test_ctrl_c_keeps_what_was_counted(tmp_path: Path) -> None:
+    pipe, path = tmp_path / "rows.jsonl", tmp_path / "new"
+    os.mkfifo(pipe)
+    command = [sys.executable, "-m", "corenn", "import", str(path), str(pipe), "--batch", "100"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        with pipe.open("w") as writer:
+            writer.writelines(json.dumps({"key": row, "vector": [row, 1.0]}) + "\n" for row in range(250))
+            writer.flush()
+            wait_for_rows(path, 200)
+            process.send_signal(signal.SIGINT)
+            assert process.wait(60) == 130
+        assert process.stderr is not None
+        told = process.stderr.read()
+    assert "Interrupted: 200 rows" in told and "Traceback" not in told
+    with CoreNN.open(path, mode="r") as db:
+        assert sorted(map(int, db.keys())) == list(range(200))
+
+
+def wait_for_rows(path: Path, rows: int) -> None:
+    """Return once a reader sees `rows` rows."""
+    for _ in range(600):
+        try:
+            with CoreNN.open(path, mode="r") as db:
+                if len(db) == rows:
+                    return
+        except CoreNNError:
+            pass  # not created yet
+        time.sleep(0.1)
+    pytest.fail(f"{path} never held {rows} rows")
+
+
+# --- eval -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def matrices(tmp_path: Path, sift: Sample) -> Iterator[dict[str, Path]]:
+    """Vectors, queries and 20 true neighbours of each, packed."""
+    rows, queries = sift[0][:ROWS], sift[1][:QUERIES]
+    squares = ((queries[:, None, :] - rows[None, :, :]) ** 2).sum(axis=2)
+    truth = np.argsort(squares, axis=1, kind="stable")[:, :20].astype(np.uint32)
+    paths = {name: tmp_path / f"{name}.bin" for name in ("vectors", "queries", "results")}
+    for name, matrix in zip(paths, (rows, queries, truth), strict=True):
+        matrix.tofile(paths[name])
+    yield paths
+
+
+def options(matrices: dict[str, Path], *names: str) -> list[object]:
+    """Matrices as options."""
+    return [part for name in names for part in (f"--{name}", matrices[name])]
+
+
+@pytest.mark.compiled
+def test_eval_inserts_then_measures(tmp_path: Path, matrices: dict[str, Path]) -> None:
+    path = tmp_path / "sift"
+    told = figures("eval", path, *options(matrices, "vectors", "queries", "results"), "-k", 10, "--dim", 128)
+    assert (told["inserted"], told["rows"], told["queries"], told["k"]) == (ROWS, ROWS, QUERIES, 10)
+    assert told["recall"] >= 0.95
+    assert 0 < told["p50_ms"] <= told["p95_ms"] <= told["p99_ms"] and told["qps"] > 0
+    assert told["distances_per_query"] > 10 and told["hops_per_query"] > 0
+
+    asked = ["eval", path, *options(matrices, "queries", "results"), "-k", 20, "--search-list", 150, "--threads", 1]
+    again = figures(*asked)
+    assert again["recall"] >= 0.95 and (again["search_list"], again["threads"]) == (150, 1)
+    assert f"recall@20 {again['recall']:.4f}" in " ".join(corenn(*asked).stdout.split())
+    assert "leave out --vectors" in refused(
+        "eval", path, *options(matrices, "vectors", "queries", "results"), "-k", 10, "--dim", 128
+    )
+
+
+@pytest.mark.compiled
+def test_eval_counts_what_is_missing(tmp_path: Path, matrices: dict[str, Path], sift: Sample) -> None:
+    """Half of the truth is replaced by rows that are not near: half of the recall goes."""
+    truth = np.fromfile(matrices["results"], np.uint32).reshape(QUERIES, 20)[:, :10].copy()
+    truth[:, 5:] = ROWS + 1
+    truth.tofile(matrices["results"])
+    path = tmp_path / "text-keys"
+    with CoreNN.create(path, dim=128, metric="l2") as db:
+        db.insert([str(row) for row in range(ROWS)], sift[0][:ROWS])
+    told = figures("eval", path, *options(matrices, "queries", "results"), "-k", 10, "--search-list", 200)
+    assert 0.475 <= told["recall"] <= 0.5
+
+
+@pytest.mark.compiled
+def test_eval_of_half_floats(tmp_path: Path, matrices: dict[str, Path]) -> None:
+    for name in ("vectors", "queries"):
+        np.fromfile(matrices[name], np.float32).astype(np.float16).tofile(matrices[name])
+    chosen = options(matrices, "vectors", "queries", "results")
+    told = figures("eval", tmp_path / "half", *chosen, "-k", 10, "--dim", 128, "--dtype", "f16")
+    assert told["recall"] >= 0.95 and figures("stats", tmp_path / "half")["dtype"] == "f16"
+
+
+def test_eval_refuses_what_does_not_fit(tmp_path: Path, database: Path, matrices: dict[str, Path]) -> None:
+    both, new = options(matrices, "queries", "results"), tmp_path / "new"
+    everything = options(matrices, "vectors", "queries", "results")
+    assert "needs --dim" in refused("eval", new, *everything, "-k", 10)
+    assert "whole number of rows of 127" in refused("eval", new, *everything, "-k", 10, "--dim", 127)
+    assert "--dtype f99" in refused("eval", new, *everything, "-k", 10, "--dim", 128, "--dtype", "f99")
+    assert "21 or more uint32" in refused("eval", new, *everything, "-k", 21, "--dim", 128)
+    assert "metric='l3'" in refused("eval", new, *everything, "-k", 10, "--dim", 128, "--metric", "l3")
+    assert "does not exist" in refused("eval", new, *both, "-k", 10)
+    assert "vectors of 8 dimensions" in refused("eval", database, *both, "-k", 10, "--dim", 128)
+    np.save(tmp_path / "queries.npy", np.zeros((5, 128), np.float32))
+    told = refused(
+        "eval", new, "--queries", tmp_path / "queries.npy", *everything[:2], *everything[4:], "-k", 10, "--dim", 128
+    )
+    assert "NumPy file" in told
+    assert not new.exists()
+
+
+def test_eval_refuses_keys_that_are_not_row_numbers(tmp_path: Path, matrices: dict[str, Path], sift: Sample) -> None:
+    with CoreNN.create(tmp_path / "named", dim=128, metric="l2") as db:
+        db.insert([f"photo {row}" for row in range(50)], sift[0][:50])
+    told = refused("eval", tmp_path / "named", *options(matrices, "queries", "results"), "-k", 10)
+    assert "not row numbers" in told
