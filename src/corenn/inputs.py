@@ -6,6 +6,7 @@ import json
 import math
 import operator
 from collections.abc import Iterable, Sequence
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -148,7 +149,8 @@ def as_queries(vectors: Any, dim: int) -> tuple[Float32s, bool]:
     single = array.ndim == 1
     if array.ndim not in (1, 2) or array.shape[-1] != dim:
         raise DimensionError(f"query vectors have shape {array.shape}; this database takes ({dim},) or (n, {dim})")
-    queries = np.ascontiguousarray(array.reshape(-1, dim), dtype=np.float32)
+    with np.errstate(over="ignore"):
+        queries = np.ascontiguousarray(array.reshape(-1, dim), dtype=np.float32)
     if not queries.flags.writeable:
         queries = queries.copy()  # read-only arrays are another type to the compiler
     # A finite sum of squares has finite terms, and is cheaper to look at than each of them.
@@ -184,7 +186,7 @@ def _as_json(payload: Any, row: int) -> bytes:
     try:
         text = json.dumps(payload, allow_nan=False, ensure_ascii=False, separators=(",", ":")).encode()
     except (ValueError, TypeError) as error:
-        raise InvalidPayloadError(f"payload {row} is not JSON: {error}") from error
+        raise InvalidPayloadError(f"payload {row}, {shown(payload)}, is not JSON: {error}") from error
     if len(text) > MAX_PAYLOAD_BYTES:
         raise InvalidPayloadError(f"payload {row} takes {len(text):,} bytes; at most {MAX_PAYLOAD_BYTES:,} are stored")
     return text
@@ -242,10 +244,6 @@ def as_bound(value: Any) -> float | None:
     """max_distance: a number, not NaN."""
     if value is None:
         return None
-    try:
-        number = float(value)
-    except (TypeError, ValueError):
-        raise InvalidArgumentError(f"max_distance={shown(value)}: must be a number") from None
-    if math.isnan(number):
-        raise InvalidArgumentError("max_distance=nan: must be a number")
-    return number
+    if isinstance(value, (bool, np.bool_)) or not isinstance(value, Real) or math.isnan(value):
+        raise InvalidArgumentError(f"max_distance={shown(value)}: must be a number")
+    return float(value)

@@ -12,6 +12,8 @@ that they say is seen until the head names their commit. RocksDB is only written
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import struct
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
@@ -34,6 +36,7 @@ CACHE_BYTES = 8 << 20
 WRITE_BUFFER_BYTES = 16 << 20
 
 _SETTINGS, _HEAD, _DURABLE, _BOOT, _INTENT = b"msettings", b"mhead", b"mdurable", b"mboot", b"mintent"
+_ROCKSDICT_FILE = "rocksdict-config.json"
 _ID = struct.Struct(">I")
 _COMMIT = struct.Struct(">QI")
 
@@ -81,13 +84,32 @@ class RocksMetadata:
             raise NotADatabaseError(f"{folder.parent} is not a CoreNN database: it has no metadata")
         if reader:
             self._private = tempfile.TemporaryDirectory(prefix="corenn-reader-")
-        self._rocks = self._open()
-        self.head = self._read_head()
+        try:
+            self._rocks = self._open()
+            self.head = self._read_head()
+        except BaseException:
+            if self._private is not None:
+                self._private.cleanup()
+            raise
 
     def _open(self) -> Rdict:
-        access = AccessType.read_write() if self._private is None else AccessType.secondary(self._private.name)
         with _translated("open", self._folder):
-            return Rdict(str(self._folder), _options(), access_type=access)
+            if self._private is None:
+                return Rdict(str(self._folder), _options())
+            access = AccessType.secondary(str(Path(self._private.name) / "log"))
+            return Rdict(str(self._readable_folder(self._private.name)), _options(), access_type=access)
+
+    def _readable_folder(self, private: str) -> Path:
+        """Where a reader opens: the folder itself or, as rocksdict writes a file there, links to what is in it."""
+        if os.access(self._folder, os.W_OK):
+            return self._folder
+        linked = Path(private) / "meta"
+        shutil.rmtree(linked, ignore_errors=True)
+        linked.mkdir()
+        for path in self._folder.iterdir():
+            (linked / path.name).symlink_to(path)
+        (linked / _ROCKSDICT_FILE).unlink(missing_ok=True)
+        return linked
 
     @staticmethod
     def create(folder: Path, stored: dict[str, Any]) -> None:
@@ -110,7 +132,7 @@ class RocksMetadata:
         with _translated("follow", self._folder):
             self._rocks.try_catch_up_with_primary()
         self.head = self._read_head()
-        if self.head.commit < published:
+        if self.head.commit < published or not os.access(self._folder, os.W_OK):
             self._rocks.close()
             self._rocks = self._open()
             self.head = self._read_head()
