@@ -41,7 +41,7 @@ from .storage.platform import require_supported
 from .storage.rocks import RocksMetadata
 from .storage.store import Store
 from .types import AnyArray, Explain, Hits, Key, Payload, Record, Report, Stats, UInt32s
-from .warmup import warm
+from .warmup import load, warm
 from .writer import Task, Write, Writer
 
 ENCODE_ROWS = 8192  # rows converted at a time, which bounds the float64 copies
@@ -123,6 +123,7 @@ class CoreNN:
         require_supported()
         chosen = _settings(dim=dim, metric=metric, dtype=dtype, durability=durability, **settings)
         warm(chosen)
+        load(chosen)
         return cls(Store.in_memory(chosen), "rw")
 
     def close(self) -> None:

@@ -19,7 +19,7 @@ from .graph.view import take_view
 from .kernels.checksum import TABLES, mismatched_rows
 from .kernels.jit import JIT, cache_folder
 from .kernels.link import mend_ring
-from .kernels.rows import decode_rows
+from .kernels.rows import Float32Rows, decode_rows
 from .storage.commit import NO_IDS, Commit
 from .storage.encode import encode
 from .storage.format import JOURNAL
@@ -53,6 +53,13 @@ def warm(settings: Settings, progress: Callable[[str], None] | None = None) -> N
         log.info("compiling the kernels for %s into %s, once per machine", settings.dtype, cache_folder())
         _exercise(Settings(dim=8, metric="ip", dtype=settings.dtype, max_edges=8), progress or (lambda step: None))
         _marker(settings).touch()
+
+
+def load(settings: Settings) -> None:
+    """Start the compiler, which takes half a second and 60 MB, before the first row rather than with it."""
+    if JIT:
+        row = np.zeros((1, settings.dim), np.float32)
+        decode_rows(Float32Rows(row, row[:, :1].copy(), settings.dim, np.float32(0)), np.zeros(1, np.uint32), row)
 
 
 def _exercise(settings: Settings, progress: Callable[[str], None]) -> None:

@@ -137,7 +137,7 @@ class _Group:
         """The commit of all that was taken in."""
         whole = self.blocks[0] if len(self.blocks) == 1 else None
         if len(self.blocks) > 1:
-            whole = Encoded(*(np.concatenate([block[i] for block in self.blocks]) for i in range(3)))
+            whole = Encoded(*(np.concatenate([block[i] for block in self.blocks]) for i in range(2)))
         return Commit(
             number=number,
             first=self.first,

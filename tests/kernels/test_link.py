@@ -12,6 +12,7 @@ from corenn.graph.scratch import ScratchPool
 from corenn.graph.threads import Helpers
 from corenn.graph.view import View, entries_of, raise_radius, take_view
 from corenn.kernels.link import mend_ring, ring_length
+from corenn.kernels.rows import NORM
 from corenn.kernels.search import DEGREE, FIRST_NEIGHBOUR, LIFELINE
 from corenn.storage.commit import NO_IDS, Commit
 from corenn.storage.encode import encode
@@ -38,7 +39,8 @@ def linked(vectors: np.ndarray, threads: int = 1, batch: int = 100_000, **settin
                 encoded.seals,
             )
         )
-        raise_radius(store, encoded.norms.astype(np.float32))
+        if encoded.seals.shape[1] > NORM:
+            raise_radius(store, encoded.seals.view(np.float32)[:, NORM])
         left = linker.link(np.arange(first, first + count, dtype=np.uint32), store.metadata.head, lambda: False)
         assert not len(left)
     helpers.close()

@@ -113,9 +113,10 @@ class Linker:
         sources = np.repeat(batch, rows[:, DEGREE])
         order = np.argsort(targets, kind="stable")
         targets, sources = targets[order], sources[order]
-        firsts = np.flatnonzero(np.r_[True, targets[1:] != targets[:-1]]) if len(targets) else np.empty(0, np.int64)
-        starts = np.append(firsts, len(targets))
-        targets = targets[firsts]
+        fresh = np.ones(len(targets) + 1, np.bool_)
+        np.not_equal(targets[1:], targets[:-1], out=fresh[1:-1])
+        starts = np.flatnonzero(fresh) if len(targets) else np.zeros(1, np.int64)
+        targets = targets[starts[:-1]]
 
         def back(start: int, stop: int) -> None:
             bench = workbench(view.settings.dim, 4 * view.graph.edges.shape[1] + BATCH_ROWS)

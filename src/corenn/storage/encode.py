@@ -42,11 +42,10 @@ def seal_columns(settings: Settings) -> int:
 
 
 class Encoded(NamedTuple):
-    """rows: stored form, (n, columns). seals: uint32 (n, columns), checksums still zero. norms: float64 (n,)."""
+    """rows: stored form, (n, columns). seals: uint32 (n, columns), checksums still zero."""
 
     rows: AnyArray
     seals: UInt32s
-    norms: AnyArray
 
 
 def encode(
@@ -59,6 +58,9 @@ def encode(
     """
     if scales is not None and zero_points is not None:
         return _seal_codes(settings, vectors, scales, zero_points)
+    if settings.dtype == "f32" and settings.metric == "l2" and vectors.dtype == np.float32:
+        check_norms(np.sqrt(np.einsum("ij,ij->i", vectors, vectors)))
+        return Encoded(_padded(settings, vectors), np.zeros((len(vectors), 1), np.uint32))
     wide = vectors.astype(np.float64)
     norms = np.sqrt(np.einsum("ij,ij->i", wide, wide))
     check_norms(norms)
@@ -73,8 +75,8 @@ def encode(
 
 def check_norms(norms: AnyArray) -> None:
     """Refuse vectors so long that float32 could not hold their squared distances."""
-    bad = np.flatnonzero(~(norms < MOST_NORM))
-    if len(bad):
+    if not (norms < MOST_NORM).all():
+        bad = np.flatnonzero(~(norms < MOST_NORM))
         raise InvalidVectorError(
             f"vector {bad[0]} has norm {norms[bad[0]]:.6g}; distances need norms below 2^60: scale the vectors down"
         )
@@ -106,7 +108,7 @@ def _as_floats(settings: Settings, vectors: AnyArray, norms: AnyArray) -> Encode
         seals[:, NORM] = norms
     if seals.shape[1] > 2:
         seals[:, LENGTH] = np.sqrt(np.einsum("ij,ij->i", rounded, rounded))
-    return Encoded(_padded(settings, np.ascontiguousarray(values).view(stored)), seals.view(np.uint32), norms)
+    return Encoded(_padded(settings, np.ascontiguousarray(values).view(stored)), seals.view(np.uint32))
 
 
 def _round_to_bytes(settings: Settings, wide: AnyArray) -> Encoded:
@@ -119,7 +121,7 @@ def _round_to_bytes(settings: Settings, wide: AnyArray) -> Encoded:
     seals = np.zeros((len(wide), 4), np.float32)
     seals[:, NORM] = norms
     seals[:, SCALE] = _unit_scale(settings, norms)
-    return Encoded(_padded(settings, values.astype(np.uint8)), seals.view(np.uint32), norms)
+    return Encoded(_padded(settings, values.astype(np.uint8)), seals.view(np.uint32))
 
 
 def _unit_scale(settings: Settings, norms: AnyArray) -> AnyArray:
@@ -155,7 +157,7 @@ def _seal_codes(settings: Settings, codes: AnyArray, scales: Float32s, zero_poin
 def _sealed(settings: Settings, codes: AnyArray, norms: AnyArray, scale: AnyArray, offset: AnyArray) -> Encoded:
     seals = np.zeros((len(codes), 4), np.float32)
     seals[:, NORM], seals[:, SCALE], seals[:, OFFSET] = norms, scale, offset
-    return Encoded(_padded(settings, codes), seals.view(np.uint32), norms)
+    return Encoded(_padded(settings, codes), seals.view(np.uint32))
 
 
 def _padded(settings: Settings, values: AnyArray) -> AnyArray:

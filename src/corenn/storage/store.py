@@ -240,7 +240,8 @@ class Store:
             self._extend_soft(head)
             if restarted:
                 self._forget_future(head)
-            mend_ring(self.edges.array, self.edges.header[JOURNAL : JOURNAL + 2], head.rows)
+            if self.edges.header[JOURNAL]:  # a kernel takes a while to load, and seldom is one needed here
+                mend_ring(self.edges.array, self.edges.header[JOURNAL : JOURNAL + 2], head.rows)
         for record in metadata.records(min(known, linked)):
             if record.number > known:
                 self._apply(record)
