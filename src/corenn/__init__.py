@@ -1,5 +1,6 @@
 """CoreNN: an embedded database for nearest-neighbour search, in pure Python."""
 
+import logging
 from typing import TYPE_CHECKING
 
 from .config import Settings
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from .database import CoreNN
 
 __version__ = "0.1.0"
+logging.getLogger("corenn").addHandler(logging.NullHandler())
 
 __all__ = [
     "CapacityError",
@@ -74,6 +76,9 @@ __all__ = [
 def __getattr__(name: str) -> object:
     """The engine brings the compiler with it: it is loaded when it is first asked for."""
     if name == "CoreNN":
+        from .storage.platform import require_supported
+
+        require_supported()
         from .database import CoreNN
 
         return CoreNN

@@ -366,8 +366,8 @@ class CoreNN:
             InvalidSettingError: for an unknown name, a value out of bounds, or a setting fixed at creation.
         """
         writer = self._needs_writer()
-        changed = self._store.settings.changed(changes)
-        writer.submit(Task(lambda: writer.configure(changed)))
+        self._store.settings.changed(changes)
+        writer.submit(Task(lambda: writer.configure(changes)))
 
     def stats(self) -> Stats:
         """Counts, settings and sizes as of now."""

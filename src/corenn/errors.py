@@ -87,7 +87,9 @@ class ReadOnlyError(CoreNNError, PermissionError):
 
 
 class DiskFullError(CoreNNError, OSError):
-    """The file system has no room for the write; nothing was changed."""
+    """The file system has no room. If only rows were being written nothing has changed and writing may go on later;
+    if the metadata was, the database is read-only until it is opened again.
+    """
 
 
 class StorageError(CoreNNError, OSError):

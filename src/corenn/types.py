@@ -143,7 +143,8 @@ class Stats:
 
     rows: live rows. tombstones: deleted rows whose space is not yet reclaimed. pending: committed rows that are not
     linked into the graph yet and are found by an exact scan. commit: number of the last commit.
-    repair_backlog: rows whose edges wait for repair after deletes. memory: resident or mapped bytes by part.
+    repair_backlog: deleted rows that edges still lead to. memory: bytes of the rows in use, by part; mapped, and
+    resident as far as they were touched.
     disk_bytes: allocated on disk, 0 in memory.
     """
 

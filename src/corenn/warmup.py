@@ -20,6 +20,7 @@ from .kernels.checksum import TABLES, mismatched_rows
 from .kernels.jit import JIT, cache_folder
 from .kernels.link import mend_ring
 from .kernels.rows import Float32Rows, decode_rows
+from .kernels.search import L2, aim_batch
 from .storage.commit import NO_IDS, Commit
 from .storage.encode import encode
 from .storage.format import JOURNAL
@@ -80,6 +81,7 @@ def _exercise(settings: Settings, progress: Callable[[str], None]) -> None:
     searcher.query(view, queries, 5, 16, exact=False, threads=1)
     progress("scan")
     searcher.query(view, queries, 5, 16, exact=True, threads=1)
+    aim_batch(view.rows, L2, queries, np.empty((2, 9), np.float32))
     progress("checks")
     check_graph(view)
     mend_ring(store.edges.array, store.edges.header[JOURNAL : JOURNAL + 2], rows)

@@ -36,6 +36,7 @@ log = logging.getLogger("corenn.writer")
 GROUP_ROWS = 1 << 16
 CHECKPOINT_ROWS = 1 << 16
 CHECKPOINT_COMMITS = 1 << 14
+GATHER_SECONDS = 0.002
 IDLE_ROWS = 512  # rows of the backlog linked before new requests are looked for
 
 
@@ -165,9 +166,14 @@ class Writer:
         self._changed = threading.Condition()
         self._queue: list[Request] = []
         self._closing = False
+        # Callers in the last commit. They come back together: to wait for them makes commits twice as large, and
+        # leaves them the interpreter meanwhile.
+        self._crowd = 0
         self._thread: threading.Thread | None = None
         self._since_checkpoint = [0, 0]  # rows, commits
         self._reading: dict[object, int] = {}
+        if store.recovered.suspect:
+            self._raise_radius(0, store.metadata.head.rows)
         self.view = self._take()
         if self._backlog:
             self._start()
@@ -181,7 +187,8 @@ class Writer:
                 raise ClosedError("the database is closed; open it again")
             self._queue.append(request)
             self._start()
-            self._changed.notify_all()
+            if len(self._queue) == 1 or len(self._queue) >= self._crowd:
+                self._changed.notify_all()
         try:
             request.done.wait()
         except BaseException:
@@ -241,7 +248,10 @@ class Writer:
             with self._changed:
                 while not (self._queue or self._closing or (self._backlog and self.store.fault is None)):
                     self._changed.wait()
+                if self._crowd > 1:
+                    self._changed.wait_for(lambda: len(self._queue) >= self._crowd or self._closing, GATHER_SECONDS)
                 requests = self._next_requests()
+                self._crowd = len(requests)
                 if not requests and self._closing:
                     return
             try:
@@ -283,10 +293,7 @@ class Writer:
         self._write([request for request in requests if isinstance(request, Write)])
 
     def _write(self, writes: list[Write]) -> None:
-        if self.store.fault is not None:
-            raise ReadOnlyError(
-                f"an earlier failure made the database read-only ({self.store.fault}); close it and open it again"
-            ) from self.store.fault
+        self._refuse_after_fault()
         group = _Group(writes, self.view, self.store)
         accepted: list[tuple[Write, Any]] = []
         for write in writes:
@@ -308,14 +315,19 @@ class Writer:
         for write, result in accepted:
             write.finish(result)
 
+    def _refuse_after_fault(self) -> None:
+        """What a failed sync or commit has left on the disk is not known: nothing may be written on top of it."""
+        if self.store.fault is not None:
+            raise ReadOnlyError(
+                f"an earlier failure made the database read-only ({self.store.fault}); close it and open it again"
+            ) from self.store.fault
+
     def _commit(self, group: _Group, writes: Sequence[Write]) -> None:
         commit = group.commit(self.store.next_commit())
         self.store.commit(commit)
         head = self.store.metadata.head
         if commit.count:
-            assert commit.seals is not None
-            if commit.seals.shape[1] > NORM:
-                raise_radius(self.store, commit.seals.view(np.float32)[:, NORM])
+            self._raise_radius(commit.first, commit.first + commit.count)
             fresh = commit.ids[self.store.state.array[commit.first : commit.first + commit.count, 1] == 0]
             left = self._link(fresh, head, lambda: self._closing or any(write.interrupted for write in writes))
             if len(left):
@@ -325,6 +337,13 @@ class Writer:
         self._since_checkpoint[1] += 1
         if self._since_checkpoint[0] >= CHECKPOINT_ROWS or self._since_checkpoint[1] >= CHECKPOINT_COMMITS:
             self._try_checkpoint()
+
+    def _raise_radius(self, first: int, stop: int) -> None:
+        """Take the norms of rows into account before they are linked, or where edges.slab may have lost them."""
+        seals = self.store.seals.array[first:stop]
+        if seals.shape[1] > NORM:
+            born = self.store.state.array[first:stop, 0] != 0
+            raise_radius(self.store, seals.view(np.float32)[born, NORM])
 
     def _link(self, ids: UInt32s, head: Head, stop: Callable[[], bool]) -> UInt32s:
         """Link committed rows. Whatever goes wrong here, they stay committed: queries scan what is not linked."""
@@ -339,9 +358,8 @@ class Writer:
         """A checkpoint that nobody asked for: the write before it holds even if this fails."""
         try:
             self._checkpoint()
-        except CoreNNError as error:
+        except CoreNNError:
             log.exception("a checkpoint failed; the database is read-only until it is opened again")
-            self.store.fault = error
 
     def _publish(self) -> None:
         self.store.mark_linked(self._linked_commit())
@@ -366,13 +384,18 @@ class Writer:
 
     def _checkpoint(self) -> None:
         held = list(self._reading.values())
-        self.store.checkpoint(self._linked_commit(), min(held, default=self.view.head.commit))
+        try:
+            self.store.checkpoint(self._linked_commit(), min(held, default=self.view.head.commit))
+        except CoreNNError as error:
+            self.store.fault = error  # a failed sync is never tried again
+            raise
         self._since_checkpoint = [0, 0]
 
     # --- tasks -----------------------------------------------------------------------------------------------------
 
     def checkpoint(self) -> None:
         """Link what waits and bring everything to the disk. Called in the writer thread."""
+        self._refuse_after_fault()
         while self._backlog and not self._closing:
             self._link_backlog()
         self._checkpoint()
@@ -384,6 +407,7 @@ class Writer:
 
     def kill(self, ids: UInt32s) -> None:
         """Commit the deaths of rows by id, for repair. Called in the writer thread."""
+        self._refuse_after_fault()
         self.store.commit(Commit(self.store.next_commit(), self.store.next_row(), died=ids))
         self._publish()
 
@@ -391,9 +415,15 @@ class Writer:
         """Publish after a repair has changed slabs in place. Called in the writer thread."""
         self._publish()
 
-    def configure(self, settings: Settings) -> None:
-        """Store changed settings. Called in the writer thread."""
+    def configure(self, changes: dict[str, Any]) -> None:
+        """Change settings here and as they are stored; what this handle alone overrides is not stored.
+
+        Called in the writer thread.
+        """
+        self._refuse_after_fault()
+        settings = self.store.settings.changed(changes)
         if isinstance(self.store.metadata, RocksMetadata):
-            self.store.metadata.store_settings(settings.as_dict(), sync=settings.durability == "sync")
+            stored = Settings.from_dict(self.store.metadata.settings()["settings"]).changed(changes)
+            self.store.metadata.store_settings(stored.as_dict(), sync=settings.durability == "sync")
         self.store.settings = settings
         self._publish()

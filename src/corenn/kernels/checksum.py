@@ -42,7 +42,7 @@ def _step(tables: Any, checksum: Any, word: Any) -> Any:
 def checksum_rows(tables: Any, vectors: Any, seals: Any, ids: Any, out: Any) -> None:
     """CRC-32C of each row: its stored vector, the constants behind its checksum, and its id.
 
-    tables: TABLES. vectors: uint64 (n, words). seals: uint32 (n, 1 | 2 | 4), column 0 left out. ids: uint32 (n,), part
+    tables: TABLES. vectors: uint64 (n, words). seals: uint32 (n, 1 … 4), column 0 left out. ids: uint32 (n,), part
     of the sum so that a row written to a wrong place is found. out: uint32 (n,).
     """
     for i in range(ids.shape[0]):

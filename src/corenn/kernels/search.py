@@ -13,7 +13,7 @@ import numpy as np
 
 from ..types import Float32s, UInt32s, UInt64s
 from .candidates import EXPANDED, NOTHING, VACANT, distance_of, id_of, insert_sorted, pack, push_heap, visit
-from .intrinsics import bits_float, float_bits, prefetch
+from .intrinsics import bits_float, float_bits
 from .jit import inlined, kernel
 from .rows import LENGTH, distance, inner, prefetch_row
 
@@ -294,10 +294,3 @@ def unpack_heap(heap: Any, ids: Any, distances: Any) -> None:
         bits = (bits ^ np.uint32(0x80000000)) if bits & np.uint32(0x80000000) else (bits ^ np.uint32(0xFFFFFFFF))
         ids[i] = np.uint32(heap[i])
         distances[i] = bits_float(bits)
-
-
-@kernel
-def prefetch_edges(graph: Any, row: Any) -> None:
-    """Ask for a row of edges."""
-    for column in range(0, graph.edges.shape[1], 16):
-        prefetch(graph.edges, row, column)

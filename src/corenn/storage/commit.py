@@ -30,7 +30,7 @@ class Commit:
     """New rows `first`, `first` + 1, …; the deaths of others; changes of payloads of others still.
 
     keys[i], previous[i] (the id that the key had before, NO_ID for none) and payloads[i] belong to row first + i.
-    vectors: the stored form, (n, columns) in the dtype of the slab. seals: uint32 (n, 1 | 2 | 4) without checksums.
+    vectors: the stored form, (n, columns) in the dtype of the slab. seals: uint32 (n, 1 … 4) without checksums.
     """
 
     number: int

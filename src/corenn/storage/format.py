@@ -13,7 +13,7 @@ VERSION = 1
 MAGIC = b"CoreNN\r\n"
 PAGE = 4096
 
-# magic, version, flags, generation, bytes per row, first unused dimension word, name, checksum of all before it
+# magic, version, flags, generation, bytes per row, dimensions, name, checksum of all before it
 _HEADER = struct.Struct("<8sIIQQI16sI")
 
 # Words of 8 bytes in a header page that change while the database lives. All of them are soft but PUBLISHED, which

@@ -150,6 +150,21 @@ class FileSlab:
         finally:
             files.close(descriptor)
 
+    @classmethod
+    def recreate(cls, files: Files, path: Path, spec: SlabSpec) -> None:
+        """Replace a file that does not open. Hard rows are kept under a new header: checksums tell their worth."""
+        if spec.hard and path.exists() and path.stat().st_size >= PAGE:
+            descriptor = files.open(path, writable=True)
+            try:
+                files.write(descriptor, memoryview(spec.header.pack()), 0, path)
+                files.sync(descriptor, path)
+            finally:
+                files.close(descriptor)
+            return
+        if path.exists():
+            files.rename(path, path.with_name(path.name + ".damaged"))
+        cls.create(files, path.parent, spec)
+
     def remap(self) -> None:
         """See the file at its present length. A torn row at the end is left out."""
         size = self._files.size(self._descriptor)

@@ -28,6 +28,7 @@ from ..errors import (
     StorageError,
 )
 from ..kernels.checksum import TABLES, checksum_rows
+from ..kernels.keytable import KIND_STR
 from ..kernels.link import mend_ring
 from ..types import AnyArray, Bytes, Key, UInt32s
 from . import format as fmt
@@ -49,13 +50,15 @@ LINE_WORDS = 16
 
 def slab_specs(settings: Settings) -> dict[str, SlabSpec]:
     """The slabs of a database, by name."""
-    word, edges = np.dtype(np.uint32), 2 + settings.max_edges + settings.max_edges // 2
-    edges = max(edges // LINE_WORDS, 1) * LINE_WORDS if edges > LINE_WORDS else LINE_WORDS
+    word = np.dtype(np.uint32)
+    # Half as many edges again before a prune; whole cache lines where that leaves some slack.
+    lines = settings.max_edges * 3 // 2 // LINE_WORDS * LINE_WORDS
+    edges = lines if lines >= 2 + settings.max_edges * 9 // 8 else 2 + settings.max_edges * 3 // 2
     specs = (
         SlabSpec("vectors.slab", STORED[settings.dtype], stored_columns(settings), hard=True, dim=settings.dim),
         SlabSpec("seals.slab", word, seal_columns(settings), hard=True),
         SlabSpec("state.slab", np.dtype(np.uint64), 2, hard=True),
-        SlabSpec("edges.slab", word, max(edges, settings.max_edges + 2), hard=False),
+        SlabSpec("edges.slab", word, edges, hard=False),
         SlabSpec("keys.slab", np.dtype(np.uint64), 2, hard=False),
         SlabSpec("keys.heap", np.dtype(np.uint8), 1, hard=False),
     )
@@ -202,10 +205,8 @@ class Store:
             if not mendable or isinstance(error, NewerFormatError):
                 raise
             recovered.faults.append(f"{error}")
-            log.warning("%s; starting it afresh", error)
-            if path.exists():
-                files.rename(path, path.with_name(path.name + ".damaged"))
-            FileSlab.create(files, path.parent, spec)
+            log.warning("%s; mending it", error)
+            FileSlab.recreate(files, path, spec)
             slab = FileSlab(files, path, spec, writable=True)
         rows = 0 if spec.name == "keys.heap" else head.rows
         if len(slab.array) < rows:
@@ -225,7 +226,11 @@ class Store:
     # --- recovery -------------------------------------------------------------------------------------------------
 
     def _recover(self, metadata: RocksMetadata) -> None:
-        """Bring the slabs up to the metadata. Work is bounded by what happened since the last checkpoint."""
+        """Bring the slabs up to the metadata.
+
+        After the death of a process the work is bounded by what was in flight. After a restart of the machine the state
+        is read once, and the keys are made again if anything was committed since the last checkpoint.
+        """
         head = metadata.head
         durable, boot = metadata.marks()
         restarted = boot != boot_id() and head.commit > 0
@@ -237,7 +242,7 @@ class Store:
         linked = (durable or 0) if restarted else min(int(self.edges.header[LINKED]), head.commit)
         if self.writable:
             self._burnt = metadata.burnt()
-            self._extend_soft(head)
+            self._extend_soft(head, unsynced=restarted and bool(metadata.records(known)))
             if restarted:
                 self._forget_future(head)
             if self.edges.header[JOURNAL]:  # a kernel takes a while to load, and seldom is one needed here
@@ -251,21 +256,31 @@ class Store:
         if self.writable:
             self.state.write_header(PUBLISHED, head.commit)
 
-    def _extend_soft(self, head: Head) -> None:
-        """Fill what soft files have lost: keys from the metadata now, edges by linking again."""
+    def _extend_soft(self, head: Head, *, unsynced: bool) -> None:
+        """Fill what soft files have lost: keys from the metadata now, edges by linking again.
+
+        unsynced: the machine has restarted, and rows written since the last checkpoint may not have reached the disk.
+        """
         missing = len(self.edges.array)
         if missing < head.rows:
             self.edges.reserve(head.rows)
             lost = np.arange(missing, head.rows, dtype=np.uint32)
             self.recovered.backlog.append((1, lost[self.state.array[missing : head.rows, 0] != 0]))
-        heap_end = int(self.heap.header[fmt.HEAP_END])
-        if len(self.keys.array) < head.rows or len(self.heap.array) < heap_end or (head.rows and self._keys_blank()):
+        if unsynced or self._keys_lost(head):
             self.recovered.faults.append("keys.slab or keys.heap has lost rows; both are made again from the metadata")
             self.rebuild_keys()
 
-    def _keys_blank(self) -> bool:
-        """Whether the newest committed row has no key: keys.slab has lost what it held."""
-        return int(self.keys.array[self.metadata.head.rows - 1, 0]) == 0 and self._burnt[1] == 0
+    def _keys_lost(self, head: Head) -> bool:
+        """Whether keys.slab or keys.heap holds less than the newest rows need."""
+        end = int(self.heap.header[fmt.HEAP_END])
+        if len(self.keys.array) < head.rows or len(self.heap.array) < end:
+            return True
+        newest = slice(max(0, head.rows - 1024), head.rows)
+        state, words = self.state.array[newest], self.keys.array[newest]
+        words = words[(state[:, 0] != 0) & (state[:, 1] == 0)]
+        text = words[words[:, 0] & np.uint64(0xFF) == KIND_STR]
+        ends = text[:, 1] + (text[:, 0] >> np.uint64(8))
+        return bool((words[:, 0] == 0).any() or (ends > end).any())
 
     def rebuild_keys(self) -> int:
         """Write keys.slab and keys.heap again from the metadata; returns the number of keys."""
@@ -274,6 +289,7 @@ class Store:
         # Behind what is there: hits already returned read their keys from it.
         end = min(int(self.heap.header[fmt.HEAP_END]), len(self.heap.array))
         count = 0
+        whole = np.zeros((head.rows, 2), np.uint64)
         batch: list[tuple[Key, int]] = []
 
         def flush() -> None:
@@ -281,8 +297,7 @@ class Store:
             words, raw = pack_keys([key for key, _ in batch], end)
             self._append_heap(raw, end)
             end += len(raw)
-            for (_, row), word in zip(batch, words, strict=True):
-                self.keys.array[row] = word
+            whole[[row for _, row in batch]] = words
             batch.clear()
 
         for key, row, before in self.metadata.names():
@@ -291,6 +306,7 @@ class Store:
             if len(batch) > 10_000:
                 flush()
         flush()
+        self.keys.array[: head.rows] = whole
         log.warning("rebuilt the keys of %d rows from the metadata", count)
         return count
 

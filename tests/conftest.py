@@ -1,0 +1,96 @@
+"""Shared fixtures: a database in memory or on disk, and samples of real vectors."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, settings
+from numpy.typing import NDArray
+
+from corenn import CoreNN
+
+DATA = Path(__file__).parent / "data"
+COMPILED = os.environ.get("NUMBA_DISABLE_JIT", "0") in ("", "0")
+
+Create: TypeAlias = Callable[..., CoreNN]
+Sample: TypeAlias = tuple[NDArray[np.float32], NDArray[np.float32]]
+
+settings.register_profile(
+    "corenn",
+    deadline=None,  # times are not asserted
+    print_blob=True,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture, HealthCheck.data_too_large],
+)
+settings.load_profile("corenn")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "compiled: too much work for kernels that are not compiled")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Without the JIT a kernel is hundreds of times slower: leave out what needs thousands of rows."""
+    if COMPILED:
+        return
+    for item in items:
+        if item.get_closest_marker("compiled"):
+            item.add_marker(pytest.mark.skip(reason="needs compiled kernels (NUMBA_DISABLE_JIT is set)"))
+
+
+@pytest.fixture(params=["memory", "disk"])
+def create(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Create]:
+    """Make a database with the given settings, in memory or on disk; all are closed at the end."""
+    made: list[CoreNN] = []
+
+    def make(**given: Any) -> CoreNN:
+        if request.param == "memory":
+            db = CoreNN.in_memory(**given)
+        else:
+            db = CoreNN.create(tmp_path / f"database-{len(made)}", **given)
+        made.append(db)
+        return db
+
+    yield make
+    for db in made:
+        db.close()
+
+
+@pytest.fixture
+def memory() -> Iterator[Create]:
+    """Make a database in memory with the given settings; all are closed at the end."""
+    made: list[CoreNN] = []
+
+    def make(**given: Any) -> CoreNN:
+        made.append(CoreNN.in_memory(**given))
+        return made[-1]
+
+    yield make
+    for db in made:
+        db.close()
+
+
+@pytest.fixture(scope="session")
+def sift() -> Sample:
+    """6,000 rows and 200 queries of 128 dimensions, whole numbers from 0 to 255."""
+    with np.load(DATA / "sift.npz") as file:
+        return file["rows"].astype(np.float32), file["queries"].astype(np.float32)
+
+
+@pytest.fixture(scope="session")
+def embeddings() -> Sample:
+    """2,000 rows and 100 queries of 384 dimensions, about unit length."""
+    with np.load(DATA / "embeddings.npz") as file:
+        rows = file["rows"].astype(np.float32) * file["row_scales"][:, None]
+        queries = file["queries"].astype(np.float32) * file["query_scales"][:, None]
+    return rows, queries
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    """The same numbers in every run."""
+    return np.random.default_rng(20_240_607)

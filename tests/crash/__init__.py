@@ -1,0 +1,1 @@
+"""Processes that are killed, and processes that read beside a writer."""

@@ -1,0 +1,227 @@
+"""Plain NumPy reference: what the database has to answer, computed without any of its code.
+
+Rules out agreement by shared mistake: distances are taken in float64 from the definition, and the database is a dict.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+Key = str | int
+Payload = dict[str, Any]
+Rows = NDArray[Any]
+
+METRICS = ("l2", "cosine", "ip")
+DTYPES = ("f32", "f16", "bf16", "i8", "u8")
+
+# --- distances --------------------------------------------------------------------------------------------------------
+
+
+def l2(rows: Rows, queries: Rows) -> Rows:
+    """Squared Euclidean distances of shape (queries, rows)."""
+    return ((queries[:, None, :] - rows[None, :, :]) ** 2).sum(axis=2)
+
+
+def ip(rows: Rows, queries: Rows) -> Rows:
+    """1 - dot product, of shape (queries, rows)."""
+    return 1.0 - queries @ rows.T
+
+
+def cosine(rows: Rows, queries: Rows) -> Rows:
+    """1 - cosine, of shape (queries, rows); exactly 1 where either vector is zero."""
+    norms = np.linalg.norm(queries, axis=1)[:, None] * np.linalg.norm(rows, axis=1)[None, :]
+    dots = queries @ rows.T
+    return 1.0 - np.divide(dots, norms, out=np.zeros_like(dots), where=norms > 0)
+
+
+_METRICS: dict[str, Callable[[Rows, Rows], Rows]] = {"l2": l2, "ip": ip, "cosine": cosine}
+
+
+def distances(metric: str, rows: ArrayLike, queries: ArrayLike) -> Rows:
+    """Distances in float64 of shape (queries, rows), a few queries at a time so that l2 needs little memory."""
+    stored, asked = np.asarray(rows, np.float64), np.atleast_2d(np.asarray(queries, np.float64))
+    step = max(1, 2_000_000 // max(1, stored.size))
+    parts = [_METRICS[metric](stored, asked[at : at + step]) for at in range(0, len(asked), step)]
+    return np.concatenate(parts) if parts else np.empty((0, len(stored)))
+
+
+def nearest(table: Rows, k: int) -> NDArray[np.intp]:
+    """Row numbers of the k smallest of each line, ascending, ties by row number."""
+    return np.argsort(table, axis=1, kind="stable")[:, :k]
+
+
+def tolerance(metric: str, rows: ArrayLike, queries: ArrayLike) -> float:
+    """Rounding allowed to a float32 engine: a few units in the last place of the largest term of the sum."""
+    if metric == "cosine":
+        return 2e-6
+    sizes = [float((np.asarray(part, np.float64) ** 2).sum(axis=-1).max(initial=0.0)) for part in (rows, queries)]
+    return 4e-6 * max(1.0, *sizes)
+
+
+# --- what a stored dtype keeps ----------------------------------------------------------------------------------------
+
+
+def rounded(dtype: str, vectors: ArrayLike) -> NDArray[np.float32]:
+    """The vectors after storage in `dtype`; for i8 an approximation within one code (see `rounding`)."""
+    exact = np.asarray(vectors, np.float32)
+    if dtype == "f16":
+        return exact.astype(np.float16).astype(np.float32)
+    if dtype == "bf16":
+        return exact.astype(ml_dtypes.bfloat16).astype(np.float32)
+    if dtype == "u8":
+        return np.rint(exact)
+    return exact
+
+
+def rounding(dtype: str, vectors: ArrayLike) -> NDArray[np.float64]:
+    """Largest difference per component between a vector and what `get` returns, of the shape of `vectors`."""
+    exact = np.abs(np.asarray(vectors, np.float64))
+    if dtype == "i8":
+        span = np.ptp(np.asarray(vectors, np.float64), axis=-1, keepdims=True)
+        return np.broadcast_to(span / 255 * 1.01 + 1e-6 * exact.max(axis=-1, keepdims=True), exact.shape)
+    if dtype == "u8":
+        return np.full(exact.shape, 0.5)
+    relative = {"f32": 2.0**-22, "f16": 2.0**-11, "bf16": 2.0**-8}[dtype]
+    return exact * relative + (2.0**-24 if dtype == "f16" else 1e-37)
+
+
+# --- recall -----------------------------------------------------------------------------------------------------------
+
+
+def recall(metric: str, rows: Rows, queries: Rows, found: Sequence[Sequence[int]], k: int = 10) -> float:
+    """Mean share of the k answers that are no farther than the true k-th neighbour, by distance and not by name.
+
+    found: row numbers that the engine returned for each query. A row returned twice counts once.
+    """
+    table = distances(metric, rows, queries)
+    wanted = min(k, len(rows))
+    limits = np.partition(table, wanted - 1, axis=1)[:, wanted - 1] + tolerance(metric, rows, queries) / 10
+    good = sum(
+        int((line[np.unique(np.asarray(ids[:wanted], np.intp))] <= limit).sum())
+        for line, ids, limit in zip(table, found, limits, strict=True)
+    )
+    return good / (wanted * len(table))
+
+
+# --- the database as a dict -------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """What the model knows of one key."""
+
+    vector: NDArray[np.float32]
+    payload: Payload | None
+
+
+class RefusedError(Exception):
+    """The model refuses an operation; `error` names the class that the database has to raise."""
+
+    def __init__(self, error: str) -> None:
+        super().__init__(error)
+        self.error = error
+
+
+class Model:
+    """A database as an ordered dict: the order is that of insertion, and an upsert inserts anew."""
+
+    def __init__(self, dim: int, metric: str) -> None:
+        self.dim = dim
+        self.metric = metric
+        self.rows: dict[Key, Row] = {}
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __contains__(self, key: object) -> bool:
+        return key in self.rows
+
+    def __iter__(self) -> Iterator[Key]:
+        return iter(self.rows)
+
+    def matrix(self) -> NDArray[np.float32]:
+        """Live vectors in order of insertion."""
+        return np.array([row.vector for row in self.rows.values()], np.float32).reshape(-1, self.dim)
+
+    def _once(self, keys: Sequence[Key]) -> None:
+        if len(set(keys)) != len(keys):
+            raise RefusedError("DuplicateKeyError")
+
+    def insert(self, keys: Sequence[Key], vectors: Rows, payloads: Sequence[Payload | None] | None = None) -> None:
+        """All rows or none; refused if a key exists or comes twice."""
+        self._once(keys)
+        if any(key in self.rows for key in keys):
+            raise RefusedError("DuplicateKeyError")
+        self._put(keys, vectors, payloads)
+
+    def upsert(self, keys: Sequence[Key], vectors: Rows, payloads: Sequence[Payload | None] | None = None) -> None:
+        """Insert or replace; a row without payload loses the old one."""
+        self._once(keys)
+        for key in keys:
+            self.rows.pop(key, None)
+        self._put(keys, vectors, payloads)
+
+    def _put(self, keys: Sequence[Key], vectors: Rows, payloads: Sequence[Payload | None] | None) -> None:
+        given = payloads if payloads is not None else [None] * len(keys)
+        for key, vector, payload in zip(keys, vectors, given, strict=True):
+            self.rows[key] = Row(np.asarray(vector, np.float32), payload)
+
+    def set_payload(self, keys: Sequence[Key], payloads: Sequence[Payload | None]) -> None:
+        """All payloads or none; refused if a key is missing."""
+        self._once(keys)
+        if any(key not in self.rows for key in keys):
+            raise RefusedError("KeyNotFoundError")
+        for key, payload in zip(keys, payloads, strict=True):
+            self.rows[key] = Row(self.rows[key].vector, payload)
+
+    def delete(self, keys: Iterable[Key]) -> int:
+        """How many of the keys were there."""
+        return sum(self.rows.pop(key, None) is not None for key in set(keys))
+
+    def get(self, keys: Iterable[Key]) -> list[Row | None]:
+        """Rows in the order of the keys, None for a missing one."""
+        return [self.rows.get(key) for key in keys]
+
+    def query(self, vector: ArrayLike, k: int, max_distance: float = np.inf) -> list[tuple[Key, float]]:
+        """The k nearest keys with their distances, ascending, ties by insertion."""
+        if not self.rows:
+            return []
+        line = distances(self.metric, self.matrix(), vector)[0]
+        keys = list(self.rows)
+        return [(keys[row], float(line[row])) for row in nearest(line[None], k)[0] if line[row] <= max_distance]
+
+
+# --- comparing answers ------------------------------------------------------------------------------------------------
+
+
+def check_hits(
+    metric: str, keys: Sequence[Key], rows: Rows, query: Rows, hits: Any, k: int, max_distance: float = np.inf
+) -> None:
+    """Assert that `hits` are the k nearest rows to `query`, up to float32 rounding and the order within it.
+
+    keys, rows: what is live, in order of insertion. hits: a `Hits`.
+    """
+    line = distances(metric, rows, query)[0] if len(keys) else np.empty(0)
+    slack = tolerance(metric, rows, query)
+    number: Mapping[Key, int] = {key: row for row, key in enumerate(keys)}
+    found = [number[key] for key in hits.keys]
+    assert len(set(found)) == len(found), "a key comes twice"
+    assert np.allclose(hits.distances, line[found], rtol=1e-5, atol=slack), "a distance is not that of its key"
+    assert (np.diff(hits.distances) >= 0).all(), "distances are not ascending"
+    best = np.sort(line)[:k]
+    sure, possible = (best <= max_distance - slack).sum(), (best <= max_distance + slack).sum()
+    assert sure <= len(found) <= possible, f"{len(found)} hits, expected {sure} to {possible}"
+    assert np.allclose(hits.distances, best[: len(found)], rtol=1e-5, atol=slack), "nearer rows were left out"
+    _check_ties(found, hits.distances)
+
+
+def _check_ties(found: Sequence[int], values: Rows) -> None:
+    """Rows at one and the same distance come in the order of insertion."""
+    for before, after, near, far in zip(found, found[1:], values, values[1:], strict=False):
+        assert near != far or before < after, f"tie at {near}: row {before} before row {after}"
