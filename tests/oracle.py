@@ -84,7 +84,8 @@ def rounding(dtype: str, vectors: ArrayLike) -> NDArray[np.float64]:
     exact = np.abs(np.asarray(vectors, np.float64))
     if dtype == "i8":
         span = np.ptp(np.asarray(vectors, np.float64), axis=-1, keepdims=True)
-        return np.broadcast_to(span / 255 * 1.01 + 1e-6 * exact.max(axis=-1, keepdims=True), exact.shape)
+        largest = exact.max(axis=-1, keepdims=True, initial=0.0)
+        return np.broadcast_to(span / 255 * 1.01 + 1e-6 * largest, exact.shape)
     if dtype == "u8":
         return np.full(exact.shape, 0.5)
     relative = {"f32": 2.0**-22, "f16": 2.0**-11, "bf16": 2.0**-8}[dtype]

@@ -141,11 +141,9 @@ class Machine(RuleBasedStateMachine):
         check_hits(self.model.metric, keys, rows, rows[keys.index(key)], hits, 5)
 
     def stored(self, keys: list[Any]) -> Any:
-        """Vectors as the database keeps them: what the model holds, except for the rounding of i8."""
-        if self.dtype != "i8":
-            return self.model.matrix()
+        """Vectors as the database keeps them, each within the rounding of what the model holds."""
         rows = np.array([record.vector for record in self.db.get(keys)], np.float32).reshape(-1, DIM)
-        assert (np.abs(rows - self.model.matrix()) <= rounding("i8", self.model.matrix()).reshape(rows.shape)).all()
+        assert (np.abs(rows - self.model.matrix()) <= rounding(self.dtype, self.model.matrix())).all()
         return rows
 
     @rule()

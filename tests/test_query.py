@@ -88,6 +88,13 @@ def test_cosine_of_a_zero_vector_is_one(create: Create, dtype: str) -> None:
     assert db.get(["zero"])[0].vector.tolist() == [0, 0, 0]
 
 
+def test_cosine_of_a_zero_vector_is_one_for_every_query(memory: Create, rng: np.random.Generator) -> None:
+    db = memory(dim=8, metric="cosine")
+    db.insert(["zero", "a"], [[0] * 8, range(8)])
+    for hits in db.query(rng.normal(size=(500, 8)), k=2):
+        assert hits.distances[hits.keys.index("zero")] == 1
+
+
 @pytest.mark.parametrize("metric", METRICS)
 @pytest.mark.parametrize("dim", [1, 2, 3, 15, 16, 17, 100, pytest.param(1000, marks=pytest.mark.compiled)])
 def test_any_dimension(memory: Create, rng: np.random.Generator, metric: str, dim: int) -> None:

@@ -1,0 +1,170 @@
+"""Rules out the return of faults that were once found; each test is named by the cause."""
+
+from __future__ import annotations
+
+import struct
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+from rocksdict import Options, Rdict
+
+from corenn import CoreNN, ReadOnlyError, StorageError
+from corenn.storage.files import Files
+
+from .conftest import Create
+
+PAGE = 4096
+
+
+def restarted(path: Path) -> None:
+    """Make a database look as if the machine had restarted since."""
+    rocks = Rdict(str(path / "meta"), Options(raw_mode=True))
+    rocks.put(b"mboot", b"another boot")
+    rocks.put(b"mdurable", bytes(8))
+    rocks.flush_wal(True)
+    rocks.close()
+
+
+def overwrite(path: Path, offset: int, data: bytes) -> None:
+    with path.open("r+b") as file:
+        file.seek(offset)
+        file.write(data)
+
+
+FILL_AND_DIE = """
+import os, sys
+import numpy as np
+from corenn import CoreNN
+db = CoreNN.create(sys.argv[1], dim=4, metric="l2", durability="sync")
+db.insert([f"key {row}" for row in range(400)], np.arange(1600, dtype=np.float32).reshape(400, 4))
+os._exit(0)
+"""
+
+
+@pytest.mark.timeout(60)
+def test_a_single_caller_after_a_crowd_is_served(memory: Create) -> None:
+    db = memory(dim=4, metric="l2")
+    for round_ in range(5):
+        callers = [
+            threading.Thread(target=db.insert, args=([round_ * 100 + row], np.ones((1, 4), np.float32)))
+            for row in range(8)
+        ]  # fmt: skip
+        for caller in callers:
+            caller.start()
+        for caller in callers:
+            caller.join()
+        db.insert([f"alone {round_}"], np.ones((1, 4), np.float32))
+    assert len(db) == 45
+
+
+@pytest.mark.parametrize("name", ["keys.heap", "keys.slab"])
+def test_keys_lost_by_a_restart_are_made_again(tmp_path: Path, name: str) -> None:
+    path = tmp_path / "db"
+    keys = [f"key {row}" for row in range(400)]
+
+    subprocess.run([sys.executable, "-c", FILL_AND_DIE, str(path)], check=True, timeout=100)
+    restarted(path)
+    overwrite(path / name, PAGE, bytes(2000))
+    with CoreNN.open(path) as db:
+        assert list(db.keys()) == keys
+        assert db.query(np.zeros(4), k=1).keys == ["key 0"]
+        assert db.verify().ok
+
+
+@pytest.mark.compiled
+@pytest.mark.parametrize("metric", ["ip", "cosine"])
+def test_lifts_are_found_again_when_edges_are_lost(tmp_path: Path, rng: np.random.Generator, metric: str) -> None:
+    path = tmp_path / "db"
+    rows = rng.normal(size=(2000, 8)).astype(np.float32) * rng.uniform(1, 10, (2000, 1)).astype(np.float32)
+    rows[3] = 0
+    queries = rng.normal(size=(50, 8)).astype(np.float32)
+    with CoreNN.create(path, dim=8, metric=metric) as db:
+        db.insert(range(2000), rows)
+    (path / "edges.slab").unlink()
+    with CoreNN.open(path) as db:
+        db.checkpoint()  # links all rows
+        exact = db.query(queries, k=10, exact=True)
+        found = db.query(queries, k=10)
+        recall = np.mean([len(set(a.keys) & set(b.keys)) / 10 for a, b in zip(exact, found, strict=True)])
+        assert recall > 0.95
+        assert db.query(queries[0], k=2000)[-1].distance >= 0
+        assert next(hit.distance for hit in db.query(queries[0], k=2000) if hit.key == 3) == 1
+
+
+def test_a_lost_end_of_the_heap_does_not_overwrite_keys(tmp_path: Path) -> None:
+    path = tmp_path / "db"
+    with CoreNN.create(path, dim=2, metric="l2") as db:
+        db.insert(["aaaa", "bbbb"], [[0, 0], [1, 1]])
+    overwrite(path / "keys.heap", 256, bytes(8))
+    with CoreNN.open(path) as db:
+        db.insert(["cccccccc"], [[2, 2]])
+        assert list(db.keys()) == ["aaaa", "bbbb", "cccccccc"]
+
+
+def test_a_failed_sync_is_never_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise StorageError("injected")
+
+    db = CoreNN.create(tmp_path / "db", dim=2, metric="l2")
+    db.insert(["a"], [[0, 0]])
+    with monkeypatch.context() as patch:
+        patch.setattr(Files, "sync", fail)
+        with pytest.raises(StorageError, match="injected"):
+            db.checkpoint()
+    for use in (db.checkpoint, lambda: db.configure(beam_width=2), lambda: db.insert(["b"], [[1, 1]])):
+        with pytest.raises(ReadOnlyError, match="injected"):
+            use()
+    assert db.query([0, 0], k=5).keys == ["a"]
+    db.close()
+    with CoreNN.open(tmp_path / "db") as db:
+        db.insert(["b"], [[1, 1]])
+        assert len(db) == 2
+
+
+@pytest.mark.parametrize("name", ["vectors.slab", "seals.slab", "state.slab"])
+def test_rescue_keeps_the_rows_behind_a_damaged_header(tmp_path: Path, name: str) -> None:
+    path = tmp_path / "db"
+    with CoreNN.create(path, dim=4, metric="cosine") as db:
+        db.insert(range(50), np.eye(50, 4, dtype=np.float32) + 1)
+    overwrite(path / name, 0, struct.pack("<4I", 1, 2, 3, 4))
+    with CoreNN.open(path, mode="rescue") as db:
+        report = db.repair()
+        assert report.ok
+        assert len(db) == 50
+
+
+def test_configure_does_not_store_what_open_overrides(tmp_path: Path) -> None:
+    path = tmp_path / "db"
+    CoreNN.create(path, dim=2, query_search_list_cap=50).close()
+    with CoreNN.open(path, query_search_list_cap=200) as db:
+        db.configure(beam_width=2)
+        assert db.settings.query_search_list_cap == 200
+    with CoreNN.open(path) as db:
+        assert db.settings.query_search_list_cap == 50
+        assert db.settings.beam_width == 2
+
+
+def test_a_reader_sees_what_was_written_before_a_flush(tmp_path: Path) -> None:
+    path = tmp_path / "db"
+    with CoreNN.create(path, dim=1, metric="l2") as writer, CoreNN.open(path, mode="r") as reader:
+        writer.insert([0], [[1]], [{"version": 0}])
+        reader.refresh()
+        writer.insert([1], [[1]])
+        writer.set_payload([0], [{"version": 1}])
+        writer.checkpoint()
+        reader.refresh()
+        assert len(reader) == 2
+        record = reader.get([0])[0]
+        assert record is not None
+        assert record.payload == {"version": 1}
+
+
+@pytest.mark.parametrize("max_edges", [4, 5, 16, 24, 30, 32, 64])
+def test_rows_of_edges_leave_slack_before_a_prune(max_edges: int) -> None:
+    with CoreNN.in_memory(dim=2, max_edges=max_edges) as db:
+        slots = db._store.edges.spec.columns - 2
+        assert max_edges * 9 // 8 <= slots <= max_edges * 3 // 2
