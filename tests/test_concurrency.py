@@ -14,7 +14,7 @@ import threading
 import time
 import traceback
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +49,13 @@ def together(*works: Callable[[], Any]) -> None:
         thread.join()
     if failures:
         raise failures[0]
+
+
+def until(done: threading.Event) -> Iterator[None]:
+    """Go on until `done`, with a pause in which other threads get their turn at the interpreter."""
+    while not done.is_set():
+        yield
+        time.sleep(0.001)
 
 
 class History:
@@ -114,7 +121,7 @@ def write_some(db: CoreNN, history: History, keys: range, seed: int) -> None:
 def look_around(db: CoreNN, history: History, done: threading.Event, exact: bool) -> None:
     """Query and get all keys until the writers are done."""
     keys = range(len(history.states))
-    while not done.is_set():
+    for _ in until(done):
         since = list(history.acknowledged)
         hits = db.query(history.query, k=10 * len(keys), exact=exact, with_payloads=True)
         assert len(set(hits.keys)) == len(hits), "a key comes twice"
@@ -167,7 +174,7 @@ def test_the_walk_never_returns_what_was_replaced(memory: Create, rng: np.random
             done.set()
 
     def watch() -> None:
-        while not done.is_set():
+        for _ in until(done):
             since = list(history.acknowledged)
             for hits in db.query(np.stack([history.query, history.vectors[3, 77]]), k=30)[:1]:
                 assert len(set(hits.keys)) == 30
@@ -195,7 +202,7 @@ def test_a_batch_is_seen_whole_or_not_at_all(create: Create) -> None:
 
     def watch(exact: bool) -> None:
         last = 0
-        while not done.is_set():
+        for _ in until(done):
             hits = db.query([0.0, 0.0], k=200, exact=exact)
             assert sorted(hits.keys) == keys
             assert len(set(hits.distances.tolist())) == 1, "a query saw half a batch"
@@ -222,7 +229,7 @@ def test_a_batch_delete_is_seen_whole_or_not_at_all(create: Create) -> None:
             done.set()
 
     def watch() -> None:
-        while not done.is_set():
+        for _ in until(done):
             assert len(db.query([0.0, 0.0], k=200)) in (0, 40)
             assert len(db) in (0, 40)
             assert sum(record is not None for record in db.get(keys)) in (0, 40)
@@ -317,14 +324,14 @@ def test_maintenance_beside_writers_and_readers(create: Create, rng: np.random.G
             done.set()
 
     def keep_house() -> None:
-        while not done.is_set():
+        for _ in until(done):
             db.checkpoint()
             assert db.verify().ok
             assert db.stats().rows <= 600
             db.configure(query_search_list_cap=64)
 
     def ask() -> None:
-        while not done.is_set():
+        for _ in until(done):
             hits = db.query(rows[:50], k=5, threads=2)
             assert all(len(set(each.keys)) == len(each) for each in hits)
             keys = list(db.keys())

@@ -13,7 +13,7 @@ import numpy as np
 
 from ..types import Float32s, UInt32s, UInt64s
 from .candidates import EXPANDED, NOTHING, VACANT, distance_of, id_of, insert_sorted, pack, push_heap, visit
-from .intrinsics import bits_float, float_bits
+from .intrinsics import bits_float, float_bits, prefetch
 from .jit import inlined, kernel
 from .rows import LENGTH, distance, inner, prefetch_row
 
@@ -131,7 +131,11 @@ def beam_search(rows: Any, graph: Any, live: Any, plan: Any, lift: Any, scratch:
             candidate = pack(distance(rows, scratch.query, lift, row), row)
             if candidate >= bound:
                 continue
-            first = min(first, insert_sorted(pool, count, capacity, candidate))
+            at = insert_sorted(pool, count, capacity, candidate)
+            if at <= cursor:
+                for column in range(0, edges.shape[1], 16):
+                    prefetch(edges, row, column)
+            first = min(first, at)
             count = min(count + 1, capacity)
             if plan.tombstones:
                 if visible(live, row):
