@@ -275,6 +275,29 @@ def test_a_reader_sees_what_a_checkpoint_has_moved(path: Path) -> None:
             assert payloads(reader, ["x"]) == [{"late": number}]
 
 
+def test_a_reader_keeps_what_it_saw_through_checkpoints(tmp_path: Path) -> None:
+    keys, rows = list(range(100)), np.arange(200.0).reshape(100, 2)
+    with CoreNN.create(tmp_path / "db", dim=2, metric="l2") as writer:
+        writer.insert(keys, rows, [{"round": 0}] * 100)
+        writer.checkpoint()
+        with CoreNN.open(tmp_path / "db", mode="r") as reader:
+            for number in range(1, 6):
+                writer.upsert(keys[:60], rows[:60] + number, [{"round": number}] * 60)
+                writer.set_payload(keys[60:80], [{"round": number}] * 20)
+                writer.delete(keys[80:])
+                writer.insert(keys[80:], rows[80:] - number)
+                writer.checkpoint()
+            assert list(reader.keys()) == keys
+            assert payloads(reader, keys) == [{"round": 0}] * 100
+            assert vectors(reader, keys) == rows.tolist()
+            hits = reader.query(rows[7], k=100, exact=True, with_payloads=True)
+            assert sorted(hits.keys) == keys
+            assert hits.payloads == [{"round": 0}] * 100
+            reader.refresh()
+            assert list(reader.keys()) == list(writer.keys())
+            assert payloads(reader, keys) == [{"round": 5}] * 80 + [None] * 20
+
+
 @pytest.mark.compiled
 def test_a_reader_follows_growth(tmp_path: Path, rng: np.random.Generator) -> None:
     rows = rng.normal(size=(6000, 8)).astype(np.float32)

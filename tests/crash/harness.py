@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from rocksdict import Options, Rdict
 
 from corenn import CoreNN
 from tests.crash.workload import (
@@ -146,6 +147,13 @@ def _check_thread(db: CoreNN, plan: Plan, thread: int, found: list[str | int], s
         raise CrashError(f"acknowledged writes are lost: {wrong}")
 
 
+def pretend_restart(folder: Path) -> None:
+    """Make the database believe that the machine was restarted, so that it trusts its last checkpoint only."""
+    meta = Rdict(str(folder / "db" / "meta"), Options(raw_mode=True))
+    meta.put(b"mboot", b"another boot")
+    meta.close()
+
+
 def reopen_and_check(folder: Path, plan: Plan, tally: Tally, reader: bool) -> None:
     """Open what the kill left behind; a reader must be able to do so before any writer has recovered it."""
     with CoreNN.open(folder / "db", mode="r" if reader else "rw") as db:
@@ -164,6 +172,8 @@ def one_database(folder: Path, rng: np.random.Generator, rounds: int, tally: Tal
             reopen_and_check(folder, plan, tally, reader=True)
         count = live_and_die(folder, plan, KEYS_PER_ROUND, float(rng.exponential(0.3)))
         tally.acknowledged += count
+        if rng.random() < 0.2:
+            pretend_restart(folder)
         reopen_and_check(folder, plan, tally, reader=bool(rng.random() < 0.3))
         tally.rounds += 1
         print(f"round {tally.rounds}: {count:,} keys acknowledged and found; {plan}", flush=True)

@@ -116,10 +116,12 @@ class RocksMetadata:
         """A new, empty store. stored: format version and settings."""
         with _translated("create", folder):
             rocks = Rdict(str(folder), _options())
-            rocks.put(_SETTINGS, json.dumps(stored).encode())
-            rocks.put(_HEAD, HEAD_ROW.pack(*Head()))
-            rocks.put(_DURABLE, bytes(8))
-            rocks.put(_BOOT, boot_id().encode())
+            batch = WriteBatch(raw_mode=True)
+            batch.put(_SETTINGS, json.dumps(stored).encode())
+            batch.put(_HEAD, HEAD_ROW.pack(*Head()))
+            batch.put(_DURABLE, bytes(8))
+            batch.put(_BOOT, boot_id().encode())
+            rocks.write(batch)
             rocks.flush_wal(True)
             rocks.close()
 
@@ -140,6 +142,8 @@ class RocksMetadata:
     def _read_head(self) -> Head:
         with _translated("read", self._folder):
             raw = self._rocks.get(_HEAD)
+        if raw is None and self._rocks.get(_SETTINGS) is None:
+            raise NotADatabaseError(f"{self._folder.parent} was left unfinished by a create that was cut off; remove it")
         if raw is None:
             raise CorruptionError(f"the metadata in {self._folder} has no head; restore the database from a snapshot")
         return Head(*HEAD_ROW.unpack(raw))
