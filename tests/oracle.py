@@ -89,7 +89,10 @@ def rounding(dtype: str, vectors: ArrayLike) -> NDArray[np.float64]:
     if dtype == "u8":
         return np.full(exact.shape, 0.5)
     relative = {"f32": 2.0**-22, "f16": 2.0**-11, "bf16": 2.0**-8}[dtype]
-    return exact * relative + (2.0**-24 if dtype == "f16" else 1e-37)
+    if dtype != "f16":
+        return exact * relative + 1e-37
+    # Its smallest step is 2⁻²⁴, and under cosine it is the unit vector that is rounded.
+    return exact * relative + 2.0**-24 * np.maximum(1.0, np.linalg.norm(exact, axis=-1, keepdims=True))
 
 
 # --- recall -----------------------------------------------------------------------------------------------------------

@@ -143,7 +143,7 @@ class RocksMetadata:
         with _translated("read", self._folder):
             raw = self._rocks.get(_HEAD)
         if raw is None and self._rocks.get(_SETTINGS) is None:
-            raise NotADatabaseError(f"{self._folder.parent} was left unfinished by a create that was cut off; remove it")
+            raise NotADatabaseError(f"{self._folder.parent} is an unfinished create that was cut off; remove it")
         if raw is None:
             raise CorruptionError(f"the metadata in {self._folder} has no head; restore the database from a snapshot")
         return Head(*HEAD_ROW.unpack(raw))
