@@ -15,7 +15,7 @@ from ..types import Float32s, UInt32s, UInt64s
 from .candidates import EXPANDED, NOTHING, VACANT, distance_of, id_of, insert_sorted, pack, push_heap, visit
 from .intrinsics import bits_float, float_bits, prefetch
 from .jit import inlined, kernel
-from .rows import LENGTH, distance, inner, prefetch_row
+from .rows import LENGTH, distance, inner, lift_of, prefetch_row
 
 DEGREE, LIFELINE, FIRST_NEIGHBOUR = 0, 1, 2  # columns of a row of edges
 BORN, DIED = 0, 1  # columns of a row of state
@@ -193,8 +193,8 @@ def beam_search(rows: Any, graph: Any, live: Any, plan: Any, lift: Any, scratch:
 @inlined
 def cosine_distance(rows: Any, squared: Any, lift: Any, row: Any) -> Any:
     """1 - cos from the squared distance between what is stored for two unit vectors."""
-    if lift > 0:
-        return np.float32(1)  # the query has no direction
+    if lift > 0 or (rows.radius < 0 and lift_of(rows, row) > 0):
+        return np.float32(1)  # the query or the row has no direction
     if rows.seals.shape[1] == 3:
         length = rows.seals[row, LENGTH]
         if length > 0:
