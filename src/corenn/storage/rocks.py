@@ -36,6 +36,7 @@ CACHE_BYTES = 8 << 20
 WRITE_BUFFER_BYTES = 16 << 20
 
 _SETTINGS, _HEAD, _DURABLE, _BOOT, _INTENT = b"msettings", b"mhead", b"mdurable", b"mboot", b"mintent"
+_CUT_OFF = b"mcutoff"  # numbers of commits that were cut off between their parts
 _ROCKSDICT_FILE = "rocksdict-config.json"
 _ID = struct.Struct(">I")
 _COMMIT = struct.Struct(">QI")
@@ -142,6 +143,8 @@ class RocksMetadata:
     def _read_head(self) -> Head:
         with _translated("read", self._folder):
             raw = self._rocks.get(_HEAD)
+            cut_off = self._rocks.get(_CUT_OFF) or b""
+        self._cut_off = frozenset(int.from_bytes(cut_off[at : at + 8], "little") for at in range(0, len(cut_off), 8))
         if raw is None and self._rocks.get(_SETTINGS) is None:
             raise NotADatabaseError(f"{self._folder.parent} is an unfinished create that was cut off; remove it")
         if raw is None:
@@ -179,6 +182,11 @@ class RocksMetadata:
         if raw is None:
             return 0, 0
         commit, first, count = INTENT_ROW.unpack(raw)
+        if commit > self.head.commit and commit not in self._cut_off:
+            # Later heads will be beyond its number: what it has left behind must stay unseen all the same.
+            self._cut_off |= {commit}
+            with _translated("write", self._folder):
+                self._rocks.put(_CUT_OFF, b"".join(number.to_bytes(8, "little") for number in sorted(self._cut_off)))
         return (commit + 1, first + count) if commit > self.head.commit else (0, 0)
 
     # --- reads -----------------------------------------------------------------------------------------------------
@@ -191,7 +199,7 @@ class RocksMetadata:
     def payloads(self, ids: Sequence[int], snapshot: int) -> list[bytes | None]:
         with _translated("read", self._folder):
             rows: Any = self._rocks.get([b"p" + _ID.pack(row) for row in ids]) if ids else []
-        return [None if raw is None else _as_of(raw, snapshot) for raw in rows]
+        return [None if raw is None else _as_of(raw, snapshot, self._cut_off) for raw in rows]
 
     def names(self) -> Iterator[tuple[Key, int, int]]:
         with _translated("read", self._folder):
@@ -202,7 +210,9 @@ class RocksMetadata:
         found = []
         for name, raw in self._rows(b"c", b"c" + _COMMIT.pack(after + 1, 0)):
             number, _part = _COMMIT.unpack(name[1:])
-            if number <= self.head.commit:  # what is beyond belongs to a commit that was cut off
+            if (
+                number <= self.head.commit and number not in self._cut_off
+            ):  # what is beyond belongs to a commit that was cut off
                 found.append(Record.unpack(number, raw))
         return found
 
@@ -305,11 +315,11 @@ class RocksMetadata:
             self._private.cleanup()
 
 
-def _as_of(raw: bytes, snapshot: int) -> bytes | None:
+def _as_of(raw: bytes, snapshot: int, cut_off: frozenset[int]) -> bytes | None:
     """Of the two payloads in a row, the one that a snapshot sees."""
     commit, now, before = PAYLOAD_ROW.unpack_from(raw)
     start = PAYLOAD_ROW.size
-    if commit <= snapshot:
+    if commit <= snapshot and commit not in cut_off:
         return None if now < 0 else raw[start : start + now]
     start += max(now, 0)
     return None if before < 0 else raw[start : start + before]
