@@ -34,7 +34,7 @@ PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob
 DEFAULTS = {item.name: item.default for item in fields(Settings)}
 COMMANDS: dict[str, Any] = typer.main.get_command(app).commands  # type: ignore[attr-defined]
 PUBLIC = [name for name in vars(CoreNN) if not name.startswith("_")]
-WORDS = ("PUBLISHED", "LINKED", "JOURNAL", "RADIUS", "ELECTED", "ENTRY_COUNT", "ENTRIES", "HEAP_END")
+WORDS = ("PUBLISHED", "LINKED", "JOURNAL", "RADIUS", "ELECTED", "ENTRY_COUNT", "GROWTH", "GROWN", "ENTRIES", "HEAP_END")
 
 
 @cache

@@ -228,6 +228,33 @@ def test_a_larger_search_list_finds_more(photos: CoreNN, sift: Sample) -> None:
 
 
 @pytest.mark.compiled
+def test_easy_queries_end_early_and_hard_ones_use_the_list(photos: CoreNN, sift: Sample) -> None:
+    hits = photos.query(sift[1], k=10, search_list=100, explain=True)
+    hops = [one.explain.hops for one in hits]
+    assert min(hops) < 70 < 95 < max(hops)  # the list alone would have each expand 100 or more
+    assert recall("l2", *sift, [one.keys for one in hits], 10) >= 0.98
+
+
+@pytest.mark.compiled
+@pytest.mark.parametrize("deleted", [False, True])
+def test_a_forgetful_table_of_seen_ids_changes_no_answer(
+    memory: Create, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch, deleted: bool
+) -> None:
+    rows = rng.normal(size=(4000, 12)).astype(np.float32)
+    db = fill(memory(dim=12, metric="l2"), rows)
+    if deleted:
+        db.delete(range(0, 4000, 3))
+    before = db.query(rows[:200], k=10, explain=True)
+    monkeypatch.setattr("corenn.graph.scratch.LEAST_SEEN", 64)
+    monkeypatch.setattr("corenn.graph.scratch.MOST_SEEN", 64)
+    db._searcher._scratches._free.clear()
+    after = db.query(rows[:200], k=10, explain=True)
+    assert before == after
+    assert sum(one.explain.distances for one in after) > sum(one.explain.distances for one in before)
+    assert all(len(set(one.keys)) == 10 for one in after)
+
+
+@pytest.mark.compiled
 def test_graph_distances_are_those_of_the_keys(memory: Create, embeddings: Sample) -> None:
     rows, queries = embeddings[0][:1200], embeddings[1]
     for metric in METRICS:

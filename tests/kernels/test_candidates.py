@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from corenn.kernels.candidates import VACANT, distance_of, id_of, insert_sorted, pack, push_heap, sort, visit
+from corenn.kernels.candidates import VACANT, distance_of, id_of, insert_sorted, pack, push_heap, sort, unseen
 from corenn.kernels.jit import kernel
 
 pytestmark = pytest.mark.nojit
@@ -48,9 +48,9 @@ def heap_all(values: Any, heap: Any) -> Any:
 
 
 @kernel
-def visit_all(ids: Any, visited: Any, fresh: Any) -> None:
+def note_all(ids: Any, seen: Any, fresh: Any) -> None:
     for i in range(ids.shape[0]):
-        fresh[i] = visit(visited, ids[i])
+        fresh[i] = unseen(seen, ids[i])
 
 
 @given(st.lists(st.tuples(st.floats(-1, 2.0**100, width=32), st.integers(0, 2**31 - 2)), min_size=1, max_size=30))
@@ -86,8 +86,17 @@ def test_a_heap_keeps_the_smallest(words: list[int], size: int) -> None:
     assert sorted(heap[:count].tolist()) == sorted(words)[:size]
 
 
-@given(st.lists(st.integers(0, 60), max_size=48))
-def test_a_visited_set_tells_new_from_old(ids: list[int]) -> None:
+@given(st.lists(st.integers(0, 2**31 - 2), max_size=48))
+def test_what_was_not_noted_never_passes_for_seen(ids: list[int]) -> None:
     fresh = np.zeros(len(ids), np.uint8)
-    visit_all(np.array(ids, np.uint32), np.full(64, VACANT), fresh)
-    assert fresh.tolist() == [row not in ids[:at] for at, row in enumerate(ids)]
+    note_all(np.array(ids, np.uint32), np.full(8, VACANT), fresh)
+    assert all(fresh[at] for at, row in enumerate(ids) if row not in ids[:at])
+    assert not any(fresh[at] for at in range(1, len(ids)) if ids[at] == ids[at - 1])
+
+
+def test_a_roomy_table_of_seen_ids_forgets_little() -> None:
+    ids = np.random.default_rng(0).integers(0, 2**31 - 1, 1000).astype(np.uint32)
+    fresh = np.zeros(2000, np.uint8)
+    note_all(np.tile(ids, 2), np.full(4096, VACANT), fresh)
+    assert fresh[:1000].all()
+    assert fresh[1000:].mean() < 0.25

@@ -10,12 +10,13 @@ from corenn.graph.check import check_graph
 from corenn.graph.insert import Linker
 from corenn.graph.scratch import ScratchPool
 from corenn.graph.threads import Helpers
-from corenn.graph.view import View, entries_of, raise_radius, take_view
+from corenn.graph.view import View, entries_of, growth_of, note_growth, raise_radius, take_view
 from corenn.kernels.link import mend_ring, ring_length
 from corenn.kernels.rows import NORM
 from corenn.kernels.search import DEGREE, FIRST_NEIGHBOUR, LIFELINE
 from corenn.storage.commit import NO_IDS, Commit
 from corenn.storage.encode import encode
+from corenn.storage.format import GROWTH
 from corenn.storage.store import Store
 
 
@@ -101,6 +102,34 @@ def test_a_row_links_to_its_nearest() -> None:
     edges = view.graph.edges
     kept = [nearest[row] in edges[row, FIRST_NEIGHBOUR : FIRST_NEIGHBOUR + edges[row, DEGREE]] for row in range(2000)]
     assert np.mean(kept) > 0.98
+
+
+@pytest.mark.compiled
+def test_growth_tells_the_dimension_of_the_rows() -> None:
+    found = {}
+    for dim in (2, 4, 8):
+        rows = np.zeros((6000, 16))  # what counts is the space that they fill, not the one that they lie in
+        rows[:, :dim] = np.random.default_rng(dim).uniform(size=(6000, dim))
+        found[dim] = linked(rows).growth
+    assert found[2] == pytest.approx(2 / 2, rel=0.2)
+    assert found[4] == pytest.approx(2 / 4, rel=0.2)
+    assert found[8] == pytest.approx(2 / 8, rel=0.35)  # most rows lie near the surface of the cube
+
+
+@pytest.mark.compiled
+def test_growth_is_unknown_without_distances() -> None:
+    assert linked(np.ones((700, 4), np.float32)).growth == 0
+    assert linked(gaussian(20)).growth == 0  # fewer than a search list holds
+
+
+@pytest.mark.nojit
+@pytest.mark.parametrize("damage", [np.nan, np.inf, -1.0, 1e9])
+def test_damaged_growth_counts_as_unknown(damage: float) -> None:
+    store = Store.in_memory(Settings(dim=4, metric="l2"))
+    store.edges.header[GROWTH : GROWTH + 1].view(np.float64)[0] = damage
+    assert growth_of(store) == 0
+    note_growth(store, np.full(3, 0.5, np.float32))
+    assert growth_of(store) == 0.5
 
 
 @pytest.mark.nojit

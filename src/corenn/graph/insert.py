@@ -12,7 +12,7 @@ from collections.abc import Callable
 import numpy as np
 
 from ..kernels.link import Shape, choose_edges, link_back, rank_batch, thread_ring
-from ..kernels.search import DEGREE, FIRST_NEIGHBOUR, GEOMETRY, STATUS, Plan
+from ..kernels.search import DEGREE, FIRST_NEIGHBOUR, GEOMETRY, Plan
 from ..storage.commit import Head
 from ..storage.format import ELECTED, JOURNAL
 from ..storage.store import Store
@@ -20,7 +20,7 @@ from ..types import AnyArray, UInt32s
 from .entries import elect
 from .scratch import ScratchPool, workbench
 from .threads import Helpers
-from .view import View, entries_of, set_entries, take_view
+from .view import View, entries_of, note_growth, set_entries, take_view
 
 BATCH_ROWS = 1024
 FIRST_ROWS = 32  # a batch is at least this long, and else at most a sixteenth of what is linked
@@ -29,6 +29,7 @@ PEERS = 32  # nearest rows of its own batch that a row considers
 TRAIL = 4  # expanded candidates kept, in search lists
 ELECTION = 1.1  # growth after which the entries are chosen anew
 SLICE = 16  # rows per kernel call: some milliseconds
+TO_THE_END = 1 << 31  # no distance ends a search: rows far away make the long edges
 
 
 class Linker:
@@ -86,25 +87,21 @@ class Linker:
 
     def _choose(self, view: View, shape: Shape, batch: UInt32s, nearest: AnyArray) -> None:
         settings = view.settings
-        plan = Plan(settings.update_search_list_cap, settings.beam_width, GEOMETRY, view.tombstones)
+        size = settings.update_search_list_cap
+        plan = Plan(size, settings.beam_width, GEOMETRY, view.tombstones, TO_THE_END, np.float32(1))
         room = (TRAIL + 9) * plan.search_list + nearest.shape[1]
+        growth = np.zeros(len(batch), np.float32)
 
         def choose(start: int, stop: int) -> None:
-            bench, info, grown = workbench(settings.dim, room), np.zeros(4, np.int64), 0
-            while start < stop:
-                info[STATUS] = 0
-                size, scratch = self._scratches.take(
-                    settings.dim, view.graph, plan.search_list, plan.beam_width, view.tombstones,
-                    TRAIL * plan.search_list, grown,
-                )  # fmt: skip
-                start += choose_edges(
-                    view.rows, view.graph, view.live, plan, shape, batch[start:stop], nearest[start:stop],
-                    scratch, bench, info,
-                )  # fmt: skip
-                self._scratches.give(size, scratch)
-                grown += 1
+            key, scratch = self._scratches.take(view, plan, TRAIL * plan.search_list)
+            choose_edges(
+                view.rows, view.graph, view.live, plan, shape, batch[start:stop], nearest[start:stop],
+                growth[start:stop], scratch, workbench(settings.dim, room), np.zeros(3, np.int64),
+            )  # fmt: skip
+            self._scratches.give(key, scratch)
 
         self._helpers.run(choose, len(batch), SLICE)
+        note_growth(self._store, growth[growth > 0])
 
     def _link_back(self, view: View, shape: Shape, batch: UInt32s) -> None:
         rows = view.graph.edges[batch]

@@ -29,12 +29,13 @@ FEW_ROWS = 1000  # below this many live rows a scan beats a walk and misses noth
 SLICE_SECONDS = 0.02  # no kernel call lasts much longer, so that Ctrl-C and deadlines are seen
 SECONDS_PER_VALUE = 2e-10  # one component of one distance, slowly
 HOP_VALUES = 24  # distances per hop, about
+EAGERNESS = 0.35
 EXACT_QUERIES = 16  # queries that share one pass over the rows
 
 
 @dataclass(frozen=True, slots=True)
 class Answers:
-    """ids: uint32 (queries, k), distances: float32 (queries, k), info: int64 (queries, 4), of which the first
+    """ids: uint32 (queries, k), distances: float32 (queries, k), info: int64 (queries, 3), of which the first
     info[i, FOUND] of each row count. plan: "graph", "exact" or "empty".
     """
 
@@ -51,7 +52,7 @@ class Searcher:
     def __init__(self, scratches: ScratchPool, helpers: Helpers) -> None:
         self._scratches = scratches
         self._helpers = helpers
-        self._search: Callable[..., int] | None = None  # found at the first walk: all views have the same types
+        self._search: Callable[..., None] | None = None  # found at the first walk: all views have the same types
 
     def query(self, view: View, queries: Float32s, k: int, search_list: int, *, exact: bool, threads: int) -> Answers:
         """The k nearest rows that the view sees, for queries of shape (n, dim). Fewer only if there are fewer."""
@@ -61,9 +62,9 @@ class Searcher:
             return _nothing(count)
         if exact or live < FEW_ROWS or 4 * max(wanted, search_list) >= live:
             return self._exact(view, queries, wanted, threads)
-        plan = Plan(max(wanted, search_list), view.settings.beam_width, view.metric, view.tombstones)
+        plan = _plan(view, max(wanted, search_list), wanted)
         results = Results(
-            np.empty((count, wanted), np.uint32), np.empty((count, wanted), np.float32), np.empty((count, 4), np.int64)
+            np.empty((count, wanted), np.uint32), np.empty((count, wanted), np.float32), np.empty((count, 3), np.int64)
         )
         if count == 1:
             self._walk(view, plan, queries, results)
@@ -89,22 +90,12 @@ class Searcher:
         self._helpers.run(walk, len(queries), step, threads)
 
     def _walk(self, view: View, plan: Plan, queries: Float32s, results: Results) -> None:
-        done, grown = 0, 0
-        while True:
-            size, scratch = self._scratches.take(
-                view.settings.dim, view.graph, plan.search_list, plan.beam_width, plan.tombstones, 0, grown
-            )
-            arguments = (view.rows, view.graph, view.live, plan, queries, scratch, results)
-            if self._search is None:
-                self._search = entry_point(search_batch, *arguments)
-            done += self._search(*arguments)
-            self._scratches.give(size, scratch)
-            if done == len(queries):
-                return
-            # The visited set was too small for one query, which a larger one goes on from.
-            results = Results(results.ids[done:], results.distances[done:], results.info[done:])
-            queries, done = queries[done:], 0
-            grown += 1
+        size, scratch = self._scratches.take(view, plan)
+        arguments = (view.rows, view.graph, view.live, plan, queries, scratch, results)
+        if self._search is None:
+            self._search = entry_point(search_batch, *arguments)
+        self._search(*arguments)
+        self._scratches.give(size, scratch)
 
     def _complete(self, view: View, queries: Float32s, answers: Answers, short: AnyArray, threads: int) -> None:
         """Scan for the queries whose walk ended with fewer rows than there are."""
@@ -172,10 +163,21 @@ class Searcher:
         return heaps
 
 
+def _plan(view: View, search_list: int, k: int) -> Plan:
+    """How to walk for the k nearest.
+
+    A walk ends at the radius within which EAGERNESS of the list beyond k is to be expected, by how distances grow with
+    rank among the rows of this database: easy queries end early, and the list is there for the hard ones.
+    """
+    stretch = np.float32((1 + EAGERNESS * (search_list / k - 1)) ** view.growth)
+    nearest = k if view.growth > 0 else search_list + 1
+    return Plan(search_list, view.settings.beam_width, view.metric, view.tombstones, nearest, stretch)
+
+
 def _unpacked(heaps: AnyArray, scanned: int) -> Answers:
     count, k = heaps.shape
     ids, distances = np.empty((count, k), np.uint32), np.empty((count, k), np.float32)
-    info = np.zeros((count, 4), np.int64)
+    info = np.zeros((count, 3), np.int64)
     info[:, FOUND] = (heaps != np.uint64(0xFFFFFFFFFFFFFFFF)).sum(axis=1)
     info[:, DISTANCES] = scanned
     for i in range(count):
@@ -190,7 +192,7 @@ def _joined(parts: list[Answers]) -> Answers:
 
 def _nothing(count: int) -> Answers:
     return Answers(
-        "empty", 0, np.empty((count, 0), np.uint32), np.empty((count, 0), np.float32), np.zeros((count, 4), np.int64)
+        "empty", 0, np.empty((count, 0), np.uint32), np.empty((count, 0), np.float32), np.zeros((count, 3), np.int64)
     )
 
 

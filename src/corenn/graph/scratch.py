@@ -5,9 +5,11 @@ from __future__ import annotations
 import numpy as np
 
 from ..kernels.link import Workbench
-from ..kernels.search import TOMBSTONE_ROOM, Graph, Scratch
+from ..kernels.search import TOMBSTONE_ROOM, Plan, Scratch
+from .view import View
 
-Size = tuple[int, int, int, int, int, bool, int, int]
+Size = tuple[int, int, int, int, int, bool, int]
+LEAST_SEEN, MOST_SEEN = 1 << 12, 1 << 20  # places of a table of seen ids, of 4 bytes each
 
 
 class ScratchPool:
@@ -18,18 +20,10 @@ class ScratchPool:
     def __init__(self) -> None:
         self._free: dict[Size, list[Scratch]] = {}
 
-    def take(
-        self,
-        dim: int,
-        graph: Graph,
-        search_list: int,
-        beam_width: int,
-        tombstones: bool,
-        trail: int = 0,
-        grown: int = 0,
-    ) -> tuple[Size, Scratch]:
-        """A scratch that no other thread uses, to be given back. grown: how often its visited set was too small."""
-        size = (dim, graph.edges.shape[1], len(graph.entries), search_list, beam_width, tombstones, trail, grown)
+    def take(self, view: View, plan: Plan, trail: int = 0) -> tuple[Size, Scratch]:
+        """A scratch that no other thread uses, to be given back with its size."""
+        columns, entries = view.graph.edges.shape[1], len(view.graph.entries)
+        size = (view.settings.dim, columns, entries, plan.search_list, plan.beam_width, plan.tombstones, trail)
         free = self._free.get(size)
         return size, free.pop() if free else _make(*size)
 
@@ -41,18 +35,16 @@ class ScratchPool:
 
 
 def _make(
-    dim: int, columns: int, entries: int, search_list: int, beam_width: int, tombstones: bool, trail: int, grown: int
+    dim: int, columns: int, entries: int, search_list: int, beam_width: int, tombstones: bool, trail: int
 ) -> Scratch:
-    frontier = beam_width * columns + entries
-    # About 20 new rows a hop, half of the set free; the least serves short lists, whose first hops meet the most.
-    visited = max(2048, 1 << (64 * search_list - 1).bit_length()) << grown
-    while visited < 4 * frontier:
-        visited *= 2
+    # About half of a row's edges lead to something new. A table three times as long as what it is to hold forgets
+    # one id in thirty.
+    seen = 1 << (search_list * columns * 4 // 3 - 1).bit_length()
     return Scratch(
         pool=np.empty(search_list * (TOMBSTONE_ROOM if tombstones else 1), np.uint64),
         best=np.empty(search_list, np.uint64),
-        visited=np.empty(visited, np.uint32),
-        frontier=np.empty(frontier, np.uint32),
+        seen=np.empty(min(max(seen, LEAST_SEEN), MOST_SEEN), np.uint32),
+        frontier=np.empty(beam_width * columns + entries, np.uint64),
         trail=np.empty(trail, np.uint64),
         query=np.empty(dim, np.float32),
     )

@@ -15,10 +15,11 @@ from ..kernels import search
 from ..kernels.rows import BFloat16Rows, CodeRows, Float16Rows, Float32Rows, Rows
 from ..kernels.search import Graph, Live
 from ..storage.commit import Head, LiveView
-from ..storage.format import ENTRIES, ENTRY_COUNT, MAX_ENTRIES, RADIUS
+from ..storage.format import ENTRIES, ENTRY_COUNT, GROWN, GROWTH, MAX_ENTRIES, RADIUS
 from ..storage.store import Store
 from ..types import AnyArray, Bytes, Float32s, UInt32s, UInt64s
 
+MEMORY_ROWS = 1 << 17  # rows after which the mean of growth follows new ones
 METRICS = {"l2": search.L2, "cosine": search.COSINE, "ip": search.IP}
 ROWS: dict[str, Any] = {"f32": Float32Rows, "f16": Float16Rows, "bf16": BFloat16Rows, "i8": CodeRows, "u8": CodeRows}
 
@@ -27,7 +28,7 @@ ROWS: dict[str, Any] = {"f32": Float32Rows, "f16": Float16Rows, "bf16": BFloat16
 class View:
     """rows, graph, live: what kernels take. keys, heap: keys by id. pending: ids committed but not linked.
 
-    tombstones: whether walks may meet rows that the snapshot does not see.
+    tombstones: whether walks may meet rows that the snapshot does not see. growth: see growth_of.
     """
 
     head: Head
@@ -39,6 +40,7 @@ class View:
     heap: Bytes
     pending: UInt32s
     tombstones: bool
+    growth: float
 
     @property
     def lookup_view(self) -> LiveView:
@@ -87,6 +89,23 @@ def set_entries(store: Store, entries: UInt32s) -> None:
     store.edges.header[ENTRY_COUNT] = count
 
 
+def growth_of(store: Store) -> float:
+    """The exponent with which squared distances grow with rank among the rows, 0 if it is not known."""
+    growth = float(store.edges.header[GROWTH : GROWTH + 1].view(np.float64)[0])
+    return growth if 0 < growth < 4 else 0.0  # beyond is damage: rows on a line have 2
+
+
+def note_growth(store: Store, found: Float32s) -> None:
+    """Take what rows have found when they were linked into the mean, in which old rows fade."""
+    if len(found):
+        header = store.edges.header
+        before = growth_of(store)
+        grown = (min(int(header[GROWN]), MEMORY_ROWS) if before else 0) + len(found)
+        after = before + (float(found.mean(dtype=np.float64)) - before) * len(found) / grown
+        header[GROWTH : GROWTH + 1].view(np.float64)[0] = after
+        header[GROWN] = grown
+
+
 def take_view(store: Store, head: Head, pending: UInt32s) -> View:
     """The store as it is mapped now, seen at `head`.
 
@@ -102,4 +121,5 @@ def take_view(store: Store, head: Head, pending: UInt32s) -> View:
         heap=store.heap.array.reshape(-1),
         pending=pending,
         tombstones=head.dead > 0,
+        growth=growth_of(store),
     )

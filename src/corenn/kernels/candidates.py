@@ -16,7 +16,7 @@ from .jit import inlined
 
 NOTHING = np.uint64(0xFFFFFFFFFFFFFFFF)  # sorts after every candidate
 EXPANDED = np.uint64(1)
-VACANT = np.uint32(0xFFFFFFFF)  # a free place in a visited set
+VACANT = np.uint32(0xFFFFFFFF)  # a place in a table of seen ids that holds none
 
 _HIGH = np.uint64(32)
 _ONE = np.uint64(1)
@@ -43,11 +43,8 @@ def distance_of(candidate: Any) -> Any:
 
 
 @inlined
-def insert_sorted(pool: Any, count: Any, capacity: Any, candidate: Any) -> Any:
-    """Insert into an ascending pool of `count` entries, dropping the last one if it is full. Returns the position.
-
-    The caller has checked that the candidate belongs in it and raises the count.
-    """
+def place_of(pool: Any, count: Any, candidate: Any) -> Any:
+    """How many of the `count` entries of an ascending pool are less than a candidate."""
     low, high = 0, count
     while low < high:
         middle = (low + high) >> 1
@@ -55,11 +52,25 @@ def insert_sorted(pool: Any, count: Any, capacity: Any, candidate: Any) -> Any:
             low = middle + 1
         else:
             high = middle
-    last = count if count < capacity else capacity - 1
-    for at in range(last, low, -1):
-        pool[at] = pool[at - 1]
-    pool[low] = candidate
     return low
+
+
+@inlined
+def insert_at(pool: Any, place: Any, count: Any, capacity: Any, candidate: Any) -> None:
+    """Insert at a place, moving up what follows, and dropping the last of the `count` entries if the pool is full."""
+    last = count if count < capacity else capacity - 1
+    for at in range(last, place, -1):
+        pool[at] = pool[at - 1]
+    pool[place] = candidate
+
+
+@inlined
+def insert_sorted(pool: Any, count: Any, capacity: Any, candidate: Any) -> None:
+    """Insert into an ascending pool of `count` entries, dropping the last one if it is full.
+
+    The caller has checked that the candidate belongs in it and raises the count.
+    """
+    insert_at(pool, place_of(pool, count, candidate), count, capacity, candidate)
 
 
 @inlined
@@ -76,19 +87,16 @@ def sort(values: Any, count: Any) -> None:
 
 
 @inlined
-def visit(visited: Any, row: Any) -> Any:
-    """Add an id to an open-addressing set whose size is a power of two. True if it was not in it."""
-    mask = np.uint64(visited.shape[0] - 1)
-    wanted = np.uint32(row)
-    place = ((np.uint64(row) * _GOLDEN) >> _HIGH) & mask
-    while True:
-        found = visited[place]
-        if found == wanted:
-            return False
-        if found == VACANT:
-            visited[place] = wanted
-            return True
-        place = (place + _ONE) & mask
+def unseen(seen: Any, row: Any) -> Any:
+    """Note an id in a table whose size is a power of two; False if it is sure to have been noted before.
+
+    One place per id and no probing: a later id takes the place of an earlier one, which then passes for unseen again.
+    That costs a distance now and then, and saves the branches that a processor cannot predict.
+    """
+    place = ((np.uint64(row) * _GOLDEN) >> _HIGH) & np.uint64(seen.shape[0] - 1)
+    before = seen[place]
+    seen[place] = np.uint32(row)
+    return before != np.uint32(row)
 
 
 @inlined

@@ -15,7 +15,7 @@ from ..types import Bytes, Float32s, UInt64s
 from .candidates import NOTHING, distance_of, id_of, insert_sorted, pack, sort
 from .jit import inlined, kernel
 from .rows import NORM, decode, distance, lift_of, prefetch_row
-from .search import DEGREE, DIED, DISTANCES, DONE, FIRST_NEIGHBOUR, HOPS, LIFELINE, STATUS, beam_search
+from .search import DEGREE, DIED, DISTANCES, FIRST_NEIGHBOUR, HOPS, LIFELINE, beam_search
 
 
 class Workbench(NamedTuple):
@@ -116,31 +116,44 @@ def rank_batch(rows: Any, batch: Any, start: Any, stop: Any, nearest: Any, vecto
 
 @kernel
 def choose_edges(
-    rows: Any, graph: Any, live: Any, plan: Any, shape: Any, batch: Any, nearest: Any, scratch: Any, bench: Any,
-    info: Any,
-) -> Any:  # fmt: skip
-    """Give each row of `batch` its out-edges; returns how many were done before a visited set was too small.
+    rows: Any, graph: Any, live: Any, plan: Any, shape: Any, batch: Any, nearest: Any, growth: Any, scratch: Any,
+    bench: Any, info: Any,
+) -> None:  # fmt: skip
+    """Give each row of `batch` its out-edges.
 
-    nearest: what rank_batch found for them. info: int64 (4,), sums hops and distances.
+    nearest: what rank_batch found for them. growth: float32 (batch,), receives growth_of what each has found.
+    info: int64 (3,), working memory.
     """
     for i in range(batch.shape[0]):
         node = np.int64(batch[i])
         decode(rows, node, scratch.query)
         lift = lift_of(rows, node)
         count = beam_search(rows, graph, live, plan, lift, scratch, info)
-        if info[STATUS] != DONE:
-            return i
+        growth[i] = growth_of(scratch.best if plan.tombstones else scratch.pool, count, plan.search_list)
         total = _gather(live, plan, node, count, nearest[i], scratch, bench, info)
         if rows.radius > 0:
             aim_as_query(rows, node, scratch.query)
             count = beam_search(rows, graph, live, plan, np.float32(0), scratch, info)
-            if info[STATUS] != DONE:
-                return i
             total = _add_answers(rows, live, plan, node, count, total, scratch, bench)
             info[HOPS] = 0
         sort(bench.candidates, total)
         write_edges(rows, node, shape, bench, total, graph.edges[node])
-    return batch.shape[0]
+
+
+@inlined
+def growth_of(candidates: Any, count: Any, search_list: Any) -> Any:
+    """The exponent with which squared distances grow with rank, between an eighth of a full list and its end.
+
+    It is 2 / dimension where rows fill a space evenly, and what it is where they do not (Levina & Bickel 2004). 0: not
+    known.
+    """
+    near = search_list >> 3
+    if near < 1 or count < search_list:
+        return np.float32(0)
+    first, last = distance_of(candidates[near - 1]), distance_of(candidates[count - 1])
+    if first <= 0:
+        return np.float32(0)
+    return np.float32(math.log(last / first) / math.log(count / near))
 
 
 @inlined

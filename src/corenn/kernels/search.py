@@ -12,18 +12,29 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..types import Float32s, UInt32s, UInt64s
-from .candidates import EXPANDED, NOTHING, VACANT, distance_of, id_of, insert_sorted, pack, push_heap, visit
-from .intrinsics import bits_float, float_bits, prefetch
+from .candidates import (
+    EXPANDED,
+    NOTHING,
+    VACANT,
+    distance_of,
+    id_of,
+    insert_at,
+    insert_sorted,
+    pack,
+    place_of,
+    push_heap,
+    unseen,
+)
+from .intrinsics import LINE_BYTES, bits_float, float_bits, prefetch
 from .jit import inlined, kernel
 from .rows import LENGTH, distance, inner, lift_of, prefetch_row
 
 DEGREE, LIFELINE, FIRST_NEIGHBOUR = 0, 1, 2  # columns of a row of edges
 BORN, DIED = 0, 1  # columns of a row of state
-FOUND, HOPS, DISTANCES, STATUS = 0, 1, 2, 3  # columns of `info`
-DONE, VISITED_FULL = 0, 1
+FOUND, HOPS, DISTANCES = 0, 1, 2  # columns of `info`
 L2, COSINE, IP, GEOMETRY = 0, 1, 2, 3  # GEOMETRY: the query is a stored row, already in the graph's own space
 TOMBSTONE_ROOM = 8  # how many times its search list a pool may hold while deleted rows are among them
-AHEAD = 4  # rows requested before the one that is scored
+AHEAD = 8  # rows requested before the one that is scored
 
 
 class Graph(NamedTuple):
@@ -45,31 +56,38 @@ class Live(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """How to walk. tombstones: whether rows on the way may be invisible, so that the list must count visible ones."""
+    """How to walk.
+
+    tombstones: whether rows on the way may be invisible, so that the list must count visible ones.
+    nearest, stretch: no row is expanded that is farther than the `nearest`-th found so far by this factor, on squared
+    distances. A stretch of infinity leaves the end to the list alone.
+    """
 
     search_list: int
     beam_width: int
     metric: int
     tombstones: bool
+    nearest: int
+    stretch: np.float32
 
 
 class Scratch(NamedTuple):
     """Working memory of one thread.
 
-    pool, best: uint64 candidates. visited: uint32, a power of two. frontier: uint32. trail: uint64, receives every
-    expanded candidate, may be empty. query: float32 (dim,).
+    pool, best: uint64 candidates. seen: uint32, a power of two. frontier: uint64, ids that become candidates. trail:
+    uint64, receives every expanded candidate, may be empty. query: float32 (dim,).
     """
 
     pool: UInt64s
     best: UInt64s
-    visited: UInt32s
-    frontier: UInt32s
+    seen: UInt32s
+    frontier: UInt64s
     trail: UInt64s
     query: Float32s
 
 
 class Results(NamedTuple):
-    """ids: uint32 (queries, k). distances: float32 (queries, k). info: int64 (queries, 4)."""
+    """ids: uint32 (queries, k). distances: float32 (queries, k). info: int64 (queries, 3)."""
 
     ids: UInt32s
     distances: Float32s
@@ -108,52 +126,50 @@ def aim(rows: Any, metric: Any, raw: Any, query: Any) -> Any:
 def beam_search(rows: Any, graph: Any, live: Any, plan: Any, lift: Any, scratch: Any, info: Any) -> Any:
     """Best-first search for scratch.query. Fills scratch.pool, and scratch.best if there may be tombstones.
 
-    Returns the number of candidates in the list that counts. Jayaram Subramanya et al., DiskANN, 2019, Algorithm 1.
+    Returns the number of candidates in the list that counts. Jayaram Subramanya et al., DiskANN, 2019, Algorithm 1;
+    the end by distance: Al-Jazzazi et al., Distance Adaptive Beam Search, 2025.
     """
-    edges, pool, best, visited, frontier = graph.edges, scratch.pool, scratch.best, scratch.visited, scratch.frontier
+    edges, pool, best, seen, frontier = graph.edges, scratch.pool, scratch.best, scratch.seen, scratch.frontier
     capacity = pool.shape[0] if plan.tombstones else plan.search_list
     most = edges.shape[1] - FIRST_NEIGHBOUR
-    room = visited.shape[0] - visited.shape[0] // 4 - plan.beam_width * (most + 1)
-    visited[:] = VACANT
+    seen[:] = VACANT
     bound = NOTHING
-    count = found = cursor = hops = scored = marked = waiting = 0
-    status = DONE
+    count = found = cursor = hops = scored = waiting = 0
     for entry in range(graph.entries.shape[0]):
-        if graph.entries[entry] < live.rows and visit(visited, graph.entries[entry]):
-            frontier[waiting] = graph.entries[entry]
-            waiting += 1
+        if graph.entries[entry] < live.rows:
+            frontier[waiting] = np.uint64(graph.entries[entry])
+            waiting += unseen(seen, graph.entries[entry])
     while True:
-        first = count
-        for t in range(waiting):
-            if t + AHEAD < waiting:
-                prefetch_row(rows, frontier[t + AHEAD])
-            row = frontier[t]
-            candidate = pack(distance(rows, scratch.query, lift, row), row)
+        score(rows, scratch.query, lift, frontier, waiting)
+        scored += waiting
+        kept = keep_below(frontier, waiting, bound)
+        for t in range(kept):
+            candidate = frontier[t]
             if candidate >= bound:
                 continue
-            at = insert_sorted(pool, count, capacity, candidate)
-            if at <= cursor:
-                for column in range(0, edges.shape[1], 16):
-                    prefetch(edges, row, column)
-            first = min(first, at)
+            place = place_of(pool, count, candidate)
+            if place < count and pool[place] | EXPANDED == candidate | EXPANDED:
+                continue  # seen before, and forgotten by the table
+            insert_at(pool, place, count, capacity, candidate)
+            cursor = min(cursor, place)
             count = min(count + 1, capacity)
+            prefetch_edges(edges, id_of(candidate))
             if plan.tombstones:
-                if visible(live, row):
+                if visible(live, id_of(candidate)):
                     insert_sorted(best, found, plan.search_list, candidate)
                     found = min(found + 1, plan.search_list)
                 if count == capacity:
-                    bound = pool[count - 1]
+                    bound = min(bound, pool[count - 1])
                 if found == plan.search_list:
                     bound = min(bound, best[found - 1])
             elif count == capacity:
-                bound = pool[count - 1]
-        scored += waiting
-        marked += waiting
-        cursor = min(cursor, first)
+                bound = min(bound, pool[count - 1])
+        if plan.tombstones:
+            if found >= plan.nearest:
+                bound = min(bound, reach_of(best[plan.nearest - 1], plan.stretch))
+        elif count >= plan.nearest:
+            bound = min(bound, reach_of(pool[plan.nearest - 1], plan.stretch))
         waiting = taken = 0
-        if marked > room:
-            status = VISITED_FULL
-            break
         while cursor < count and taken < plan.beam_width:
             candidate = pool[cursor]
             if candidate & EXPANDED:
@@ -170,24 +186,57 @@ def beam_search(rows: Any, graph: Any, live: Any, plan: Any, lift: Any, scratch:
             node = id_of(candidate)
             degree = min(np.int64(edges[node, DEGREE]), most)
             lifeline = np.int64(edges[node, LIFELINE]) - 1
-            if 0 <= lifeline < live.rows and visit(visited, lifeline):
-                frontier[waiting] = lifeline
-                waiting += 1
+            if 0 <= lifeline < live.rows:
+                frontier[waiting] = np.uint64(lifeline)
+                waiting += unseen(seen, lifeline)
             for slot in range(FIRST_NEIGHBOUR, FIRST_NEIGHBOUR + degree):
                 neighbour = edges[node, slot]
                 # Soft data may be damaged: an id out of range is skipped, never followed.
-                if neighbour < live.rows and visit(visited, neighbour):
-                    frontier[waiting] = neighbour
-                    waiting += 1
-                    if waiting <= AHEAD:
-                        prefetch_row(rows, neighbour)
+                if neighbour < live.rows:
+                    frontier[waiting] = np.uint64(neighbour)
+                    waiting += unseen(seen, neighbour)
         if taken == 0:
             break
     info[FOUND] = 0
     info[HOPS] += hops
     info[DISTANCES] += scored
-    info[STATUS] = status
     return found if plan.tombstones else count
+
+
+@inlined
+def score(rows: Any, query: Any, lift: Any, frontier: Any, waiting: Any) -> None:
+    """Turn the first `waiting` ids of the frontier into candidates. No branch here hangs on a distance."""
+    for t in range(min(AHEAD, waiting)):
+        prefetch_row(rows, np.int64(frontier[t]))
+    for t in range(waiting):
+        if t + AHEAD < waiting:
+            prefetch_row(rows, np.int64(frontier[t + AHEAD]))
+        row = np.int64(frontier[t])
+        frontier[t] = pack(distance(rows, query, lift, row), row)
+
+
+@inlined
+def keep_below(frontier: Any, waiting: Any, bound: Any) -> Any:
+    """Move the candidates below a bound to the front of the frontier; returns how many they are."""
+    kept = 0
+    for t in range(waiting):
+        candidate = frontier[t]
+        frontier[kept] = candidate
+        kept += candidate < bound
+    return kept
+
+
+@inlined
+def reach_of(candidate: Any, stretch: Any) -> Any:
+    """The first candidate that is farther than this one by more than a factor on squared distances."""
+    return (np.uint64(float_bits(stretch * distance_of(candidate))) + np.uint64(1)) << np.uint64(32)
+
+
+@inlined
+def prefetch_edges(edges: Any, row: Any) -> None:
+    """Ask for the edges of a row, which the walk will want if nothing nearer turns up."""
+    for column in range(0, edges.shape[1], LINE_BYTES // 4):
+        prefetch(edges, row, column)
 
 
 @inlined
@@ -232,24 +281,18 @@ def emit(rows: Any, live: Any, plan: Any, raw: Any, lift: Any, candidates: Any, 
 
 
 @kernel
-def search_batch(rows: Any, graph: Any, live: Any, plan: Any, queries: Any, scratch: Any, results: Any) -> Any:
-    """Answer queries, float32 of shape (n, dim), one after the other.
-
-    Returns how many were answered before the visited set was too small for one.
-    """
+def search_batch(rows: Any, graph: Any, live: Any, plan: Any, queries: Any, scratch: Any, results: Any) -> None:
+    """Answer queries, float32 of shape (n, dim), one after the other."""
     for i in range(queries.shape[0]):
         lift = aim(rows, plan.metric, queries[i], scratch.query)
         info = results.info[i]
         info[HOPS] = 0
         info[DISTANCES] = 0
         count = beam_search(rows, graph, live, plan, lift, scratch, info)
-        if info[STATUS] != DONE:
-            return i
         candidates = scratch.best if plan.tombstones else scratch.pool
         info[FOUND] = emit(
             rows, live, plan, queries[i], lift, candidates, count, results.ids[i], results.distances[i]
         )  # fmt: skip
-    return queries.shape[0]
 
 
 @inlined
