@@ -28,7 +28,7 @@ from .errors import (
     ReadOnlyError,
 )
 from .graph.insert import Linker
-from .graph.query import DISTANCES, FOUND, HOPS, Answers, Searcher
+from .graph.query import FOUND, Answers, Searcher
 from .graph.scratch import ScratchPool
 from .graph.threads import Helpers
 from .graph.view import View, take_view
@@ -333,24 +333,28 @@ class CoreNN:
         return view, self._vectors(view, np.array(ids, np.uint32)), True
 
     def _hits(self, view: View, answers: Answers, bound: float | None, payloads: bool, explain: bool) -> list[Hits]:
-        out = []
-        keys, heap, texts = view.keys, view.heap, None
-        for i, found in enumerate(answers.info[:, FOUND].tolist()):
-            ids, distances = answers.ids[i], answers.distances[i]
-            if bound is not None:
-                found = int(np.searchsorted(distances[:found], bound, side="right"))
-            if found < len(ids):
-                ids, distances = ids[:found], distances[:found]
-            if payloads:
-                texts = self._store.metadata.payloads(ids.tolist(), view.head.commit)
-            hits = Hits(KeyColumn(keys[ids], heap), distances, texts)
-            if explain:
-                info = answers.info[i]
-                hits.explain = Explain(
-                    answers.plan, answers.search_list, int(info[DISTANCES]), int(info[HOPS]), view.head.live
-                )  # fmt: skip
-            out.append(hits)
-        return out
+        width = answers.ids.shape[1]
+        found = answers.info[:, FOUND]
+        if bound is not None:
+            inside = (answers.distances <= np.float64(bound)) & (np.arange(width) < found[:, None])
+            found = inside.sum(axis=1)
+        words: Any = None
+        distances: Any = answers.distances
+        if found.min(initial=width) < width:  # what lies behind is not filled
+            parts = list(zip(answers.ids, answers.distances, found.tolist(), strict=True))
+            words = [view.keys[ids[:count]] for ids, _, count in parts]
+            distances = [line[:count] for _, line, count in parts]
+        else:
+            words = view.keys[answers.ids]
+        heap = view.heap
+        hits = [Hits(KeyColumn(keys, heap), line) for keys, line in zip(words, distances, strict=True)]
+        if payloads:
+            for one, ids in zip(hits, answers.ids, strict=True):
+                one._payloads = self._store.metadata.payloads(ids[: len(one)].tolist(), view.head.commit)
+        if explain:
+            for one, (_, hops, scored) in zip(hits, answers.info.tolist(), strict=True):
+                one.explain = Explain(answers.plan, answers.search_list, scored, hops, view.head.live)
+        return hits
 
     # --- upkeep ----------------------------------------------------------------------------------------------------
 
