@@ -59,6 +59,7 @@ def test_an_unwritable_folder_is_replaced_by_a_private_one(tmp_path: Path) -> No
     result, _, folder = use(tmp_path)
     assert result == "2"
     assert not folder.is_relative_to(tmp_path)
+    assert not folder.exists(), "it goes with its process"
 
 
 def test_a_folder_that_others_can_write_is_not_trusted(tmp_path: Path) -> None:

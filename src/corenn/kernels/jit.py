@@ -7,10 +7,12 @@ the options, the versions and the modes of the compiler.
 
 from __future__ import annotations
 
+import atexit
 import fcntl
 import hashlib
 import logging
 import os
+import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
@@ -92,7 +94,19 @@ def cache_folder() -> Path:
         log.warning("kernel cache %s is not a private folder of this user; compiling into a temporary one", folder)
     except OSError as error:
         log.warning("kernel cache %s is not usable (%s); compiling into a temporary folder", folder, error)
-    return Path(tempfile.mkdtemp(prefix="corenn-kernels-"))
+    return _temporary_folder()
+
+
+def _temporary_folder() -> Path:
+    """A folder that goes with this process; a fork of it leaves the folder alone."""
+    folder, owner = Path(tempfile.mkdtemp(prefix="corenn-kernels-")), os.getpid()
+
+    def remove() -> None:
+        if os.getpid() == owner:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    atexit.register(remove)
+    return folder
 
 
 def _fingerprint() -> str:
