@@ -191,14 +191,22 @@ def test_every_word_of_the_header_is_described() -> None:
 
 def test_the_header_is_drawn_as_it_is_packed() -> None:
     page = text("docs/format.md")
-    packed = fmt.Header("vectors.slab", 1, 448, 100).pack()
+    packed = fmt.Header("vectors.slab", 1, 448, 100, 7).pack()
     drawn = re.findall(r"^\| (\d+) \| (u32|u64|\d+ bytes) \| (\w+)", page, re.M)
     kinds = {"u32": "I", "u64": "Q", "8 bytes": "8s", "16 bytes": "16s"}
     assert struct.calcsize("<" + "".join(kinds[kind] for _, kind, _ in drawn)) == len(packed)
     found = {field: struct.unpack_from("<" + kinds[kind], packed, int(at))[0] for at, kind, field in drawn}
     found.pop("crc")
     name = b"vectors.slab".ljust(16, b"\0")
-    expected = {"magic": fmt.MAGIC, "version": fmt.VERSION, "flags": 0, "generation": 1, "bytes": 448, "dim": 100}
+    expected = {
+        "magic": fmt.MAGIC,
+        "version": fmt.VERSION,
+        "flags": 0,
+        "generation": 1,
+        "bytes": 448,
+        "dim": 100,
+        "database": 7,
+    }
     assert found == {**expected, "name": name}
     assert re.search(rf"^Version {fmt.VERSION}\.", page, re.M)
 

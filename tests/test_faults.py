@@ -27,6 +27,7 @@ from corenn.errors import (
     CoreNNError,
     CorruptionError,
     DiskFullError,
+    ForeignFileError,
     FormatError,
     LockedError,
     NotADatabaseError,
@@ -216,6 +217,36 @@ def test_a_damaged_header_is_refused(path: Path, name: str) -> None:
             CoreNN.open(path)
         patch(path / name, offset, byte)
     CoreNN.open(path).close()
+
+
+@pytest.mark.parametrize("name", HARD)
+def test_the_slab_of_a_twin_is_refused_even_for_rescue(path: Path, tmp_path: Path, name: str) -> None:
+    """Its geometry fits and its checksums hold: only the number of the database tells it apart."""
+    with CoreNN.open(path) as db:
+        settings, rows = db.settings.as_dict(), len(db) + 1000
+    with CoreNN.create(tmp_path / "twin", **settings) as twin:
+        twin.insert(range(rows), np.random.default_rng(9).normal(size=(rows, settings["dim"])))
+    shutil.copy(path / name, tmp_path / "kept")
+    shutil.copy(tmp_path / "twin" / name, path / name)
+    for mode in ("rw", "r", "rescue"):
+        with pytest.raises(ForeignFileError, match=re.escape(name)):
+            CoreNN.open(path, mode=mode)
+    shutil.copy(tmp_path / "kept", path / name)
+    with CoreNN.open(path) as db:
+        assert db.verify().ok
+
+
+@pytest.mark.parametrize("name", ["edges.slab", "keys.slab"])
+def test_a_soft_slab_of_a_twin_is_made_again(path: Path, tmp_path: Path, name: str) -> None:
+    with CoreNN.open(path) as db:
+        settings = db.settings.as_dict()
+        before = list(db.keys())
+    CoreNN.create(tmp_path / "twin", **settings).close()
+    shutil.copy(tmp_path / "twin" / name, path / name)
+    with CoreNN.open(path) as db:
+        db.repair()
+        assert list(db.keys()) == before
+        assert db.verify().ok
 
 
 @pytest.mark.parametrize("name", ["vectors.slab", "seals.slab"])

@@ -51,6 +51,10 @@ class InvalidSettingError(CoreNNError, ValueError):
     """A setting that is unknown, out of bounds, or fixed at creation."""
 
 
+class DatasetError(CoreNNError, ValueError):
+    """A file of vectors or neighbours that is torn, empty, inconsistent or of an unknown format, or cannot be had."""
+
+
 class CapacityError(CoreNNError, OverflowError):
     """More rows than a collection can hold (2³¹ − 1)."""
 
@@ -72,6 +76,10 @@ class FormatError(CoreNNError, OSError):
 
 class NewerFormatError(FormatError):
     """Files that a newer CoreNN has written; this one leaves them alone."""
+
+
+class ForeignFileError(FormatError):
+    """A file of another database in the place of one of this; its rows would pass for rows of this one."""
 
 
 class CorruptionError(CoreNNError, OSError):

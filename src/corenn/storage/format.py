@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import struct
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ..errors import FormatError, NewerFormatError
+from ..errors import ForeignFileError, FormatError, NewerFormatError
 
 VERSION = 1
 MAGIC = b"CoreNN\r\n"
 PAGE = 4096
 
-# magic, version, flags, generation, bytes per row, dimensions, name, checksum of all before it
-_HEADER = struct.Struct("<8sIIQQI16sI")
+# magic, version, flags, generation, bytes per row, dimensions, database, name, checksum of all before it
+_HEADER = struct.Struct("<8sIIQQIQ16sI")
 
 # Words of 8 bytes in a header page that change while the database lives. All of them are soft but PUBLISHED, which
 # repeats what the metadata says for readers in other processes.
@@ -39,17 +39,18 @@ NO_ID = 0xFFFFFFFF
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """What a slab says about itself in its first page."""
+    """What a slab says about itself in its first page. database: the number that its database drew at creation."""
 
     name: str
     generation: int
     row_bytes: int
     dim: int
+    database: int
 
     def pack(self) -> bytes:
         """The fixed part, to be padded to PAGE."""
         body = _HEADER.pack(
-            MAGIC, VERSION, 0, self.generation, self.row_bytes, self.dim, self.name.encode(), 0
+            MAGIC, VERSION, 0, self.generation, self.row_bytes, self.dim, self.database, self.name.encode(), 0
         )[:-4]  # fmt: skip
         return body + struct.pack("<I", zlib.crc32(body))
 
@@ -57,11 +58,13 @@ class Header:
         """Compare with the first page of a file.
 
         Raises:
-            FormatError, NewerFormatError: naming the file and what does not fit.
+            FormatError, ForeignFileError, NewerFormatError: naming the file and what does not fit.
         """
         if len(page) < _HEADER.size:
             raise FormatError(f"{path} is truncated: {len(page)} bytes are less than its header; run `corenn repair`")
-        magic, version, flags, generation, row_bytes, dim, name, checksum = _HEADER.unpack(page[: _HEADER.size])
+        magic, version, flags, generation, row_bytes, dim, database, name, checksum = _HEADER.unpack(
+            page[: _HEADER.size]
+        )
         if magic != MAGIC:
             raise FormatError(f"{path} is not a CoreNN file: it begins with {magic!r}")
         if version > VERSION or flags:
@@ -70,6 +73,10 @@ class Header:
             )
         if checksum != zlib.crc32(page[: _HEADER.size - 4]):
             raise FormatError(f"{path} has a damaged header: its checksum does not hold")
-        found = Header(name.rstrip(b"\0").decode(), generation, row_bytes, dim)
+        found = Header(name.rstrip(b"\0").decode(), generation, row_bytes, dim, database)
+        if replace(found, database=self.database) == self and found != self:
+            raise ForeignFileError(
+                f"{path} belongs to another database; put back the file that was written with this one"
+            )
         if found != self:
             raise FormatError(f"{path} does not belong to this database: expected {self}, found {found}")

@@ -29,6 +29,7 @@ class SlabSpec:
     columns: int
     hard: bool
     dim: int = 0
+    database: int = 0
     generation: int = 1
 
     @property
@@ -37,7 +38,7 @@ class SlabSpec:
 
     @property
     def header(self) -> Header:
-        return Header(self.name, self.generation, self.row_bytes, self.dim)
+        return Header(self.name, self.generation, self.row_bytes, self.dim, self.database)
 
 
 class Slab(Protocol):

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import logging
 import os
+import secrets
 import shutil
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from ..errors import (
     CoreNNError,
     CorruptionError,
     DatabaseExistsError,
+    ForeignFileError,
     FormatError,
     LockedError,
     NewerFormatError,
@@ -48,8 +50,8 @@ HEAP_BYTES = 1 << 40
 LINE_WORDS = 16
 
 
-def slab_specs(settings: Settings) -> dict[str, SlabSpec]:
-    """The slabs of a database, by name."""
+def slab_specs(settings: Settings, database: int = 0) -> dict[str, SlabSpec]:
+    """The slabs of a database, by name. database: the number that tells its files from those of all others."""
     word = np.dtype(np.uint32)
     # Half as many edges again before a prune; whole cache lines where that leaves some slack.
     lines = settings.max_edges * 3 // 2 // LINE_WORDS * LINE_WORDS
@@ -62,7 +64,7 @@ def slab_specs(settings: Settings) -> dict[str, SlabSpec]:
         SlabSpec("keys.slab", np.dtype(np.uint64), 2, hard=False),
         SlabSpec("keys.heap", np.dtype(np.uint8), 1, hard=False),
     )
-    return {spec.name: spec for spec in specs}
+    return {spec.name: replace(spec, database=database) for spec in specs}
 
 
 @dataclass(slots=True)
@@ -127,9 +129,10 @@ class Store:
                 f"cannot create {path}: {error.strerror}; choose a folder that can be written"
             ) from error
         try:
-            for spec in slab_specs(settings).values():
+            database = secrets.randbits(63)
+            for spec in slab_specs(settings, database).values():
                 FileSlab.create(files, draft, spec)
-            stored = {"version": fmt.VERSION, "settings": settings.as_dict()}
+            stored = {"version": fmt.VERSION, "database": database, "settings": settings.as_dict()}
             RocksMetadata.create(draft / "meta", stored)
             files.sync_folder(draft)
             files.rename(draft, path)
@@ -183,7 +186,7 @@ class Store:
         recovered = Recovered()
         slabs: dict[str, Any] = {}
         try:
-            for name, spec in slab_specs(settings).items():
+            for name, spec in slab_specs(settings, stored["database"]).items():
                 slabs[name] = cls._open_slab(path / name, spec, mode, files, metadata.head, recovered)
             store = cls(settings, slabs, metadata, path=path, writable=mode != "r")
             store.recovered = recovered
@@ -204,6 +207,8 @@ class Store:
         except FormatError as error:
             if not mendable or isinstance(error, NewerFormatError):
                 raise
+            if spec.hard and isinstance(error, ForeignFileError):
+                raise  # its rows have checksums that hold, and would be served as rows of this database
             recovered.faults.append(f"{error}")
             log.warning("%s; mending it", error)
             FileSlab.recreate(files, path, spec)
