@@ -4,6 +4,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 DATA ?=
 ROUNDS ?= 200
+PARALLEL ?= -n auto
 SECONDS ?= 60
 
 .PHONY: setup demo test test-jit test-nojit lint crash bench-core clean
@@ -26,11 +27,11 @@ lint: setup
 test: lint test-jit test-nojit
 
 test-jit: setup
-	$(BIN)/python -m pytest -m 'not slow'
+	$(BIN)/python -m pytest $(PARALLEL) -m 'not slow'
 
-# The kernels as plain Python, on small data: what the compiler may hide, and what coverage can see.
+# The suite once more with the kernels as plain Python, on small data: what the compiler may hide.
 test-nojit: setup
-	NUMBA_DISABLE_JIT=1 $(BIN)/python -m pytest -q -m nojit
+	NUMBA_DISABLE_JIT=1 $(BIN)/python -m pytest -q $(PARALLEL) -m 'not slow and not compiled'
 
 crash: setup
 	$(BIN)/python -m tests.crash.harness --rounds $(ROUNDS)

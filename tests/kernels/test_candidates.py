@@ -5,14 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from corenn.kernels.candidates import VACANT, distance_of, id_of, insert_sorted, pack, push_heap, sort, unseen
 from corenn.kernels.jit import kernel
 
-pytestmark = pytest.mark.nojit
 WORDS = st.lists(st.integers(0, 2**64 - 2), max_size=80)
 
 

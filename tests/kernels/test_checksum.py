@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import numpy as np
-import pytest
 
 from corenn.kernels.checksum import TABLES, checksum_rows, mismatched_rows
-
-pytestmark = pytest.mark.nojit
 
 
 def crc32c(data: bytes) -> int:

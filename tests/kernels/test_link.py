@@ -59,7 +59,6 @@ def check(view: View) -> None:
     assert not faults.torn
 
 
-@pytest.mark.nojit
 @pytest.mark.parametrize("metric", ["l2", "cosine", "ip"])
 @pytest.mark.parametrize("rows", [1, 2, 33, 90])
 def test_small_graphs_are_whole(rows: int, metric: str) -> None:
@@ -122,7 +121,6 @@ def test_growth_is_unknown_without_distances() -> None:
     assert linked(gaussian(20)).growth == 0  # fewer than a search list holds
 
 
-@pytest.mark.nojit
 @pytest.mark.parametrize("damage", [np.nan, np.inf, -1.0, 1e9])
 def test_damaged_growth_counts_as_unknown(damage: float) -> None:
     store = Store.in_memory(Settings(dim=4, metric="l2"))
@@ -132,7 +130,6 @@ def test_damaged_growth_counts_as_unknown(damage: float) -> None:
     assert growth_of(store) == 0.5
 
 
-@pytest.mark.nojit
 def test_a_killed_threading_is_finished() -> None:
     view = linked(gaussian(40), max_edges=4, update_search_list_cap=8)
     edges, root = view.graph.edges, int(view.graph.entries[0])
@@ -149,14 +146,12 @@ def test_a_killed_threading_is_finished() -> None:
     assert ring_length(edges, root, 40) == 40
 
 
-@pytest.mark.nojit
 def test_entries_are_linked_rows() -> None:
     store_view = linked(gaussian(50), max_edges=4, update_search_list_cap=8)
     assert (store_view.graph.edges[store_view.graph.entries, LIFELINE] != 0).all()
     assert len(set(store_view.graph.entries.tolist())) == len(store_view.graph.entries)
 
 
-@pytest.mark.nojit
 def test_entries_survive_in_the_header() -> None:
     settings = Settings(dim=4, metric="l2", max_edges=4, update_search_list_cap=8)
     store = Store.in_memory(settings)

@@ -52,7 +52,6 @@ def measure(rows: Any, query: Any, lift: Any, out: Any) -> None:
         out[row, 2] = lift_of(rows, row)
 
 
-@pytest.mark.nojit
 @pytest.mark.parametrize("kind", ["f32", "f16", "bf16", "i8", "u8"])
 @pytest.mark.parametrize("dim", DIMS)
 def test_distances_and_products_are_numpys(kind: str, dim: int) -> None:
@@ -65,7 +64,6 @@ def test_distances_and_products_are_numpys(kind: str, dim: int) -> None:
     assert (out[:, 2] == 0).all()
 
 
-@pytest.mark.nojit
 @pytest.mark.parametrize("kind", ["f32", "f16", "bf16", "i8", "u8"])
 def test_decoded_rows_are_what_was_stored(kind: str) -> None:
     rows, values = stored(kind, 33)
@@ -74,7 +72,6 @@ def test_decoded_rows_are_what_was_stored(kind: str) -> None:
     assert np.allclose(out, values[[4, 0, 19]], rtol=1e-6)
 
 
-@pytest.mark.nojit
 def test_a_lift_brings_every_row_to_the_same_norm() -> None:
     radius = 400.0
     rows, values = stored("f32", 16, radius)
@@ -84,7 +81,6 @@ def test_a_lift_brings_every_row_to_the_same_norm() -> None:
     assert np.allclose(out[:, 0], radius, rtol=1e-5)
 
 
-@pytest.mark.nojit
 def test_a_zero_row_stands_at_a_right_angle_under_cosine() -> None:
     rows, _ = stored("f32", 8, -1)
     rows.vectors[3], rows.seals[3, NORM] = 0, 0

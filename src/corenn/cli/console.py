@@ -30,7 +30,9 @@ EXTRAS = {
     "sklearn": "demo",
     "scipy": "demo",
     "pyarrow": "arrow",
-    "h5py": "bench",
+    "h5py": "datasets",
+    "httpx": "datasets",
+    "matplotlib": "bench",
     "hnswlib": "bench",
     "psutil": "bench",
 }
