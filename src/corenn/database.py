@@ -333,14 +333,15 @@ class CoreNN:
         return view, self._vectors(view, np.array(ids, np.uint32)), True
 
     def _hits(self, view: View, answers: Answers, bound: float | None, payloads: bool, explain: bool) -> list[Hits]:
-        width = answers.ids.shape[1]
+        width, fewest = answers.ids.shape[1], answers.fewest
         found = answers.info[:, FOUND]
         if bound is not None:
             inside = (answers.distances <= np.float64(bound)) & (np.arange(width) < found[:, None])
             found = inside.sum(axis=1)
+            fewest = 0
         words: Any = None
         distances: Any = answers.distances
-        if found.min(initial=width) < width:  # what lies behind is not filled
+        if fewest < width:  # what lies behind is not filled
             parts = list(zip(answers.ids, answers.distances, found.tolist(), strict=True))
             words = [view.keys[ids[:count]] for ids, _, count in parts]
             distances = [line[:count] for _, line, count in parts]

@@ -149,8 +149,11 @@ def as_queries(vectors: Any, dim: int) -> tuple[Float32s, bool]:
     single = array.ndim == 1
     if array.ndim not in (1, 2) or array.shape[-1] != dim:
         raise DimensionError(f"query vectors have shape {array.shape}; this database takes ({dim},) or (n, {dim})")
-    with np.errstate(over="ignore"):
-        queries = np.ascontiguousarray(array.reshape(-1, dim), dtype=np.float32)
+    if array.dtype == np.float32:
+        queries = np.ascontiguousarray(array.reshape(-1, dim))
+    else:
+        with np.errstate(over="ignore"):
+            queries = np.ascontiguousarray(array.reshape(-1, dim), dtype=np.float32)
     if not queries.flags.writeable:
         queries = queries.copy()  # read-only arrays are another type to the compiler
     # A finite sum of squares has finite terms, and is cheaper to look at than each of them.

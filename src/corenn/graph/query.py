@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 
@@ -44,6 +45,7 @@ class Answers:
     ids: UInt32s
     distances: Float32s
     info: AnyArray
+    fewest: int
 
 
 class Searcher:
@@ -52,7 +54,7 @@ class Searcher:
     def __init__(self, scratches: ScratchPool, helpers: Helpers) -> None:
         self._scratches = scratches
         self._helpers = helpers
-        self._search: Callable[..., None] | None = None  # found at the first walk: all views have the same types
+        self._search: Callable[..., int] | None = None  # found at the first walk: all views have the same types
 
     def query(self, view: View, queries: Float32s, k: int, search_list: int, *, exact: bool, threads: int) -> Answers:
         """The k nearest rows that the view sees, for queries of shape (n, dim). Fewer only if there are fewer."""
@@ -62,49 +64,57 @@ class Searcher:
             return _nothing(count)
         if exact or live < FEW_ROWS or 4 * max(wanted, search_list) >= live:
             return self._exact(view, queries, wanted, threads)
-        plan = _plan(view, max(wanted, search_list), wanted)
+        plan = _plan(
+            max(wanted, search_list), wanted, view.growth, view.settings.beam_width, view.metric, view.tombstones
+        )
         results = Results(
             np.empty((count, wanted), np.uint32), np.empty((count, wanted), np.float32), np.empty((count, 3), np.int64)
         )
         if count == 1:
-            self._walk(view, plan, queries, results)
+            fewest = self._walk(view, plan, queries, results)
         else:
-            self._walk_all(view, plan, queries, results, threads)
-        answers = Answers("graph", plan.search_list, *results)
+            fewest = self._walk_all(view, plan, queries, results, threads)
+        if fewest == wanted and not len(view.pending):
+            return Answers("graph", plan.search_list, *results, fewest)
         if len(view.pending):
-            self._add_pending(view, queries, answers, wanted)
-        if answers.info[:, FOUND].min() < wanted:
-            self._complete(view, queries, answers, np.flatnonzero(answers.info[:, FOUND] < wanted), threads)
-        return answers
+            self._add_pending(view, queries, results, wanted)
+        short = np.flatnonzero(results.info[:, FOUND] < wanted)
+        if len(short):
+            self._complete(view, queries, results, short, threads)
+        return Answers("graph", plan.search_list, *results, int(results.info[:, FOUND].min()))
 
     # --- the graph -------------------------------------------------------------------------------------------------
 
-    def _walk_all(self, view: View, plan: Plan, queries: Float32s, results: Results, threads: int) -> None:
+    def _walk_all(self, view: View, plan: Plan, queries: Float32s, results: Results, threads: int) -> int:
+        fewest: list[int] = []
+
         def walk(start: int, stop: int) -> None:
             part = Results(results.ids[start:stop], results.distances[start:stop], results.info[start:stop])
-            self._walk(view, plan, queries[start:stop], part)
+            fewest.append(self._walk(view, plan, queries[start:stop], part))
 
         # A slice lasts a few milliseconds; several per thread even out queries of unlike cost.
         seconds = plan.search_list * HOP_VALUES * view.settings.dim * SECONDS_PER_VALUE
         step = int(max(1, min(SLICE_SECONDS / 4 / seconds, -(-len(queries) // (4 * threads)))))
         self._helpers.run(walk, len(queries), step, threads)
+        return min(fewest)
 
-    def _walk(self, view: View, plan: Plan, queries: Float32s, results: Results) -> None:
+    def _walk(self, view: View, plan: Plan, queries: Float32s, results: Results) -> int:
         size, scratch = self._scratches.take(view, plan)
         arguments = (view.rows, view.graph, view.live, plan, queries, scratch, results)
         if self._search is None:
             self._search = entry_point(search_batch, *arguments)
-        self._search(*arguments)
+        fewest = self._search(*arguments)
         self._scratches.give(size, scratch)
+        return fewest
 
-    def _complete(self, view: View, queries: Float32s, answers: Answers, short: AnyArray, threads: int) -> None:
+    def _complete(self, view: View, queries: Float32s, answers: Results, short: AnyArray, threads: int) -> None:
         """Scan for the queries whose walk ended with fewer rows than there are."""
         exact = self._exact(view, np.ascontiguousarray(queries[short]), answers.ids.shape[1], threads)
         answers.ids[short], answers.distances[short] = exact.ids, exact.distances
         answers.info[short, FOUND] = exact.info[:, FOUND]
         answers.info[short, DISTANCES] += exact.info[:, DISTANCES]
 
-    def _add_pending(self, view: View, queries: Float32s, answers: Answers, k: int) -> None:
+    def _add_pending(self, view: View, queries: Float32s, answers: Results, k: int) -> None:
         """Merge what is committed but not linked yet."""
         extra = self._scan(view, queries, k, view.pending)
         for i in range(len(queries)):
@@ -163,36 +173,37 @@ class Searcher:
         return heaps
 
 
-def _plan(view: View, search_list: int, k: int) -> Plan:
+@lru_cache(maxsize=256)
+def _plan(search_list: int, k: int, growth: float, beam_width: int, metric: int, tombstones: bool) -> Plan:
     """How to walk for the k nearest.
 
     A walk ends at the radius within which EAGERNESS of the list beyond k is to be expected, by how distances grow with
     rank among the rows of this database: easy queries end early, and the list is there for the hard ones.
     """
-    stretch = np.float32((1 + EAGERNESS * (search_list / k - 1)) ** view.growth)
-    nearest = k if view.growth > 0 else search_list + 1
-    return Plan(search_list, view.settings.beam_width, view.metric, view.tombstones, nearest, stretch)
+    stretch = np.float32((1 + EAGERNESS * (search_list / k - 1)) ** growth)
+    return Plan(search_list, beam_width, metric, tombstones, k if growth > 0 else search_list + 1, stretch)
 
 
 def _unpacked(heaps: AnyArray, scanned: int) -> Answers:
     count, k = heaps.shape
     ids, distances = np.empty((count, k), np.uint32), np.empty((count, k), np.float32)
     info = np.zeros((count, 3), np.int64)
-    info[:, FOUND] = (heaps != np.uint64(0xFFFFFFFFFFFFFFFF)).sum(axis=1)
+    found = (heaps != np.uint64(0xFFFFFFFFFFFFFFFF)).sum(axis=1)
+    info[:, FOUND] = found
     info[:, DISTANCES] = scanned
     for i in range(count):
         unpack_heap(heaps[i], ids[i], distances[i])
-    return Answers("exact", 0, ids, distances, info)
+    return Answers("exact", 0, ids, distances, info, int(found.min()))
 
 
 def _joined(parts: list[Answers]) -> Answers:
     ids, distances, info = (np.concatenate([getattr(p, name) for p in parts]) for name in ("ids", "distances", "info"))
-    return Answers("exact", 0, ids, distances, info)
+    return Answers("exact", 0, ids, distances, info, min(part.fewest for part in parts))
 
 
 def _nothing(count: int) -> Answers:
     return Answers(
-        "empty", 0, np.empty((count, 0), np.uint32), np.empty((count, 0), np.float32), np.zeros((count, 3), np.int64)
+        "empty", 0, np.empty((count, 0), np.uint32), np.empty((count, 0), np.float32), np.zeros((count, 3), np.int64), 0
     )
 
 

@@ -281,8 +281,9 @@ def emit(rows: Any, live: Any, plan: Any, raw: Any, lift: Any, candidates: Any, 
 
 
 @kernel
-def search_batch(rows: Any, graph: Any, live: Any, plan: Any, queries: Any, scratch: Any, results: Any) -> None:
-    """Answer queries, float32 of shape (n, dim), one after the other."""
+def search_batch(rows: Any, graph: Any, live: Any, plan: Any, queries: Any, scratch: Any, results: Any) -> Any:
+    """Answer queries, float32 of shape (n, dim), one after the other; returns the fewest hits that one has found."""
+    fewest = results.ids.shape[1]
     for i in range(queries.shape[0]):
         lift = aim(rows, plan.metric, queries[i], scratch.query)
         info = results.info[i]
@@ -293,6 +294,8 @@ def search_batch(rows: Any, graph: Any, live: Any, plan: Any, queries: Any, scra
         info[FOUND] = emit(
             rows, live, plan, queries[i], lift, candidates, count, results.ids[i], results.distances[i]
         )  # fmt: skip
+        fewest = min(fewest, info[FOUND])
+    return fewest
 
 
 @inlined
