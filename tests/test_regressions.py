@@ -13,7 +13,10 @@ import pytest
 from rocksdict import Options, Rdict
 
 from corenn import CoreNN, ReadOnlyError, StorageError
+from corenn.storage.commit import Head
 from corenn.storage.files import Files
+from corenn.storage.format import PUBLISHED
+from corenn.storage.rocks import RocksMetadata
 
 from .conftest import Create
 
@@ -168,3 +171,45 @@ def test_rows_of_edges_leave_slack_before_a_prune(max_edges: int) -> None:
     with CoreNN.in_memory(dim=2, max_edges=max_edges) as db:
         slots = db._store.edges.spec.columns - 2
         assert max_edges * 9 // 8 <= slots <= max_edges * 3 // 2
+
+
+@pytest.mark.parametrize("stale", [1, 2, 3])
+def test_a_reader_looks_again_until_it_sees_what_is_published(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stale: int
+) -> None:
+    """RocksDB's secondary instance may open the tables from before a flush and find the log gone."""
+    with CoreNN.create(tmp_path / "db", dim=2) as writer:
+        writer.insert([0], [[1, 0]])
+        reader = CoreNN.open(tmp_path / "db", mode="r")
+        early = reader._store.metadata.head
+        writer.insert([1], [[0, 1]])
+        read, left = RocksMetadata._read_head, stale
+
+        def late(self: RocksMetadata) -> Head:
+            nonlocal left
+            left -= 1
+            return early if left >= 0 else read(self)
+
+        monkeypatch.setattr(RocksMetadata, "_read_head", late)
+        reader.refresh()
+        assert list(reader.keys()) == [0, 1]
+        left = stale
+        with CoreNN.open(tmp_path / "db", mode="r") as other:
+            assert list(other.keys()) == [0, 1]
+        assert left < 0
+        reader.close()
+
+
+def test_a_published_mark_beyond_the_metadata_stops_no_reader(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("corenn.storage.rocks.PATIENCE_SECONDS", 0.0)
+    with CoreNN.create(tmp_path / "db", dim=2) as writer:
+        writer.insert([0], [[1, 0]])
+    with (tmp_path / "db" / "state.slab").open("r+b") as slab:
+        slab.seek(PUBLISHED * 8)
+        slab.write((99).to_bytes(8, "little"))
+    with CoreNN.open(tmp_path / "db", mode="r") as reader:
+        reader.refresh()
+        assert list(reader.keys()) == [0]
+    assert "commit 99 is published" in caplog.text

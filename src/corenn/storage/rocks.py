@@ -12,11 +12,13 @@ that they say is seen until the head names their commit. RocksDB is only written
 from __future__ import annotations
 
 import json
+import logging
 import os
 import shutil
 import struct
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -30,8 +32,11 @@ from .format import HEAD_ROW, INTENT_ROW, KEY_ROW, NO_ID, PAYLOAD_ROW
 from .keys import key_name, name_key
 from .platform import boot_id
 
+log = logging.getLogger("corenn.storage")
+
 BATCH_BYTES = 3 << 20  # below the 4 MB at which one write() holds the GIL for 10 ms
 RECORD_IDS = 100_000
+PATIENCE_SECONDS = 5.0  # for which a reader looks for what it must see
 CACHE_BYTES = 8 << 20
 WRITE_BUFFER_BYTES = 16 << 20
 
@@ -81,13 +86,17 @@ class RocksMetadata:
     def __init__(self, folder: Path, *, reader: bool = False) -> None:
         self._folder = folder
         self._private: tempfile.TemporaryDirectory[str] | None = None
+        self._own: Path | None = None
         if not (folder / "CURRENT").exists():
             raise NotADatabaseError(f"{folder.parent} is not a CoreNN database: it has no metadata")
         if reader:
             self._private = tempfile.TemporaryDirectory(prefix="corenn-reader-")
         try:
-            self._rocks = self._open()
-            self.head = self._read_head()
+            if reader:
+                self._settle(self._reopen)
+            else:
+                self._rocks = self._open()
+                self.head = self._read_head()
         except BaseException:
             if self._private is not None:
                 self._private.cleanup()
@@ -97,15 +106,17 @@ class RocksMetadata:
         with _translated("open", self._folder):
             if self._private is None:
                 return Rdict(str(self._folder), _options())
-            access = AccessType.secondary(str(Path(self._private.name) / "log"))
-            return Rdict(str(self._readable_folder(self._private.name)), _options(), access_type=access)
+            own = Path(tempfile.mkdtemp(dir=self._private.name))  # an instance before this one may be in use still
+            access = AccessType.secondary(str(own / "log"))
+            opened = Rdict(str(self._readable_folder(own)), _options(), access_type=access)
+            self._own = own
+            return opened
 
-    def _readable_folder(self, private: str) -> Path:
+    def _readable_folder(self, own: Path) -> Path:
         """Where a reader opens: the folder itself or, as rocksdict writes a file there, links to what is in it."""
         if os.access(self._folder, os.W_OK):
             return self._folder
-        linked = Path(private) / "meta"
-        shutil.rmtree(linked, ignore_errors=True)
+        linked = own / "meta"
         linked.mkdir()
         for path in self._folder.iterdir():
             (linked / path.name).symlink_to(path)
@@ -127,18 +138,58 @@ class RocksMetadata:
             rocks.close()
 
     def follow(self, published: int) -> None:
-        """Catch up with the writer, at least to a commit that it has published. For readers.
+        """Catch up with the writer, at least to a commit that it has published. For readers."""
+        if os.access(self._folder, os.W_OK):
+            self._settle(self._rocks.try_catch_up_with_primary)
+        else:
+            self._settle(self._reopen)
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while self.head.commit < published:
+            if time.monotonic() > deadline:
+                log.warning(
+                    "%s: state.slab says that commit %d is published, the metadata ends at %d; repair the database",
+                    self._folder, published, self.head.commit,
+                )  # fmt: skip
+                return
+            self._settle(self._reopen)
 
-        A secondary instance that has read part of a log misses the rest if the writer flushes meanwhile, until the
-        writer logs something more; opened again, it reads the tables and misses nothing.
+    def _settle(self, catch_up: Callable[[], None]) -> None:
+        """Catch up, again and again until the writer's tables were the same before and after.
+
+        A secondary instance reads first which tables there are and then the logs. If the writer turns a log into a
+        table in between, it sees neither: what comes later is there, and commits in the middle are missing.
         """
-        with _translated("follow", self._folder):
-            self._rocks.try_catch_up_with_primary()
-        self.head = self._read_head()
-        if self.head.commit < published or not os.access(self._folder, os.W_OK):
-            self._rocks.close()
-            self._rocks = self._open()
-            self.head = self._read_head()
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while True:
+            tables = self._tables()
+            try:
+                with _translated("follow", self._folder):
+                    catch_up()
+                self.head = self._read_head()
+            except StorageError:  # a file that it was about to read may be gone
+                if tables == self._tables() or time.monotonic() > deadline:
+                    raise
+                continue
+            if tables is not None and tables == self._tables():
+                return
+            if time.monotonic() > deadline:
+                raise StorageError(f"the metadata in {self._folder} changes faster than it can be read; try again")
+
+    def _tables(self) -> tuple[str, int] | None:
+        """What tells one set of tables from another: the list of them that is in force, and how far it is written."""
+        try:
+            current = (self._folder / "CURRENT").read_text().strip()
+            return current, (self._folder / current).stat().st_size
+        except FileNotFoundError:
+            return None  # a new list is taking the place of an old one
+
+    def _reopen(self) -> None:
+        """Open, or open again; the old instance stays in use until there is a new one."""
+        former, folder = getattr(self, "_rocks", None), self._own
+        self._rocks = self._open()
+        if former is not None and folder is not None:
+            former.close()
+            shutil.rmtree(folder, ignore_errors=True)
 
     def _read_head(self) -> Head:
         with _translated("read", self._folder):

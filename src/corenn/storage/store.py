@@ -163,6 +163,8 @@ class Store:
                 os.close(lock)
             raise
         store.lock = lock
+        if mode == "r" and store.metadata.head.commit < int(store.state.header[PUBLISHED]):
+            store.refresh()  # the metadata was read while the writer moved its log
         return store
 
     @staticmethod
