@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from .graph.check import GraphFaults, check_graph
-from .graph.view import View, set_entries
+from .graph.view import View, radius_needed, set_entries, set_radius
 from .kernels.checksum import TABLES, mismatched_rows
 from .kernels.link import thread_ring
 from .kernels.search import DEGREE, LIFELINE
@@ -40,8 +40,8 @@ class _Keys(NamedTuple):
     stray: list[Key]
 
 
-def verify(store: Store, view: View) -> Report:
-    """Check checksums, keys both ways, counts, edges and reachability."""
+def verify(store: Store, view: View, *, exclusive: bool = True) -> Report:
+    """Check checksums, keys both ways, counts, edges and reachability. Not exclusive: beside a writer."""
     problems = []
     damaged = damaged_rows(store, view)
     if len(damaged):
@@ -55,7 +55,7 @@ def verify(store: Store, view: View) -> Report:
             Problem("metadata", f"counts {view.head.live:,} live, {view.head.dead:,} dead rows; the state says "
                     f"{counted.live:,} and {counted.dead:,}", 1)
         )  # fmt: skip
-    faults = check_graph(view)
+    faults = check_graph(view, exclusive=exclusive)
     problems += _graph_problems(faults)
     repaired = tuple(Problem("open", fault, 1) for fault in store.recovered.faults)
     return Report(counted.live, counted.dead, faults.edges, len(faults.unreachable), tuple(problems), repaired)
@@ -73,20 +73,17 @@ def damaged_rows(store: Store, view: View) -> UInt32s:
 
 
 def _live_ids(view: View) -> UInt32s:
-    state = view.live.state[: view.head.rows]
-    return np.flatnonzero((state[:, 0] != 0) & (state[:, 1] == 0)).astype(np.uint32)
+    return np.flatnonzero(view.alive()).astype(np.uint32)
 
 
 def _live_among(view: View, ids: UInt32s) -> UInt32s:
-    alive: UInt32s = ids[view.live.state[ids, 1] == 0]
+    alive: UInt32s = ids[view.alive()[ids]]
     return alive
 
 
 def _count(view: View) -> Head:
-    state = view.live.state[: view.head.rows]
-    born = int((state[:, 0] != 0).sum())
-    live = len(_live_ids(view))
-    return view.head._replace(live=live, dead=born - live)
+    live = int(view.alive().sum())
+    return view.head._replace(live=live, dead=int(view.born().sum()) - live)
 
 
 def _check_keys(store: Store, view: View) -> _Keys:
@@ -127,6 +124,8 @@ def _graph_problems(faults: GraphFaults) -> list[Problem]:
         problems.append(Problem("edges", "live rows that no walk reaches", len(faults.unreachable)))
     if faults.torn:
         problems.append(Problem("edges", "the ring of lifelines is torn", 1))
+    if faults.lifted:
+        problems.append(Problem("edges", "the radius in the header is not that of the rows", 1))
     return problems
 
 
@@ -219,7 +218,11 @@ def mend_graph(writer: Writer) -> list[Problem]:
     faults = check_graph(writer.view)
     if not faults.any:
         return []
-    store, view = writer.store, writer.view
+    store = writer.store
+    if faults.lifted:  # first: everything below measures distances with it
+        set_radius(store, radius_needed(writer.view))
+        writer.republish()
+    view = writer.view
     edges, rows = store.edges.array, view.head.rows
     for row in faults.damaged.tolist():
         edges[row] = 0

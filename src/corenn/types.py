@@ -117,6 +117,10 @@ class Hits(Sequence[Hit]):
 
     __hash__ = None  # type: ignore[assignment]
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Copied and pickled with plain keys: the others stand in the heap of the whole database.
+        return type(self), (self.keys, self.distances, self._payloads, self.explain)
+
     def __repr__(self) -> str:
         shown = ", ".join(f"{hit.key!r}: {hit.distance:.6g}" for hit in self[:3])
         return f"Hits({len(self)}: {shown}{', …' if len(self) > 3 else ''})"

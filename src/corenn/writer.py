@@ -22,7 +22,7 @@ import numpy as np
 from .config import Settings
 from .errors import ClosedError, CoreNNError, DiskFullError, DuplicateKeyError, KeyNotFoundError, ReadOnlyError
 from .graph.insert import Linker
-from .graph.view import View, raise_radius, take_view
+from .graph.view import View, radius_of, raise_radius, take_view
 from .kernels.rows import NORM
 from .storage.commit import NO_IDS, Commit, Head
 from .storage.encode import Encoded
@@ -172,7 +172,7 @@ class Writer:
         self._thread: threading.Thread | None = None
         self._since_checkpoint = [0, 0]  # rows, commits
         self._reading: dict[object, int] = {}
-        if store.recovered.suspect:
+        if store.recovered.suspect or (store.settings.metric == "ip" and radius_of(store) == 0):
             self._raise_radius(0, store.metadata.head.rows)
         self.view = self._take()
         if self._backlog:

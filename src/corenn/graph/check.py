@@ -6,43 +6,52 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..kernels.link import check_edges, reach, ring_length
+from ..config import MAX_ROWS
+from ..kernels.link import BEYOND, check_edges, reach, ring_length
 from ..kernels.search import DEGREE, LIFELINE
 from ..types import UInt32s
-from .view import View
+from .view import View, radius_fits
 
 
 @dataclass(frozen=True, slots=True)
 class GraphFaults:
     """edges: out-edges of reachable rows. damaged: born rows whose edges are out of bounds or missing.
     unreachable: live rows that no walk comes to. torn: the ring of lifelines does not hold every linked row.
+    lifted: the radius in the header is not that of the rows.
     """
 
     edges: int
     damaged: UInt32s
     unreachable: UInt32s
     torn: bool
+    lifted: bool
 
     @property
     def any(self) -> bool:
-        return bool(len(self.damaged) or len(self.unreachable) or self.torn)
+        return bool(len(self.damaged) or len(self.unreachable) or self.torn or self.lifted)
 
 
-def check_graph(view: View) -> GraphFaults:
-    """Look at every row, but for those that wait to be linked."""
-    rows = view.live.rows
-    state = view.live.state[:rows]
-    born = state[:, 0] != 0
-    born[view.pending[view.pending < rows]] = False
-    alive = born & (state[:, 1] == 0)
+def check_graph(view: View, *, exclusive: bool = True) -> GraphFaults:
+    """Look at every row, but for those that wait to be linked.
+
+    Not exclusive: a writer in another process goes on meanwhile, so edges may lead to rows newer than the view, and the
+    ring may hold them.
+    """
+    edges, rows = view.graph.edges, view.live.rows
+    bound = rows if exclusive else len(edges)
+    born, alive = view.born(), view.alive()
+    for mask in (born, alive):
+        mask[view.pending[view.pending < rows]] = False
     # A row that died in the commit that bore it was never linked.
-    ids = np.flatnonzero(alive | (born & (view.graph.edges[:rows, DEGREE] > 0))).astype(np.uint32)
+    ids = np.flatnonzero(alive | (born & (edges[:rows, DEGREE] > 0))).astype(np.uint32)
     bad = np.zeros(len(ids), np.uint8)
-    check_edges(view.graph.edges, ids, rows, bad)
-    reached = np.zeros(rows, np.uint8)
-    walked = reach(view.graph, rows, reached, np.empty(rows, np.uint32))
-    unreachable = np.flatnonzero(alive & (reached == 0)).astype(np.uint32)
-    threaded = int((view.graph.edges[:rows, LIFELINE] != 0).sum())
+    check_edges(edges, ids, bound if exclusive else MAX_ROWS, bad)
+    threaded = int((edges[:rows, LIFELINE] != 0).sum())  # before the ring is walked, which may grow meanwhile
+    reached = np.zeros(bound, np.uint8)
+    walked = reach(view.graph, bound, reached, np.empty(bound, np.uint32))
+    unreachable = np.flatnonzero(alive & (reached[:rows] == 0)).astype(np.uint32)
     root = int(view.graph.entries[0]) if len(view.graph.entries) else -1
-    torn = threaded > 0 and (not 0 <= root < rows or ring_length(view.graph.edges, root, rows) != threaded)
-    return GraphFaults(int(walked), ids[bad != 0], unreachable, torn)
+    length = ring_length(edges, root, bound) if 0 <= root < bound else -1
+    torn = threaded > 0 and length < threaded and (exclusive or length != BEYOND)
+    torn = torn or (exclusive and length > threaded)
+    return GraphFaults(int(walked), ids[bad != 0], unreachable, torn, not radius_fits(view, exclusive=exclusive))

@@ -6,15 +6,18 @@ import numpy as np
 
 from ..kernels.rows import decode_rows
 from ..kernels.search import LIFELINE
+from ..storage.format import MAX_ENTRIES
 from ..types import UInt32s
 from .view import View
 
 ENTRIES = 16
 SAMPLE = 1024
+CLUSTERED = 0.25  # share of the spread that must be gone for more than ENTRIES to be worth their distances
+COVERED = 1.25  # times the spread that all candidates together leave
 
 
 def elect(view: View) -> UInt32s:
-    """A sampled medoid first, then rows far from each other, so that a far cluster has an entry of its own.
+    """A sampled medoid first, then rows far from each other, so that each far cluster has an entry of its own.
 
     The spread is k-means++ seeding (Arthur & Vassilvitskii 2007) on an even sample of the live rows; the same rows give
     the same entries.
@@ -31,7 +34,20 @@ def elect(view: View) -> UInt32s:
     random = np.random.default_rng(len(alive))
     chosen = [int(np.argmin(((wide - wide.mean(axis=0)) ** 2).sum(axis=1)))]
     nearest = ((wide - wide[chosen[0]]) ** 2).sum(axis=1)
-    while len(chosen) < min(ENTRIES, len(sample)) and nearest.sum() > 0:
+    spread = [float(nearest.sum())]
+    while len(chosen) < min(MAX_ENTRIES, len(sample)) and spread[-1] > 0:
         chosen.append(int(random.choice(len(sample), p=nearest / nearest.sum())))
         nearest = np.minimum(nearest, ((wide - wide[chosen[-1]]) ** 2).sum(axis=1))
-    return sample[chosen]
+        spread.append(float(nearest.sum()))
+    return sample[chosen[: _enough(spread)]]
+
+
+def _enough(spread: list[float]) -> int:
+    """How many of the candidates to keep. spread[i]: sum of squared distances to the nearest of the first i + 1.
+
+    Where rows form clusters it falls until each has an entry, and hardly from there on; elsewhere it falls little by
+    little, and a few entries are as good as many.
+    """
+    if len(spread) <= ENTRIES or spread[-1] > CLUSTERED * spread[ENTRIES - 1]:
+        return min(ENTRIES, len(spread))
+    return next(at for at, left in enumerate(spread, 1) if at >= ENTRIES and left <= COVERED * spread[-1])

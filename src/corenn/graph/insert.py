@@ -8,11 +8,12 @@ batches, never on the threads.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 
 from ..kernels.link import Shape, choose_edges, link_back, rank_batch, thread_ring
-from ..kernels.search import DEGREE, FIRST_NEIGHBOUR, GEOMETRY, Plan
+from ..kernels.search import DEGREE, DIED, FIRST_NEIGHBOUR, GEOMETRY, LIFELINE, Plan
 from ..storage.commit import Head
 from ..storage.format import ELECTED, JOURNAL
 from ..storage.store import Store
@@ -26,6 +27,7 @@ BATCH_ROWS = 1024
 FIRST_ROWS = 32  # a batch is at least this long, and else at most a sixteenth of what is linked
 SHARE = 16
 PEERS = 32  # nearest rows of its own batch that a row considers
+LATELY = 10  # rows linked shortly before, at 1, 2, 4, 8, … rows back, at which an insert starts as well
 TRAIL = 4  # expanded candidates kept, in search lists
 ELECTION = 1.1  # growth after which the entries are chosen anew
 SLICE = 16  # rows per kernel call: some milliseconds
@@ -62,7 +64,7 @@ class Linker:
         return take_view(self._store, head, np.empty(0, np.uint32))
 
     def _link_batch(self, batch: UInt32s, head: Head) -> None:
-        view = self._view(head)
+        view = self._starting_lately(self._view(head), int(batch[0]))
         settings = view.settings
         shape = Shape(settings.max_edges, np.float32(settings.distance_threshold))
         nearest = np.empty((len(batch), min(PEERS, max(1, len(batch) - 1))), np.uint64)
@@ -71,12 +73,24 @@ class Linker:
         else:
             nearest.fill(np.uint64(0xFFFFFFFFFFFFFFFF))
         self._choose(view, shape, batch, nearest)
-        if not len(view.graph.entries):
+        if not len(entries_of(self._store)):
             set_entries(self._store, batch[:1])
         root = int(entries_of(self._store)[0])
         journal = self._store.edges.header[JOURNAL : JOURNAL + 2]
         thread_ring(view.rows, view.graph.edges, batch, root, journal, np.empty(settings.dim, np.float32))
         self._link_back(view, shape, batch)
+
+    def _starting_lately(self, view: View, first: int) -> View:
+        """The view, in which walks start at rows linked shortly before `first` as well.
+
+        Rows that come cluster by cluster find their own that way, long before the cluster has an entry.
+        """
+        lately = first - (1 << np.arange(LATELY))
+        lately = lately[lately >= 0]
+        linked = view.graph.edges[lately, LIFELINE] != 0
+        alive = view.live.state[lately, DIED] == 0
+        entries = np.concatenate((view.graph.entries, lately[linked & alive].astype(np.uint32)))
+        return replace(view, graph=view.graph._replace(entries=entries))
 
     def _rank(self, view: View, batch: UInt32s, nearest: AnyArray) -> None:
         def rank(start: int, stop: int) -> None:
@@ -96,7 +110,7 @@ class Linker:
             key, scratch = self._scratches.take(view, plan, TRAIL * plan.search_list)
             choose_edges(
                 view.rows, view.graph, view.live, plan, shape, batch[start:stop], nearest[start:stop],
-                growth[start:stop], scratch, workbench(settings.dim, room), np.zeros(3, np.int64),
+                growth[start:stop], scratch, workbench(settings.dim, room), np.zeros(4, np.int64),
             )  # fmt: skip
             self._scratches.give(key, scratch)
 

@@ -14,6 +14,8 @@ from ..kernels.search import (
     FOUND,
     HOPS,
     IP,
+    STARVED,
+    TOMBSTONE_ROOM,
     Plan,
     Results,
     aim_batch,
@@ -30,13 +32,13 @@ FEW_ROWS = 1000  # below this many live rows a scan beats a walk and misses noth
 SLICE_SECONDS = 0.02  # no kernel call lasts much longer, so that Ctrl-C and deadlines are seen
 SECONDS_PER_VALUE = 2e-10  # one component of one distance, slowly
 HOP_VALUES = 24  # distances per hop, about
-EAGERNESS = 0.35
+WIDER = 8  # times, the pool of a walk that met too many dead rows
 EXACT_QUERIES = 16  # queries that share one pass over the rows
 
 
 @dataclass(frozen=True, slots=True)
 class Answers:
-    """ids: uint32 (queries, k), distances: float32 (queries, k), info: int64 (queries, 3), of which the first
+    """ids: uint32 (queries, k), distances: float32 (queries, k), info: int64 (queries, 4), of which the first
     info[i, FOUND] of each row count. plan: "graph", "exact" or "empty".
     """
 
@@ -64,24 +66,26 @@ class Searcher:
             return _nothing(count)
         if exact or live < FEW_ROWS or 4 * max(wanted, search_list) >= live:
             return self._exact(view, queries, wanted, threads)
-        plan = _plan(
-            max(wanted, search_list), wanted, view.growth, view.settings.beam_width, view.metric, view.tombstones
-        )
+        length = max(wanted, search_list)
+        plan = _plan(length, wanted, view.growth, view.settings.beam_width, view.metric, view.tombstones)
         results = Results(
-            np.empty((count, wanted), np.uint32), np.empty((count, wanted), np.float32), np.empty((count, 3), np.int64)
+            np.empty((count, wanted), np.uint32), np.empty((count, wanted), np.float32), np.empty((count, 4), np.int64)
         )
         if count == 1:
             fewest = self._walk(view, plan, queries, results)
         else:
             fewest = self._walk_all(view, plan, queries, results, threads)
+        if plan.tombstones and results.info[:, STARVED].any():
+            self._widen(view, plan, queries, results, threads)
+            fewest = 0
         if fewest == wanted and not len(view.pending):
-            return Answers("graph", plan.search_list, *results, fewest)
+            return Answers("graph", length, *results, fewest)
         if len(view.pending):
             self._add_pending(view, queries, results, wanted)
         short = np.flatnonzero(results.info[:, FOUND] < wanted)
         if len(short):
             self._complete(view, queries, results, short, threads)
-        return Answers("graph", plan.search_list, *results, int(results.info[:, FOUND].min()))
+        return Answers("graph", length, *results, int(results.info[:, FOUND].min()))
 
     # --- the graph -------------------------------------------------------------------------------------------------
 
@@ -98,8 +102,8 @@ class Searcher:
         self._helpers.run(walk, len(queries), step, threads)
         return min(fewest)
 
-    def _walk(self, view: View, plan: Plan, queries: Float32s, results: Results) -> int:
-        size, scratch = self._scratches.take(view, plan)
+    def _walk(self, view: View, plan: Plan, queries: Float32s, results: Results, room: int = TOMBSTONE_ROOM) -> int:
+        size, scratch = self._scratches.take(view, plan, room=room)
         arguments = (view.rows, view.graph, view.live, plan, queries, scratch, results)
         if self._search is None:
             self._search = entry_point(search_batch, *arguments)
@@ -107,8 +111,25 @@ class Searcher:
         self._scratches.give(size, scratch)
         return fewest
 
+    def _widen(self, view: View, plan: Plan, queries: Float32s, results: Results, threads: int) -> None:
+        """Walk again with more room, and in the end scan, for queries among so many dead rows that the live ones
+        beyond were not reached.
+        """
+        room = TOMBSTONE_ROOM
+        while len(starved := np.flatnonzero(results.info[:, STARVED])):
+            room *= WIDER
+            if room * plan.search_list * 4 >= view.live.rows:
+                results.info[starved, STARVED] = 0
+                self._complete(view, queries, results, starved, threads)
+                return
+            for i in starved.tolist():
+                part = Results(results.ids[i : i + 1], results.distances[i : i + 1], results.info[i : i + 1])
+                before = part.info.copy()
+                self._walk(view, plan, queries[i : i + 1], part, room)
+                part.info[:, [HOPS, DISTANCES]] += before[:, [HOPS, DISTANCES]]
+
     def _complete(self, view: View, queries: Float32s, answers: Results, short: AnyArray, threads: int) -> None:
-        """Scan for the queries whose walk ended with fewer rows than there are."""
+        """Scan for queries whose walk ended with fewer rows than there are, or too early."""
         exact = self._exact(view, np.ascontiguousarray(queries[short]), answers.ids.shape[1], threads)
         answers.ids[short], answers.distances[short] = exact.ids, exact.distances
         answers.info[short, FOUND] = exact.info[:, FOUND]
@@ -177,17 +198,21 @@ class Searcher:
 def _plan(search_list: int, k: int, growth: float, beam_width: int, metric: int, tombstones: bool) -> Plan:
     """How to walk for the k nearest.
 
-    A walk ends at the radius within which EAGERNESS of the list beyond k is to be expected, by how distances grow with
-    rank among the rows of this database: easy queries end early, and the list is there for the hard ones.
+    A walk ends at the radius within which as many rows are to be expected as the list is long, by how distances grow
+    with rank among the rows of this database; in its stead the list proper is half as long again. So easy queries end
+    early, and hard ones go on. Under `ip` queries stand elsewhere than rows, whose distances say nothing about theirs.
     """
-    stretch = np.float32((1 + EAGERNESS * (search_list / k - 1)) ** growth)
-    return Plan(search_list, beam_width, metric, tombstones, k if growth > 0 else search_list + 1, stretch)
+    if growth == 0 or metric == IP:
+        return Plan(search_list, beam_width, metric, tombstones, search_list + 1, np.float32(1))
+    return Plan(
+        search_list * 3 // 2, beam_width, metric, tombstones, k, np.float32((search_list / k) ** growth)
+    )  # fmt: skip
 
 
 def _unpacked(heaps: AnyArray, scanned: int) -> Answers:
     count, k = heaps.shape
     ids, distances = np.empty((count, k), np.uint32), np.empty((count, k), np.float32)
-    info = np.zeros((count, 3), np.int64)
+    info = np.zeros((count, 4), np.int64)
     found = (heaps != np.uint64(0xFFFFFFFFFFFFFFFF)).sum(axis=1)
     info[:, FOUND] = found
     info[:, DISTANCES] = scanned
@@ -203,7 +228,7 @@ def _joined(parts: list[Answers]) -> Answers:
 
 def _nothing(count: int) -> Answers:
     return Answers(
-        "empty", 0, np.empty((count, 0), np.uint32), np.empty((count, 0), np.float32), np.zeros((count, 3), np.int64), 0
+        "empty", 0, np.empty((count, 0), np.uint32), np.empty((count, 0), np.float32), np.zeros((count, 4), np.int64), 0
     )
 
 

@@ -8,7 +8,7 @@ from ..kernels.link import Workbench
 from ..kernels.search import TOMBSTONE_ROOM, Plan, Scratch
 from .view import View
 
-Size = tuple[int, int, int, int, int, bool, int]
+Size = tuple[int, int, int, int, int, int, int]
 LEAST_SEEN, MOST_SEEN = 1 << 12, 1 << 20  # places of a table of seen ids, of 4 bytes each
 
 
@@ -20,10 +20,14 @@ class ScratchPool:
     def __init__(self) -> None:
         self._free: dict[Size, list[Scratch]] = {}
 
-    def take(self, view: View, plan: Plan, trail: int = 0) -> tuple[Size, Scratch]:
-        """A scratch that no other thread uses, to be given back with its size."""
+    def take(self, view: View, plan: Plan, trail: int = 0, room: int = TOMBSTONE_ROOM) -> tuple[Size, Scratch]:
+        """A scratch that no other thread uses, to be given back with its size.
+
+        room: how many search lists its pool holds where there are tombstones.
+        """
         columns, entries = view.graph.edges.shape[1], len(view.graph.entries)
-        size = (view.settings.dim, columns, entries, plan.search_list, plan.beam_width, plan.tombstones, trail)
+        pool = plan.search_list * (room if plan.tombstones else 1)
+        size = (view.settings.dim, columns, entries, plan.search_list, plan.beam_width, pool, trail)
         free = self._free.get(size)
         return size, free.pop() if free else _make(*size)
 
@@ -34,14 +38,12 @@ class ScratchPool:
         self._free.setdefault(size, []).append(scratch)
 
 
-def _make(
-    dim: int, columns: int, entries: int, search_list: int, beam_width: int, tombstones: bool, trail: int
-) -> Scratch:
+def _make(dim: int, columns: int, entries: int, search_list: int, beam_width: int, pool: int, trail: int) -> Scratch:
     # About half of a row's edges lead to something new. A table three times as long as what it is to hold forgets
     # one id in thirty.
-    seen = 1 << (search_list * columns * 4 // 3 - 1).bit_length()
+    seen = 1 << (max(search_list, pool // TOMBSTONE_ROOM) * columns * 4 // 3 - 1).bit_length()
     return Scratch(
-        pool=np.empty(search_list * (TOMBSTONE_ROOM if tombstones else 1), np.uint64),
+        pool=np.empty(pool, np.uint64),
         best=np.empty(search_list, np.uint64),
         seen=np.empty(min(max(seen, LEAST_SEEN), MOST_SEEN), np.uint32),
         frontier=np.empty(beam_width * columns + entries, np.uint64),

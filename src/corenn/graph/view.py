@@ -9,11 +9,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..config import Settings
 from ..kernels import search
-from ..kernels.rows import BFloat16Rows, CodeRows, Float16Rows, Float32Rows, Rows
-from ..kernels.search import Graph, Live
+from ..kernels.rows import NORM, BFloat16Rows, CodeRows, Float16Rows, Float32Rows, Rows
+from ..kernels.search import BORN, DIED, Graph, Live
 from ..storage.commit import Head, LiveView
 from ..storage.format import ENTRIES, ENTRY_COUNT, GROWN, GROWTH, MAX_ENTRIES, RADIUS
 from ..storage.store import Store
@@ -47,6 +48,17 @@ class View:
         """The same snapshot for the metadata."""
         return LiveView(self.live.state, self.head.commit, self.live.rows)
 
+    def born(self) -> NDArray[np.bool_]:
+        """Which of the ids in use the snapshot knows, dead or alive; shape (rows,)."""
+        born: NDArray[np.bool_] = self.live.state[: self.live.rows, BORN] - np.uint64(1) < self.live.snapshot
+        return born
+
+    def alive(self) -> NDArray[np.bool_]:
+        """Which of the ids in use the snapshot sees; shape (rows,)."""
+        alive: NDArray[np.bool_] = self.born()
+        alive &= self.live.state[: self.live.rows, DIED] - np.uint64(1) >= self.live.snapshot
+        return alive
+
     @property
     def metric(self) -> int:
         return METRICS[self.settings.metric]
@@ -59,8 +71,29 @@ def rows_of(settings: Settings, vectors: AnyArray, seals: AnyArray, radius: floa
 
 
 def radius_of(store: Store) -> float:
-    """The squared norm to which rows are lifted; see kernels.rows."""
-    return float(store.edges.header[RADIUS : RADIUS + 1].view(np.float64)[0])
+    """The squared norm to which rows are lifted; see kernels.rows. What the word cannot be, it is not taken for."""
+    word = float(store.edges.header[RADIUS : RADIUS + 1].view(np.float64)[0])
+    if store.settings.metric == "ip":
+        return word if 0 < word < np.inf else 0.0
+    return -1.0 if store.settings.metric == "cosine" and word != 0 else 0.0
+
+
+def radius_fits(view: View, *, exclusive: bool) -> bool:
+    """Whether the rows are lifted as their norms demand. Not exclusive: newer rows may have raised the radius."""
+    needed, found = radius_needed(view), float(view.rows.radius)
+    if view.settings.metric == "cosine":
+        return found <= needed  # to lift although no row needs it is harmless
+    return found == needed if exclusive else found >= needed
+
+
+def radius_needed(view: View) -> float:
+    """The radius that the norms of the rows demand, as float32."""
+    norms = view.rows.seals[: view.live.rows]
+    if norms.shape[1] <= NORM or view.settings.metric == "l2":
+        return 0.0
+    if view.settings.metric == "cosine":
+        return -1.0 if (norms[view.alive(), NORM] == 0).any() else 0.0
+    return float(np.float32(float(norms[view.born(), NORM].max(initial=0)) ** 2))
 
 
 def set_radius(store: Store, radius: float) -> None:

@@ -17,6 +17,8 @@ from .jit import inlined, kernel
 from .rows import NORM, decode, distance, lift_of, prefetch_row
 from .search import DEGREE, DIED, DISTANCES, FIRST_NEIGHBOUR, HOPS, LIFELINE, beam_search
 
+BEYOND = -2
+
 
 class Workbench(NamedTuple):
     """Working memory of one thread that prunes. candidates, alive: as long as the longest list.
@@ -122,7 +124,7 @@ def choose_edges(
     """Give each row of `batch` its out-edges.
 
     nearest: what rank_batch found for them. growth: float32 (batch,), receives growth_of what each has found.
-    info: int64 (3,), working memory.
+    info: int64 (4,), working memory.
     """
     for i in range(batch.shape[0]):
         node = np.int64(batch[i])
@@ -344,15 +346,19 @@ def reach(graph: Any, rows: Any, reached: Any, queue: Any) -> Any:
 
 @kernel
 def ring_length(edges: Any, root: Any, rows: Any) -> Any:
-    """Rows on the ring of lifelines that starts at `root`; -1 if it does not come back to it."""
+    """Rows on the ring of lifelines that starts at `root`; -1 if it does not come back to it, BEYOND if it leads to a
+    row that is not among the first `rows`.
+    """
     node, length = np.int64(root), 0
     while length <= rows:
         node = np.int64(edges[node, LIFELINE]) - 1
         length += 1
         if node == root:
             return length
-        if node < 0 or node >= rows:
+        if node < 0:
             return -1
+        if node >= rows:
+            return BEYOND
     return -1
 
 

@@ -31,9 +31,9 @@ from .rows import LENGTH, distance, inner, lift_of, prefetch_row
 
 DEGREE, LIFELINE, FIRST_NEIGHBOUR = 0, 1, 2  # columns of a row of edges
 BORN, DIED = 0, 1  # columns of a row of state
-FOUND, HOPS, DISTANCES = 0, 1, 2  # columns of `info`
+FOUND, HOPS, DISTANCES, STARVED = 0, 1, 2, 3  # columns of `info`
 L2, COSINE, IP, GEOMETRY = 0, 1, 2, 3  # GEOMETRY: the query is a stored row, already in the graph's own space
-TOMBSTONE_ROOM = 8  # how many times its search list a pool may hold while deleted rows are among them
+TOMBSTONE_ROOM = 8  # how many times its search list a pool holds at first while deleted rows are among them
 AHEAD = 8  # rows requested before the one that is scored
 
 
@@ -87,7 +87,7 @@ class Scratch(NamedTuple):
 
 
 class Results(NamedTuple):
-    """ids: uint32 (queries, k). distances: float32 (queries, k). info: int64 (queries, 3)."""
+    """ids: uint32 (queries, k). distances: float32 (queries, k). info: int64 (queries, 4)."""
 
     ids: UInt32s
     distances: Float32s
@@ -200,6 +200,10 @@ def beam_search(rows: Any, graph: Any, live: Any, plan: Any, lift: Any, scratch:
     info[FOUND] = 0
     info[HOPS] += hops
     info[DISTANCES] += scored
+    # Dead rows have filled the pool, and the walk has ended nearer than the list or the stretch would have it end.
+    info[STARVED] = plan.tombstones and count == capacity and found < plan.search_list and (
+        found < plan.nearest or pool[count - 1] < reach_of(best[plan.nearest - 1], plan.stretch)
+    )  # fmt: skip
     return found if plan.tombstones else count
 
 
@@ -291,9 +295,11 @@ def search_batch(rows: Any, graph: Any, live: Any, plan: Any, queries: Any, scra
         info[DISTANCES] = 0
         count = beam_search(rows, graph, live, plan, lift, scratch, info)
         candidates = scratch.best if plan.tombstones else scratch.pool
-        info[FOUND] = emit(
-            rows, live, plan, queries[i], lift, candidates, count, results.ids[i], results.distances[i]
-        )  # fmt: skip
+        info[FOUND] = 0  # a query without direction is as near to every row: the caller answers it by a scan
+        if lift == 0:
+            info[FOUND] = emit(
+                rows, live, plan, queries[i], lift, candidates, count, results.ids[i], results.distances[i]
+            )  # fmt: skip
         fewest = min(fewest, info[FOUND])
     return fewest
 

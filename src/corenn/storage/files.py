@@ -46,7 +46,8 @@ class Files:
 
     def allocated(self, path: Path) -> int:
         """Bytes that a file takes on disk."""
-        return path.stat().st_blocks * 512
+        with translated("measure", path):
+            return path.stat().st_blocks * 512
 
     def write(self, descriptor: int, data: memoryview, offset: int, path: Path) -> None:
         """Write all of `data`, however many calls the system needs for it."""

@@ -27,7 +27,7 @@ ENTRY_COUNT = 37  # edges.slab: number of entries
 GROWTH = 38  # edges.slab: float64, exponent with which squared distances grow with rank; 0 for unknown
 GROWN = 39  # edges.slab: rows of which GROWTH is the mean
 ENTRIES = 64  # edges.slab: the entries, one word each
-MAX_ENTRIES = 64
+MAX_ENTRIES = 256
 HEAP_END = 32  # keys.heap: bytes in use
 
 KEY_ROW = struct.Struct("<II")  # metadata, key → id, id before it (NO_ID for none)

@@ -11,6 +11,7 @@ that they say is seen until the head names their commit. RocksDB is only written
 
 from __future__ import annotations
 
+import ctypes
 import json
 import logging
 import os
@@ -18,14 +19,32 @@ import shutil
 import struct
 import tempfile
 import time
+import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from rocksdict import AccessType, BlockBasedOptions, Cache, DBCompressionType, Options, Rdict, WriteBatch
+from rocksdict import (
+    AccessType,
+    BlockBasedOptions,
+    Cache,
+    DbClosedError,
+    DBCompressionType,
+    Options,
+    Rdict,
+    WriteBatch,
+)
 
-from ..errors import CoreNNError, CorruptionError, DiskFullError, NotADatabaseError, StorageError
+from ..errors import (
+    ClosedError,
+    CoreNNError,
+    CorruptionError,
+    DiskFullError,
+    ForkedError,
+    NotADatabaseError,
+    StorageError,
+)
 from ..types import Key
 from .commit import Commit, Head, LiveView, Record
 from .format import HEAD_ROW, INTENT_ROW, KEY_ROW, NO_ID, PAYLOAD_ROW
@@ -45,6 +64,39 @@ _CUT_OFF = b"mcutoff"  # numbers of commits that were cut off between their part
 _ROCKSDICT_FILE = "rocksdict-config.json"
 _ID = struct.Struct(">I")
 _COMMIT = struct.Struct(">QI")
+
+_threads_in: int | None = None  # the process in which RocksDB's background threads run
+
+
+def require_threads() -> None:
+    """Refuse to write where a write would wait for ever: RocksDB's threads are started once, and are not forked.
+
+    Raises:
+        ForkedError: in a child after fork of a process that has used RocksDB.
+    """
+    if _threads_in not in (None, os.getpid()):
+        raise ForkedError(
+            f"process {_threads_in} used a database on disk before it forked this one, which therefore can write none: "
+            "start it with spawn, or open with mode='r'"
+        )
+
+
+def _end_early() -> None:
+    """In a child after fork: have exit() end before RocksDB joins its threads, which are not there, and crashes."""
+    libc = ctypes.CDLL(None)
+    if _threads_in is not None and hasattr(libc, "on_exit"):  # as in glibc
+        libc.on_exit(libc._exit, None)
+
+
+os.register_at_fork(after_in_child=_end_early)
+
+
+def _rdict(path: Path, access: AccessType | None = None) -> Rdict:
+    """Open RocksDB."""
+    global _threads_in
+    if _threads_in is None:
+        _threads_in = os.getpid()
+    return Rdict(str(path), _options(), access_type=access or AccessType.read_write())
 
 
 def _options() -> Options:
@@ -71,6 +123,8 @@ def _translated(action: str, folder: Path) -> Iterator[None]:
         yield
     except (MemoryError, CoreNNError):
         raise
+    except DbClosedError:
+        raise ClosedError("the database is closed; open it again") from None
     except Exception as error:
         message = f"cannot {action} the metadata in {folder}: {error}"
         if "No space left" in message or "NoSpace" in message:
@@ -85,12 +139,14 @@ class RocksMetadata:
 
     def __init__(self, folder: Path, *, reader: bool = False) -> None:
         self._folder = folder
-        self._private: tempfile.TemporaryDirectory[str] | None = None
+        self._private: Path | None = None
         self._own: Path | None = None
         if not (folder / "CURRENT").exists():
             raise NotADatabaseError(f"{folder.parent} is not a CoreNN database: it has no metadata")
         if reader:
-            self._private = tempfile.TemporaryDirectory(prefix="corenn-reader-")
+            with _translated("follow", folder):
+                self._private = Path(tempfile.mkdtemp(prefix="corenn-reader-"))
+            self._remove_private = weakref.finalize(self, _remove_own, self._private, os.getpid())
         try:
             if reader:
                 self._settle(self._reopen)
@@ -99,16 +155,15 @@ class RocksMetadata:
                 self.head = self._read_head()
         except BaseException:
             if self._private is not None:
-                self._private.cleanup()
+                self._remove_private()
             raise
 
     def _open(self) -> Rdict:
         with _translated("open", self._folder):
             if self._private is None:
-                return Rdict(str(self._folder), _options())
-            own = Path(tempfile.mkdtemp(dir=self._private.name))  # an instance before this one may be in use still
-            access = AccessType.secondary(str(own / "log"))
-            opened = Rdict(str(self._readable_folder(own)), _options(), access_type=access)
+                return _rdict(self._folder)
+            own = Path(tempfile.mkdtemp(dir=self._private))  # an instance before this one may be in use still
+            opened = _rdict(self._readable_folder(own), AccessType.secondary(str(own / "log")))
             self._own = own
             return opened
 
@@ -127,7 +182,7 @@ class RocksMetadata:
     def create(folder: Path, stored: dict[str, Any]) -> None:
         """A new, empty store. stored: format version and settings."""
         with _translated("create", folder):
-            rocks = Rdict(str(folder), _options())
+            rocks = _rdict(folder)
             batch = WriteBatch(raw_mode=True)
             batch.put(_SETTINGS, json.dumps(stored).encode())
             batch.put(_HEAD, HEAD_ROW.pack(*Head()))
@@ -192,11 +247,9 @@ class RocksMetadata:
             shutil.rmtree(folder, ignore_errors=True)
 
     def _read_head(self) -> Head:
-        with _translated("read", self._folder):
-            raw = self._rocks.get(_HEAD)
-            cut_off = self._rocks.get(_CUT_OFF) or b""
+        raw, cut_off = self._get(_HEAD), self._get(_CUT_OFF) or b""
         self._cut_off = frozenset(int.from_bytes(cut_off[at : at + 8], "little") for at in range(0, len(cut_off), 8))
-        if raw is None and self._rocks.get(_SETTINGS) is None:
+        if raw is None and self._get(_SETTINGS) is None:
             raise NotADatabaseError(f"{self._folder.parent} is an unfinished create that was cut off; remove it")
         if raw is None:
             raise CorruptionError(f"the metadata in {self._folder} has no head; restore the database from a snapshot")
@@ -206,7 +259,7 @@ class RocksMetadata:
 
     def settings(self) -> dict[str, Any]:
         """The format version and the stored settings."""
-        raw = self._rocks.get(_SETTINGS)
+        raw = self._get(_SETTINGS)
         if raw is None:
             raise CorruptionError(f"the metadata in {self._folder} has no settings; restore it from a snapshot")
         loaded: dict[str, Any] = json.loads(raw)
@@ -224,12 +277,12 @@ class RocksMetadata:
 
         None for a mark that is missing.
         """
-        durable, boot = self._rocks.get(_DURABLE), self._rocks.get(_BOOT)
+        durable, boot = self._get(_DURABLE), self._get(_BOOT)
         return None if durable is None else int.from_bytes(durable, "little"), None if boot is None else boot.decode()
 
     def burnt(self) -> tuple[int, int]:
         """The first commit number and the first id that a commit cut off in the middle has not used."""
-        raw = self._rocks.get(_INTENT)
+        raw = self._get(_INTENT)
         if raw is None:
             return 0, 0
         commit, first, count = INTENT_ROW.unpack(raw)
@@ -242,6 +295,11 @@ class RocksMetadata:
 
     # --- reads -----------------------------------------------------------------------------------------------------
 
+    def _get(self, name: bytes) -> bytes | None:
+        with _translated("read", self._folder):
+            raw: bytes | None = self._rocks.get(name)
+        return raw
+
     def lookup(self, keys: Sequence[Key], live: LiveView) -> list[int]:
         with _translated("read", self._folder):
             rows: Any = self._rocks.get([b"k" + key_name(key) for key in keys]) if keys else []
@@ -253,7 +311,7 @@ class RocksMetadata:
         return [None if raw is None else _as_of(raw, snapshot, self._cut_off) for raw in rows]
 
     def names(self) -> Iterator[tuple[Key, int, int]]:
-        with _translated("read", self._folder):
+        with _translated("read", self._folder):  # a name may be no text
             for name, raw in self._rows(b"k"):
                 yield (name_key(name[1:]), *KEY_ROW.unpack(raw))
 
@@ -268,11 +326,12 @@ class RocksMetadata:
         return found
 
     def _rows(self, prefix: bytes, start: bytes | None = None) -> Iterator[tuple[bytes, bytes]]:
-        for name, raw in self._rocks.items(from_key=start or prefix):
-            assert isinstance(name, bytes)  # raw mode
-            if not name.startswith(prefix):
-                return
-            yield name, raw
+        with _translated("read", self._folder):
+            for name, raw in self._rocks.items(from_key=start or prefix):
+                assert isinstance(name, bytes)  # raw mode
+                if not name.startswith(prefix):
+                    return
+                yield name, raw
 
     # --- writes ----------------------------------------------------------------------------------------------------
 
@@ -325,7 +384,7 @@ class RocksMetadata:
             self._rocks.write(batch)
 
     def _owner(self, key: Key) -> int:
-        raw = self._rocks.get(b"k" + key_name(key))
+        raw = self._get(b"k" + key_name(key))
         return NO_ID if raw is None else int(KEY_ROW.unpack(raw)[0])
 
     def rewrite_keys(self, keys: Iterable[tuple[Key, int]]) -> None:
@@ -352,18 +411,33 @@ class RocksMetadata:
             self._rocks.flush_wal(True)
 
     def disk_bytes(self) -> int:
-        folder = Path(self._rocks.path())
-        return sum(path.stat().st_blocks * 512 for path in folder.iterdir() if path.is_file())
+        with _translated("measure", self._folder):
+            return sum(map(_allocated, Path(self._rocks.path()).iterdir()))
 
     def memory_bytes(self) -> int:
         names = ("rocksdb.cur-size-all-mem-tables", "rocksdb.block-cache-usage", "rocksdb.estimate-table-readers-mem")
-        return sum(self._rocks.property_int_value(name) or 0 for name in names)
+        with _translated("measure", self._folder):
+            return sum(self._rocks.property_int_value(name) or 0 for name in names)
 
     def close(self) -> None:
         with _translated("close", self._folder):
             self._rocks.close()
         if self._private is not None:
-            self._private.cleanup()
+            self._remove_private()
+
+
+def _remove_own(folder: Path, owner: int) -> None:
+    """Remove a reader's folder; a fork of its process leaves it alone."""
+    if os.getpid() == owner:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _allocated(path: Path) -> int:
+    """Bytes that a file takes on disk; none if RocksDB has removed it meanwhile."""
+    try:
+        return path.stat().st_blocks * 512
+    except FileNotFoundError:
+        return 0
 
 
 def _as_of(raw: bytes, snapshot: int, cut_off: frozenset[int]) -> bytes | None:

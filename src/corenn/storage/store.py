@@ -36,12 +36,12 @@ from ..types import AnyArray, Bytes, Key, UInt32s
 from . import format as fmt
 from .commit import NO_IDS, Commit, Head, Metadata, Record
 from .encode import STORED, seal_columns, stored_columns
-from .files import Files
+from .files import Files, translated
 from .format import JOURNAL, LINKED, PUBLISHED
 from .keys import pack_keys, unpack_key
 from .memory import MemoryMetadata
 from .platform import boot_id
-from .rocks import RocksMetadata
+from .rocks import RocksMetadata, require_threads
 from .slab import FileSlab, MemorySlab, Slab, SlabSpec
 
 log = logging.getLogger("corenn.storage")
@@ -65,6 +65,14 @@ def slab_specs(settings: Settings, database: int = 0) -> dict[str, SlabSpec]:
         SlabSpec("keys.heap", np.dtype(np.uint8), 1, hard=False),
     )
     return {spec.name: replace(spec, database=database) for spec in specs}
+
+
+def _require_vacant(path: Path) -> None:
+    """Refuse to create where something is, other than an empty folder."""
+    with translated("look at", path):
+        taken = path.exists() and (not path.is_dir() or any(path.iterdir()))
+    if taken:
+        raise DatabaseExistsError(f"{path} exists already; open it with CoreNN.open, or choose another path")
 
 
 @dataclass(slots=True)
@@ -116,13 +124,13 @@ class Store:
 
         Raises:
             DatabaseExistsError: if something is at `path` already.
+            ForkedError: see `require_threads`.
         """
-        if path.exists() and (not path.is_dir() or any(path.iterdir())):
-            raise DatabaseExistsError(f"{path} exists already; open it with CoreNN.open, or choose another path")
-        draft = path.with_name(f".{path.name}.creating-{os.getpid()}")
+        require_threads()
+        _require_vacant(path)
+        draft = path.with_name(f".{path.name}.creating-{secrets.token_hex(8)}")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            shutil.rmtree(draft, ignore_errors=True)
             draft.mkdir()
         except OSError as error:
             raise StorageError(
@@ -135,7 +143,11 @@ class Store:
             stored = {"version": fmt.VERSION, "database": database, "settings": settings.as_dict()}
             RocksMetadata.create(draft / "meta", stored)
             files.sync_folder(draft)
-            files.rename(draft, path)
+            try:
+                files.rename(draft, path)
+            except StorageError:
+                _require_vacant(path)  # of those who create at one path at a time, one is first
+                raise
             files.sync_folder(path.parent)
         except BaseException:
             shutil.rmtree(draft, ignore_errors=True)
@@ -147,8 +159,13 @@ class Store:
 
         Raises:
             NotADatabaseError, FormatError, LockedError, CorruptionError, StorageError
+            ForkedError: for writing; see `require_threads`.
         """
-        if not (path / "meta" / "CURRENT").exists():
+        if mode != "r":
+            require_threads()
+        with translated("look for", path):
+            found = (path / "meta" / "CURRENT").exists()
+        if not found:
             raise NotADatabaseError(f"{path} is not a CoreNN database; create one with CoreNN.create")
         lock = None if mode == "r" else cls._take_lock(path, files)
         try:
@@ -459,6 +476,13 @@ class Store:
                 raise CorruptionError(f"{name} holds {len(slab.array):,} of {head.rows:,} rows; run `corenn repair`")
         self.recovered = Recovered()
         self._recover(self.metadata)
+
+    def newest_edges(self) -> AnyArray:
+        """The edges as the file is now; a reader's view goes on with those that it has."""
+        if isinstance(self.edges, FileSlab):
+            self.edges.remap()
+        edges: AnyArray = self.edges.array
+        return edges
 
     def heap_bytes(self) -> int:
         """Bytes of string keys."""
