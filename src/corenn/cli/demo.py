@@ -5,10 +5,7 @@ from __future__ import annotations
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -18,13 +15,12 @@ from . import console
 
 if TYPE_CHECKING:
     from ..database import CoreNN
-    from ..types import Float32s, Hits
-    from .docstrings import Docstring
-    from .lsa import Lsa
+    from ..datasets.corpus import Corpus
+    from ..datasets.lsa import Lsa
+    from ..types import Hits
 
 HELD_BACK = 300
 BATCH = 1_000
-EMBEDDED_CHARACTERS = 500
 K = 10
 SHOWN = 3
 QUESTIONS = (
@@ -34,16 +30,6 @@ QUESTIONS = (
     "run a command in another process",
     "convert a string to a date",
 )
-
-
-@dataclass(frozen=True, slots=True)
-class Corpus:
-    """Documents and their vectors, and the vectors of queries that are held back from the database."""
-
-    documents: Sequence[Docstring]
-    vectors: Float32s
-    queries: Float32s
-    embedder: Lsa
 
 
 def demo(
@@ -84,44 +70,20 @@ def demo(
 
 def prepare(rows: int, dim: int) -> tuple[Corpus, dict[str, Any]]:
     """Harvest and embed; a few texts are held back as queries."""
-    from . import lsa  # first of all: without the extra there is no point in harvesting
+    from ..datasets import lsa  # noqa: F401 - first of all: without the extra there is no point in harvesting
+    from ..datasets.corpus import embed, read
 
     began = time.perf_counter()
     held_back = min(HELD_BACK, rows // 10 + 1)
-    found = _harvest(rows + held_back)
-    documents, queries = _split(found, min(held_back, len(found) // 10 + 1))
-    if len(documents) <= dim:
-        console.fail(f"only {len(documents)} texts found: choose --dim below that, or more --rows")
-    texts = [_text(document) for document in documents]
+    with console.progress("reading documentation", rows + held_back) as advance:
+        found = read(rows + held_back, advance)
+    held_back = min(held_back, len(found) // 10 + 1)
+    if len(found) - held_back <= dim:
+        console.fail(f"only {len(found) - held_back} texts found: choose --dim below that, or more --rows")
     with console.status(f"embedding {len(found):,} texts in {dim} dimensions"):
-        embedder = lsa.Lsa(dim).fit(texts)
-        corpus = Corpus(documents, embedder.transform(texts), embedder.transform(list(map(_text, queries))), embedder)
+        corpus = embed(found, held_back, dim)
     console.say(f"Embedded {len(found):,} documentation texts of this Python installation.")
     return corpus, {"dim": dim, "texts_s": round(time.perf_counter() - began, 2)}
-
-
-def _harvest(limit: int) -> list[Docstring]:
-    from .docstrings import harvest, installed
-
-    found = []
-    with console.progress("reading documentation", limit) as advance:
-        for document in islice(harvest(installed()), limit):
-            found.append(document)
-            advance(1)
-    return found
-
-
-def _split(found: Sequence[Docstring], held_back: int) -> tuple[list[Docstring], list[Docstring]]:
-    import numpy as np
-
-    chosen = set(np.random.default_rng(0).permutation(len(found))[:held_back].tolist())
-    rest = [document for at, document in enumerate(found) if at not in chosen]
-    return rest, [found[at] for at in sorted(chosen)]
-
-
-def _text(document: Docstring) -> str:
-    """What is embedded: the name and the beginning, where a docstring says what the thing is for."""
-    return f"{document.name}\n{document.name.rpartition('.')[2]}\n{document.text[:EMBEDDED_CHARACTERS]}"
 
 
 def build(path: Path, corpus: Corpus) -> dict[str, Any]:

@@ -18,13 +18,18 @@ if TYPE_CHECKING:
 
 def import_(
     path: Annotated[Path, typer.Argument(help="Directory of the database; created if it does not exist.")],
-    file: Annotated[Path, typer.Argument(help="File to read: .npy, .jsonl, .jsonl.gz or .parquet.")],
-    key: Annotated[str, typer.Option(help="Field with the key. In .npy the row number is the key.")] = "key",
+    file: Annotated[Path, typer.Argument(help="File to read: JSON lines, a table, or vectors in any format.")],
+    key: Annotated[str, typer.Option(help="Field with the key, in JSON lines and tables.")] = "key",
     vector: Annotated[str, typer.Option(help="Field with the vector.")] = "vector",
     payload: Annotated[
         list[str] | None, typer.Option(help="Field to keep as payload; may be repeated. Default: all others.")
     ] = None,
-    metric: Annotated[str | None, typer.Option(help="Metric of a new database. Default: cosine.")] = None,
+    part: Annotated[
+        str | None, typer.Option(help="Data set of an HDF5 file, or column of a table to read as vectors alone.")
+    ] = None,
+    metric: Annotated[
+        str | None, typer.Option(help="Metric of a new database. Default: that of the file, else cosine.")
+    ] = None,
     dtype: Annotated[str | None, typer.Option(help="Stored type of a new database. Default: f32.")] = None,
     dim: Annotated[int | None, typer.Option(min=1, help="Dimensions. Default: those of the first row.")] = None,
     batch: Annotated[int, typer.Option(min=1, max=100_000, help="Rows per insert.")] = 1_000,
@@ -37,11 +42,11 @@ def import_(
 
     Example: corenn import photos.corenn photos.jsonl --key id --payload title --payload year
 
-    An array of your own: corenn import mine.corenn vectors.npy --metric l2
+    Vectors alone, under their row numbers: corenn import mine.corenn vectors.npy --metric l2
     """
     from .sources import Fields, field_list, open_source
 
-    source = open_source(file, Fields(key, vector, field_list(payload)), batch)
+    source = open_source(file, Fields(key, vector, field_list(payload)), batch, part)
     settings = {
         name: value for name, value in (("metric", metric), ("dtype", dtype), ("dim", dim)) if value is not None
     }
@@ -49,7 +54,7 @@ def import_(
     if first is None:
         console.fail(f"{file} holds no rows")
     began = time.perf_counter()
-    with _database(path, settings, first.vectors.shape[1]) as db:
+    with _database(path, settings, first.vectors.shape[1], source.metric) as db:
         rows = _write(db, source, first, upsert, file)
         seconds = time.perf_counter() - began
         figures = {"path": str(path), "imported": rows, "rows": len(db), "seconds": round(seconds, 3)}
@@ -61,9 +66,9 @@ def import_(
         console.stdout().print(f"{rows:,} rows imported ({rate}); {path} holds {figures['rows']:,}", markup=False)
 
 
-def _database(path: Path, settings: dict[str, Any], dim: int) -> CoreNN:
+def _database(path: Path, settings: dict[str, Any], dim: int, metric: str | None) -> CoreNN:
     if not console.exists(path):
-        return console.create(path, {"dim": dim, **settings})
+        return console.create(path, {"dim": dim, **({"metric": metric} if metric else {}), **settings})
     db = console.open_database(path)
     stored = db.stats()
     for name, value in settings.items():

@@ -1,4 +1,4 @@
-"""Files of rows, read in batches of bounded memory: .npy, .jsonl, .jsonl.gz, .parquet.
+"""Files of rows, read in batches of bounded memory: JSON lines, tables of Arrow, and vector files of any format.
 
 Every batch knows which rows or lines it came from, and an error names file and line.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 import gzip
 import json
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BufferedReader
 from itertools import islice
@@ -16,8 +17,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..datasets import ENDINGS, Vectors, open_vectors
 from ..errors import InvalidArgumentError
-from ..types import AnyArray, Float32s, Key, Payload
+from ..types import Float32s, Key, Payload
 
 if TYPE_CHECKING:
     import pyarrow
@@ -44,47 +46,52 @@ class Batch:
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """An open file: its batches, and its number of rows if the format tells."""
+    """An open file: its batches, and its number of rows and its metric if the format tells."""
 
     batches: Iterator[Batch]
     total: int | None
+    metric: str | None = None
 
 
-def open_source(file: Path, fields: Fields, size: int) -> Source:
+def open_source(file: Path, fields: Fields, size: int, part: str | None = None) -> Source:
     """The rows of `file` in batches of `size`.
+
+    Args:
+        file: JSON lines or a table, whose rows have keys; or vectors in any other format, whose keys are row numbers.
+        fields: key, vector and payload of JSON lines and tables.
+        size: rows per batch.
+        part: data set of an HDF5 file; or column of a table, which then is read as vectors alone.
 
     Raises:
         InvalidArgumentError: for an unknown format, and while reading, for a row that cannot be imported.
-        ModuleNotFoundError: for Parquet without the extra `arrow`.
+        DatasetError: for a file of vectors that is torn, empty or inconsistent.
+        ModuleNotFoundError: for tables without the extra `arrow`, for HDF5 without `datasets`.
     """
     if not file.exists():
         raise InvalidArgumentError(f"{file} does not exist")
     for suffix, reader in READERS.items():
-        if file.name.endswith(suffix):
+        if file.name.lower().endswith(suffix) and part is None:
             return reader(file, fields, size)
-    raise InvalidArgumentError(f"{file}: unknown format; give one of {', '.join(READERS)}")
+    if file.suffix.lower() in ENDINGS:
+        return _vectors(file, size, part)
+    raise InvalidArgumentError(f"{file}: unknown format; give one of {', '.join({**READERS, **ENDINGS})}")
 
 
-# --- NumPy ------------------------------------------------------------------------------------------------------------
+# --- vectors ----------------------------------------------------------------------------------------------------------
 
 
-def _npy(file: Path, _fields: Fields, size: int) -> Source:
-    try:
-        rows = np.load(file, mmap_mode="r", allow_pickle=False)
-    except (ValueError, EOFError) as error:
-        raise InvalidArgumentError(f"{file}: not an array of numbers in NumPy's format ({error})") from error
-    if rows.ndim != 2 or rows.dtype.kind not in "fiu":
-        raise InvalidArgumentError(
-            f"{file}: holds {rows.dtype} of shape {rows.shape}; needs numbers of shape (rows, dim)"
-        )
-    return Source(_npy_batches(rows, size), len(rows))
+def _vectors(file: Path, size: int, part: str | None) -> Source:
+    vectors = open_vectors(file, part)
+    return Source(_vector_batches(vectors, size), len(vectors), vectors.metric)
 
 
-def _npy_batches(rows: AnyArray, size: int) -> Iterator[Batch]:
-    for first in range(0, len(rows), size):
-        block = np.array(rows[first : first + size], np.float32)
-        last = first + len(block) - 1
-        yield Batch(list(range(first, last + 1)), block, None, f"rows {first}–{last}")
+def _vector_batches(vectors: Vectors, size: int) -> Iterator[Batch]:
+    with vectors:
+        for first, block in vectors.blocks(size):
+            last = first + len(block) - 1
+            with np.errstate(over="ignore"):
+                rows = np.array(block, np.float32)
+            yield Batch(list(range(first, last + 1)), rows, None, f"rows {first}–{last}")
 
 
 # --- JSON lines -------------------------------------------------------------------------------------------------------
@@ -156,7 +163,7 @@ def _names(fields: Any, most: int = 10) -> str:
     return ", ".join(names[:most]) + (", …" if len(names) > most else "") or "none"
 
 
-# --- Parquet ----------------------------------------------------------------------------------------------------------
+# --- tables -----------------------------------------------------------------------------------------------------------
 
 
 def _parquet(file: Path, fields: Fields, size: int) -> Source:
@@ -167,25 +174,61 @@ def _parquet(file: Path, fields: Fields, size: int) -> Source:
         opened = pyarrow.parquet.ParquetFile(file)
     except pyarrow.ArrowInvalid as error:
         raise InvalidArgumentError(f"{file}: not a Parquet file ({error})") from error
-    names = opened.schema_arrow.names
+    names = _columns(opened.schema_arrow.names, file, fields)
+    return Source(_table_batches(opened.iter_batches(size, columns=names), file, fields), opened.metadata.num_rows)
+
+
+def _arrow(file: Path, fields: Fields, size: int) -> Source:
+    import pyarrow
+    import pyarrow.ipc
+
+    try:
+        opened = pyarrow.ipc.open_file(pyarrow.memory_map(str(file)))
+    except pyarrow.ArrowInvalid as error:
+        raise InvalidArgumentError(f"{file}: not an Arrow file ({error})") from error
+    names = _columns(opened.schema.names, file, fields)
+    return Source(_table_batches(_arrow_slices(opened, names, size), file, fields), None)
+
+
+def _arrow_slices(opened: Any, names: list[str], size: int) -> Iterator[pyarrow.RecordBatch]:
+    for at in range(opened.num_record_batches):
+        rows = opened.get_batch(at).select(names)
+        rows.validate(full=True)
+        for first in range(0, len(rows), size):
+            yield rows.slice(first, size)
+
+
+def _columns(names: list[str], file: Path, fields: Fields) -> list[str]:
+    """The columns to read: key, vector and payload."""
     for name in (fields.key, fields.vector, *(fields.payload or ())):
         if name not in names:
-            raise InvalidArgumentError(f"{file}: no column {name!r}; has {_names(names)}")
-    return Source(_parquet_batches(opened, file, fields, size), opened.metadata.num_rows)
+            hint = f"; with --part {fields.vector} the keys are row numbers" if name == fields.key else ""
+            raise InvalidArgumentError(f"{file}: no column {name!r}; has {_names(names)}{hint}")
+    kept = names if fields.payload is None else fields.payload
+    return [fields.key, fields.vector, *(name for name in kept if name not in (fields.key, fields.vector))]
 
 
-def _parquet_batches(opened: Any, file: Path, fields: Fields, size: int) -> Iterator[Batch]:
-    names = fields.payload
-    if names is None:
-        names = tuple(name for name in opened.schema_arrow.names if name not in (fields.key, fields.vector))
+def _table_batches(batches: Iterator[pyarrow.RecordBatch], file: Path, fields: Fields) -> Iterator[Batch]:
     first = 0
-    for rows in opened.iter_batches(size, columns=[fields.key, fields.vector, *names]):
-        keys = rows.column(fields.key).to_pylist()
-        checked = [_checked_key(key, f"{file}, row {first + at}") for at, key in enumerate(keys)]
-        vectors = _arrow_vectors(rows.column(fields.vector), f"{file}, rows {first}–{first + len(keys) - 1}")
-        payloads = rows.select(list(names)).to_pylist() if names else None
-        yield Batch(checked, vectors, payloads, f"rows {first}–{first + len(keys) - 1}")
-        first += len(keys)
+    with _arrow_errors(file):
+        for rows in batches:
+            where = f"rows {first}–{first + len(rows) - 1}"
+            keys = rows.column(fields.key).to_pylist()
+            checked = [_checked_key(key, f"{file}, row {first + at}") for at, key in enumerate(keys)]
+            vectors = _arrow_vectors(rows.column(fields.vector), f"{file}, {where}")
+            others = [name for name in rows.schema.names if name not in (fields.key, fields.vector)]
+            yield Batch(checked, vectors, rows.select(others).to_pylist() if others else None, where)
+            first += len(rows)
+
+
+@contextmanager
+def _arrow_errors(file: Path) -> Iterator[None]:
+    import pyarrow
+
+    try:
+        yield
+    except (pyarrow.ArrowInvalid, OSError) as error:
+        raise InvalidArgumentError(f"{file}: torn, or not of this format ({error})") from error
 
 
 def _arrow_vectors(column: pyarrow.Array, where: str) -> Float32s:
@@ -206,10 +249,11 @@ def _arrow_vectors(column: pyarrow.Array, where: str) -> Float32s:
 
 
 READERS: dict[str, Callable[[Path, Fields, int], Source]] = {
-    ".npy": _npy,
     ".jsonl": _jsonl,
     ".jsonl.gz": _jsonl,
     ".parquet": _parquet,
+    ".arrow": _arrow,
+    ".feather": _arrow,
 }
 
 
