@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from .config import Settings
+from .graph.adopt import Adopter
 from .graph.check import check_graph
 from .graph.insert import Linker
 from .graph.query import Searcher
@@ -74,6 +75,7 @@ def _exercise(settings: Settings, progress: Callable[[str], None]) -> None:
     head = store.metadata.head
     progress("edges")
     Linker(store, scratches, helpers).link(np.arange(rows, dtype=np.uint32), head, lambda: False)
+    Adopter(store, helpers).adopt(0, np.ones(1, np.int64), np.ones((1, 1), np.uint32))
     view = take_view(store, head, NO_IDS)
     queries = np.ones((2, 8), np.float32)
     searcher = Searcher(scratches, helpers)
