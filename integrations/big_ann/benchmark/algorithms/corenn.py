@@ -1,0 +1,138 @@
+"""CoreNN for the plain tracks of big-ann-benchmarks: k-NN and range search on an index on disk."""
+
+import shutil
+import tarfile
+from pathlib import Path
+
+import numpy as np
+from benchmark.algorithms.base import BaseANN
+from benchmark.datasets import DATASETS
+
+import corenn
+from corenn.bench.harness import (
+    fill,
+    list_for,
+    metric_of,
+    range_search,
+    resident_kilobytes,
+    row_numbers,
+    stored_type,
+    works,
+)
+
+ARCHIVE = "corenn.tar"
+BLOCK = 10_000
+
+
+class CoreNN(BaseANN):
+    """A database under `data/indices`, whose keys are row numbers.
+
+    metric: "euclidean", "ip" or "angular". index_params: settings of the database, such as max_edges and
+    update_search_list_cap (docs/tuning.md). Vectors are stored in the type of the data set: float32, uint8 or int8.
+    """
+
+    def __init__(self, metric, index_params):
+        self._metric = metric_of(metric)
+        self._settings = dict(index_params)
+        self._described = "_".join(f"{name}{value}" for name, value in sorted(index_params.items())) or "default"
+        self.name = f"corenn({self._described})"
+        self._options = {}
+        self._distances = 0
+        self._db = None
+        self.res = None
+
+    def track(self):
+        """T1: the index is searched in memory; it is mapped, not copied there."""
+        return "T1"
+
+    def fit(self, dataset):
+        """Build the database of a data set by name, in place of what an earlier build left."""
+        ds = DATASETS[dataset]()
+        self.done()
+        path = self._path(ds)
+        partial = path.with_suffix(".partial")
+        for old in (path, partial):
+            shutil.rmtree(old, ignore_errors=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with corenn.CoreNN.create(
+            partial, dim=ds.d, metric=self._metric, dtype=stored_type(ds.dtype), **self._settings
+        ) as db:
+            fill(db, ds.get_dataset_iterator(bs=BLOCK), ds.dtype)
+        partial.rename(path)
+        self._db = corenn.CoreNN.open(path, mode="r")
+
+    def load_index(self, dataset):
+        """Open what an earlier fit has built, or unpack its archive; False if there is neither."""
+        path = self._path(DATASETS[dataset]())
+        archive = path.parent / ARCHIVE
+        if not path.exists() and archive.exists():
+            with tarfile.open(archive) as packed:
+                packed.extractall(path.parent, filter="data")
+        if not path.exists():
+            return False
+        self.done()
+        self._db = corenn.CoreNN.open(path, mode="r")
+        return True
+
+    def index_files_to_store(self, dataset):
+        """Folder, prefix and names to store: one archive, which load_index unpacks. Made if the index is there."""
+        path = self._path(DATASETS[dataset]())
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.exists():
+            partial = path.parent / f"{ARCHIVE}.partial"
+            with tarfile.open(partial, "w") as packed:
+                packed.add(path, arcname=path.name)
+            partial.replace(path.parent / ARCHIVE)
+        return str(path.parent), "", [ARCHIVE]
+
+    def set_query_arguments(self, query_args):
+        """{"search_list": candidates that a walk keeps, "threads": at most so many}; begins to count anew."""
+        self._options = {name: query_args[name] for name in ("search_list", "threads") if name in query_args}
+        self._distances = 0
+        self.name = f"corenn({self._described}, {query_args})"
+
+    def query(self, X, k):  # noqa: N803
+        """Find the k nearest rows of each row of X; see get_results."""
+        options = {**self._options, "search_list": list_for(k, self._options.get("search_list"))}
+        answers = self._db.query(np.asarray(X), k=k, explain=True, **options)
+        self._distances += works(answers)
+        self.res = row_numbers(answers, k)
+
+    def range_query(self, X, radius):  # noqa: N803
+        """Find all rows within a radius of each row of X; see get_range_results.
+
+        radius: under euclidean the square of the distance, as the data sets give it; under ip the least product.
+        """
+        bound = 1 - radius if self._metric == "ip" else radius
+        lims, distances, ids, spent = range_search(self._db, np.asarray(X), bound, **self._options)
+        self._distances += spent
+        self.res = lims, (1 - distances if self._metric == "ip" else distances), ids
+
+    def get_results(self):
+        """Row numbers of the last query, int32 of shape (queries, k); -1 where there are fewer than k rows."""
+        return self.res
+
+    def get_range_results(self):
+        """lims, D, I of the last range query: I[lims[q]:lims[q + 1]] are the rows of query q, D their distances."""
+        return self.res
+
+    def get_additional(self):
+        """`dist_comps`: distances computed since the query arguments were set."""
+        return {"dist_comps": self._distances}
+
+    def get_memory_usage(self):
+        """Resident memory of this process in kB."""
+        return resident_kilobytes()
+
+    def done(self):
+        """Release the database; it stays on disk."""
+        db, self._db = self._db, None
+        if db is not None:
+            db.close()
+
+    def __str__(self):
+        return self.name
+
+    def _path(self, ds):
+        folder = Path.cwd() / "data" / "indices" / self.track() / "corenn" / ds.short_name() / self._described
+        return folder / "index.corenn"
