@@ -5,6 +5,8 @@ STAMP := $(VENV)/.installed
 DATA ?=
 ROUNDS ?= 200
 PARALLEL ?= -n auto
+# Tests of what stands above the engine and has no kernels of its own.
+ABOVE := bench datasets integrations migrate
 SECONDS ?= 60
 
 .PHONY: setup demo test test-jit test-nojit lint crash bench-core clean
@@ -14,6 +16,7 @@ setup: $(STAMP)
 $(STAMP): pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	-$(BIN)/python -m pip install --quiet --disable-pip-version-check 'hnswlib>=0.8' # no compiler: its tests are skipped
 	touch $@
 
 demo: setup
@@ -31,7 +34,7 @@ test-jit: setup
 
 # The suite once more with the kernels as plain Python, on small data: what the compiler may hide.
 test-nojit: setup
-	NUMBA_DISABLE_JIT=1 $(BIN)/python -m pytest -q $(PARALLEL) -m 'not slow and not compiled'
+	NUMBA_DISABLE_JIT=1 $(BIN)/python -m pytest -q $(PARALLEL) -m 'not slow and not compiled' $(ABOVE:%=--ignore=tests/%)
 
 crash: setup
 	$(BIN)/python -m tests.crash.harness --rounds $(ROUNDS)
@@ -39,7 +42,7 @@ crash: setup
 	$(BIN)/python -m tests.crash.readers --seconds $(SECONDS)
 
 bench-core: setup
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[bench]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[bench]' 'hnswlib>=0.8'
 	$(BIN)/python -m corenn.bench.core $(if $(DATA),--data $(DATA)) --json bench-results/core.json
 
 clean:

@@ -98,7 +98,7 @@ def test_exact_neighbours(metric: str, k: int, rng: np.random.Generator) -> None
     base[0] = 0
     queries = rng.normal(size=(20, 3)).astype(np.float32)
     queries[0] = base[5]
-    ids, distances = exact_neighbours(base, queries, k, metric, block=7)
+    ids, distances = exact_neighbours(base, queries, k, metric)
     for at, query in enumerate(queries.astype(np.float64)):
         expected = [distance(row, query, metric) for row in base.astype(np.float64)]
         assert np.allclose(distances[at], np.sort(expected)[:k], atol=1e-12)

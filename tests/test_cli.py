@@ -409,8 +409,9 @@ def test_eval_refuses_what_does_not_fit(tmp_path: Path, database: Path, matrices
     assert "does not exist" in refused("eval", new, *both, "-k", 10)
     assert "vectors of 8 dimensions" in refused("eval", database, *both, "-k", 10, "--dim", 128)
     np.save(tmp_path / "queries.npy", np.zeros((5, 128), np.float32))
+    (tmp_path / "queries.npy").rename(tmp_path / "queries.rows")
     told = refused(
-        "eval", new, "--queries", tmp_path / "queries.npy", *everything[:2], *everything[4:], "-k", 10, "--dim", 128
+        "eval", new, "--queries", tmp_path / "queries.rows", *everything[:2], *everything[4:], "-k", 10, "--dim", 128
     )
     assert "NumPy file" in told
     assert not new.exists()

@@ -21,11 +21,11 @@ from typer.testing import CliRunner, Result
 
 from corenn import CoreNN
 from corenn.cli import app
-from corenn.cli.docstrings import Docstring, docstrings_of, harvest, installed, source_files
+from corenn.datasets.docstrings import Docstring, docstrings_of, harvest, installed, source_files
 
 pytest.importorskip("sklearn")
 
-from corenn.cli.lsa import Lsa, stem, terms
+from corenn.datasets.lsa import Lsa, stem, terms
 
 SMALL = ("--rows", "400", "--dim", "24")
 TEXTS = [
@@ -208,8 +208,8 @@ def test_demo_refuses(tmp_path: Path) -> None:
 
 
 def test_demo_without_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delitem(sys.modules, "corenn.cli.lsa", raising=False)
-    monkeypatch.delattr("corenn.cli.lsa", raising=False)
+    monkeypatch.delitem(sys.modules, "corenn.datasets.lsa", raising=False)
+    monkeypatch.delattr("corenn.datasets.lsa", raising=False)
     monkeypatch.setitem(sys.modules, "sklearn.decomposition", None)
     result = demo(*SMALL)
     assert result.exit_code == 1 and "pip install 'corenn[demo]'" in result.stderr

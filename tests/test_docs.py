@@ -32,7 +32,19 @@ from tests.crash.harness import environment
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
 DEFAULTS = {item.name: item.default for item in fields(Settings)}
-COMMANDS: dict[str, Any] = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+
+
+def commands(group: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Every command below `group`, by its name as it is typed, such as `bench run`."""
+    for name in group.list_commands(None):
+        each = group.commands[name]
+        if hasattr(each, "commands"):
+            yield from commands(each, f"{prefix}{name} ")
+        else:
+            yield f"{prefix}{name}", each
+
+
+COMMANDS: dict[str, Any] = dict(commands(typer.main.get_command(app)))
 PUBLIC = [name for name in vars(CoreNN) if not name.startswith("_")]
 WORDS = ("PUBLISHED", "LINKED", "JOURNAL", "RADIUS", "ELECTED", "ENTRY_COUNT", "GROWTH", "GROWN", "ENTRIES", "HEAP_END")
 
@@ -143,6 +155,7 @@ def test_commands_and_their_options_are_described(name: str) -> None:
     described = table(part)
     options = {(each.opts[0].upper() if each.param_type_name == "argument" else each.opts[0]): each
                for each in COMMANDS[name].params}  # fmt: skip
+    known = {flag for each in COMMANDS[name].params for flag in (*each.opts, *each.secondary_opts)}
     assert {row for row in described if row.startswith("-") or row.isupper()} == set(options)
     for flag, option in options.items():
         default, meaning = described[flag]
@@ -151,20 +164,22 @@ def test_commands_and_their_options_are_described(name: str) -> None:
             assert default == "required", flag
         elif option.default not in (None, False):
             assert default == str(option.default), flag
-    assert set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", part)) <= set(options), "an option that does not exist"
+    assert set(re.findall(r"(?<![\w-])--[a-z][a-z0-9-]*", part)) <= known, "an option that does not exist"
     assert f"    $ corenn {name}" in part, "no example"
 
 
 def test_commands_that_do_not_exist_are_not_described() -> None:
-    assert re.findall(r"^## corenn (\S+)$", text("docs/cli.md"), re.M) == list(COMMANDS)
-    assert set(re.findall(r"(?:^|[`$] ?)corenn ([a-z][a-z-]*)", everything(), re.M)) <= set(COMMANDS)
+    assert re.findall(r"^## corenn (.+)$", text("docs/cli.md"), re.M) == list(COMMANDS)
+    first = {name.partition(" ")[0] for name in COMMANDS}
+    assert set(re.findall(r"(?:^|[`$] ?)corenn ([a-z][a-z-]*)", everything(), re.M)) <= first
 
 
 def test_examples_in_the_help_and_in_the_readme_use_options_that_exist() -> None:
     for line in re.findall(r"(?:\$ |`)corenn ([a-z].*?)(?:`|$)", everything(), re.M):
-        name, _, rest = line.partition(" ")
-        options = {flag for each in COMMANDS[name].params for flag in each.opts} | {"--help"}
-        assert set(re.findall(r"(?<![\w-])--?[a-z][a-z-]*", rest)) <= options, line
+        name = max((name for name in COMMANDS if f"{line} ".startswith(f"{name} ")), key=len, default="")
+        params = COMMANDS[name].params if name else []  # the name of a group stands alone
+        options = {flag for each in params for flag in (*each.opts, *each.secondary_opts)} | {"--help"}
+        assert set(re.findall(r"(?<![\w-])--?[a-z][a-z0-9-]*", line[len(name) :])) <= options, line
 
 
 def test_options_of_the_program_are_described() -> None:

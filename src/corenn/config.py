@@ -78,11 +78,13 @@ class Settings:
         for name in changes:
             if name not in META:
                 raise _unknown(name)
-            if not META[name]["mutable"] and changes[name] != getattr(self, name):
+        changed = replace(self, **changes)
+        for name in changes:
+            if not META[name]["mutable"] and getattr(changed, name) != getattr(self, name):
                 raise InvalidSettingError(
                     f"{name!r} is fixed at creation ({getattr(self, name)!r}); create a new database to change it"
                 )
-        return replace(self, **changes)
+        return changed
 
     def as_dict(self) -> dict[str, Any]:
         """Plain dictionary, ready for JSON."""

@@ -10,7 +10,6 @@ import argparse
 import itertools
 import json
 import os
-import subprocess
 import sys
 import tempfile
 import time
@@ -27,8 +26,8 @@ from numpy.typing import NDArray
 from ..config import Settings
 from ..database import CoreNN
 from ..warmup import warm
-from . import probe
 from .curve import K, Ours, Peer, Point, bracket, interpolate, sweep
+from .probe import child
 from .report import Row, circumstances, print_rows, shown
 from .sample import Sample, load
 from .timing import alternate, seconds
@@ -196,19 +195,6 @@ def disk_against_memory(bench: Bench) -> list[Row]:
 
 
 # --- fresh processes --------------------------------------------------------------------------------------------------
-
-
-def child(*arguments: object) -> tuple[dict[str, float], float]:
-    """Run a probe in a new process: what it printed, and the seconds until it did."""
-    command = [sys.executable, "-m", probe.__name__, *map(str, arguments)]
-    began = time.perf_counter()
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        line = process.stdout.readline()
-        taken = time.perf_counter() - began
-    if process.returncode:
-        raise RuntimeError(f"{' '.join(command)} failed with exit code {process.returncode}")
-    return json.loads(line), taken
 
 
 def resident(bench: Bench) -> list[Row]:

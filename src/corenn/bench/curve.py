@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import numpy as np
 
@@ -94,23 +94,34 @@ def recall_of(found: Int64s, sample: Sample) -> float:
     return recall_by_distance(distances, sample.truth, K)
 
 
-def sweep(searcher: Searcher) -> list[Point]:
-    """Points of growing search list, until more gives next to nothing."""
+def sweep(searcher: Searcher, grid: Sequence[int] = GRID, enough: float = ENOUGH) -> list[Point]:
+    """Points of growing search list, until one has recall `enough`: by default, until more gives next to nothing."""
     points: list[Point] = []
-    for search_list in GRID:
+    for search_list in grid:
         points.append(searcher.point(search_list))
-        if points[-1].recall >= ENOUGH:
+        if points[-1].recall >= enough:
             break
     return points
 
 
-def bracket(points: Sequence[Point], target: float) -> list[Point]:
+class HasRecall(Protocol):
+    """Anything measured at one setting."""
+
+    @property
+    def recall(self) -> float:
+        """Recall@k, 0 to 1."""
+
+
+Measured = TypeVar("Measured", bound=HasRecall)
+
+
+def bracket(points: Sequence[Measured], target: float) -> list[Measured]:
     """The neighbouring points around a recall; the first alone if it is above, none if all are below."""
     above = next((at for at, point in enumerate(points) if point.recall >= target), None)
     return [] if above is None else list(points[max(above - 1, 0) : above + 1])
 
 
-def interpolate(points: Sequence[Point], values: Sequence[float], target: float) -> float:
+def interpolate(points: Sequence[HasRecall], values: Sequence[float], target: float) -> float:
     """The value at exactly `target`, log-linear in recall between two points; NaN without points."""
     if not points:
         return math.nan
@@ -118,3 +129,40 @@ def interpolate(points: Sequence[Point], values: Sequence[float], target: float)
         return values[-1]
     share = (target - points[0].recall) / (points[1].recall - points[0].recall)
     return math.exp((1 - share) * math.log(values[0]) + share * math.log(values[1]))
+
+
+def curves(grid: Sequence[dict[str, Any]]) -> list[list[int]]:
+    """Positions in `grid` by curve: entries that differ in the value of their last parameter only, in their order."""
+    found: dict[str, list[int]] = {}
+    for at, params in enumerate(grid):
+        found.setdefault(repr(list(params.items())[:-1]), []).append(at)
+    return list(found.values())
+
+
+def explore(count: int, targets: Sequence[float], recall_at: Callable[[int], float], steps: int = 8) -> list[int]:
+    """Which of the settings 0 to count - 1, from hasty to thorough, to measure: those visited by the search below.
+
+    Strides through them until the highest target (or next to everything) is reached, then halves the gap around each
+    target until two neighbouring settings bracket it. `recall_at` is called once for each.
+    """
+    seen: dict[int, float] = {}
+
+    def visit(at: int) -> float:
+        if at not in seen:
+            seen[at] = recall_at(at)
+        return seen[at]
+
+    enough = max(targets, default=1.0)
+    for at in (*range(0, count - 1, max(1, math.ceil(count / steps))), count - 1):
+        if visit(at) >= enough:
+            break
+    for target in targets:
+        above = min((at for at in seen if seen[at] >= target), default=0)
+        below = max((at for at in seen if at < above), default=above)
+        while above - below > 1:
+            middle = (above + below) // 2
+            if visit(middle) >= target:
+                above = middle
+            else:
+                below = middle
+    return sorted(seen)

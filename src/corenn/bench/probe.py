@@ -1,22 +1,47 @@
-"""What only a fresh process can tell: resident memory and the time to a first answer. Run by `corenn.bench.core`.
+"""What only a fresh process can tell: resident memory and the time to a first answer.
 
     python -m corenn.bench.probe resident VECTORS ROWS DIM METRIC
     python -m corenn.bench.probe answer DATABASE QUERY
+    python -m corenn.bench.probe serve DATABASE QUERIES K SEARCH_LIST
 
-Both print one line of JSON.
+Each prints one line of JSON, `serve` a second one when all queries are answered. `child` runs one and reads it.
 """
 
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 BATCH = 1_000
 
 
-def resident(vectors: str, rows: str, dim: str, metric: str) -> dict[str, float]:
+def child(*arguments: object) -> tuple[dict[str, Any], float]:
+    """Run a probe in a new process: what it printed, and the seconds until its first line.
+
+    Raises:
+        RuntimeError: if it fails.
+    """
+    command = [sys.executable, "-m", __name__, *map(str, arguments)]
+    began = time.perf_counter()
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        told = process.stdout.readline()
+        taken = time.perf_counter() - began
+        rest = process.stdout.read()
+    if process.returncode:
+        raise RuntimeError(f"{' '.join(command)} failed with exit code {process.returncode}")
+    figures: dict[str, Any] = {}
+    for line in (told, *rest.splitlines()):
+        figures |= json.loads(line)
+    return figures, taken
+
+
+def resident(vectors: str, rows: str, dim: str, metric: str) -> Iterator[dict[str, Any]]:
     """Resident bytes of this process with `rows` rows in memory, and the bytes of their edges."""
     import gc
 
@@ -31,10 +56,10 @@ def resident(vectors: str, rows: str, dim: str, metric: str) -> dict[str, float]
             keys = [str(row) for row in range(first, min(first + BATCH, int(rows)))]
             db.insert(keys, np.fromfile(file, np.float32, len(keys) * int(dim)).reshape(-1, int(dim)))
     gc.collect()
-    return {"resident": psutil.Process().memory_info().rss, "edges": db.stats().memory["edges"], "rows": len(db)}
+    yield {"resident": psutil.Process().memory_info().rss, "edges": db.stats().memory["edges"], "rows": len(db)}
 
 
-def answer(path: str, query: str) -> dict[str, float]:
+def answer(path: str, query: str) -> Iterator[dict[str, Any]]:
     """Seconds to open a database; the line is printed once a first query is answered."""
     import numpy as np
 
@@ -45,8 +70,39 @@ def answer(path: str, query: str) -> dict[str, float]:
     db = CoreNN.open(path)
     opened = time.perf_counter() - began
     hits = db.query(vector, k=10)
-    return {"open": opened, "hits": len(hits)}
+    yield {"open": opened, "hits": len(hits)}
 
+
+def serve(path: str, queries: str, k: str, search_list: str) -> Iterator[dict[str, Any]]:
+    """Seconds to import, to open for reading and to answer a first query; then resident bytes once all are answered.
+
+    queries: a .npy file of float32, shape (queries, dim). search_list: 0 for that of the database.
+    """
+    began = time.perf_counter()
+    import numpy as np
+
+    from ..database import CoreNN
+    from . import memory
+
+    imported = time.perf_counter()
+    db = CoreNN.open(path, mode="r")
+    opened = time.perf_counter()
+    vectors = np.load(queries, mmap_mode="r", allow_pickle=False)
+    asked = time.perf_counter()
+    options: dict[str, Any] = {"k": int(k), "search_list": int(search_list) or None}
+    db.query(vectors[0], **options)
+    answered = time.perf_counter()
+    yield {
+        "import_s": round(imported - began, 4), "open_s": round(opened - imported, 4),
+        "first_query_s": round(answered - asked, 4), "rss_opened": memory.resident(),
+    }  # fmt: skip
+    for first in range(0, len(vectors), BATCH):
+        db.query(vectors[first : first + BATCH], **options)
+    yield {"rss": memory.resident(), "rss_peak": memory.peak()}
+
+
+PROBES: dict[str, Callable[..., Iterator[dict[str, Any]]]] = {"resident": resident, "answer": answer, "serve": serve}
 
 if __name__ == "__main__":
-    print(json.dumps(resident(*sys.argv[2:]) if sys.argv[1] == "resident" else answer(*sys.argv[2:])), flush=True)
+    for figures in PROBES[sys.argv[1]](*sys.argv[2:]):
+        print(json.dumps(figures), flush=True)

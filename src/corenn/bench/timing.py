@@ -15,17 +15,28 @@ if TYPE_CHECKING:
     from ..database import CoreNN
 
 
-def seconds(run: Callable[[], object]) -> float:
-    """Wall-clock seconds of one call."""
-    began = time.perf_counter()
-    run()
-    return time.perf_counter() - began
+def seconds(run: Callable[[], object], least: float = 0.0) -> float:
+    """Wall-clock seconds of one call: the mean of as many as it takes to last `least` seconds."""
+    calls, taken, began = 0, 0.0, time.perf_counter()
+    while not calls or taken < least:
+        run()
+        calls += 1
+        taken = time.perf_counter() - began
+    return taken / calls
+
+
+def turns(repetitions: int, *runs: Callable[[], object], least: float = 0.0) -> list[list[float]]:
+    """The seconds of every repetition of each of `runs`, taken in turn: a slow moment of the machine hits all alike.
+
+    least: a repetition calls again until it has lasted so many seconds, and counts their mean.
+    """
+    taken = [[seconds(run, least) for run in runs] for _ in range(repetitions)]
+    return [list(each) for each in zip(*taken, strict=True)]
 
 
 def alternate(repetitions: int, *runs: Callable[[], object]) -> list[float]:
-    """The best seconds of each of `runs`, taken in turn, so that a slow moment of the machine hits all alike."""
-    turns = [[seconds(run) for run in runs] for _ in range(repetitions)]
-    return [min(taken) for taken in zip(*turns, strict=True)]
+    """The best seconds of each of `runs`, taken in turn."""
+    return [min(taken) for taken in turns(repetitions, *runs)]
 
 
 def one_by_one(db: CoreNN, queries: Float32s, k: int, **options: Any) -> NDArray[np.float64]:

@@ -7,10 +7,15 @@ from typing import Annotated
 
 import typer
 
+from .bench import bench
 from .console import Commands
+from .dataset import dataset
 from .demo import demo
 from .evaluate import evaluate
+from .export import export_vectors
 from .import_ import import_
+from .migrate import migrate_hnsw
+from .profile import profile
 from .repair import repair
 from .stats import stats
 from .verify import verify
@@ -25,9 +30,13 @@ app = typer.Typer(
 _COMMANDS: dict[str, Callable[..., None]] = {
     "demo": demo, "eval": evaluate, "import": import_, "stats": stats,
     "verify": verify, "repair": repair, "warmup": warmup,
+    "export-vectors": export_vectors, "migrate-hnsw": migrate_hnsw,
 }  # fmt: skip
 for _name, _command in _COMMANDS.items():
     app.command(_name)(_command)
+app.add_typer(dataset, name="dataset")
+app.add_typer(profile, name="profile")
+app.add_typer(bench, name="bench")
 
 
 def _print_version(wanted: bool) -> None:

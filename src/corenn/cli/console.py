@@ -33,7 +33,8 @@ EXTRAS = {
     "h5py": "datasets",
     "httpx": "datasets",
     "matplotlib": "bench",
-    "hnswlib": "bench",
+    "yaml": "bench",
+    "hnswlib": "peers",
     "psutil": "bench",
 }
 INTERRUPTED = 130
@@ -46,6 +47,10 @@ class Commands(TyperGroup):
         """Run the chosen command."""
         with one_line_errors():
             return super().invoke(ctx)
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """The commands, then the groups of commands, each in the order in which they were added."""
+        return sorted(super().list_commands(ctx), key=lambda name: isinstance(self.commands[name], TyperGroup))
 
 
 @contextmanager
@@ -114,8 +119,16 @@ def print_figures(title: str, figures: Iterable[tuple[str, str]]) -> None:
 
 @contextmanager
 def progress(title: str, total: int | None) -> Iterator[Callable[[int], None]]:
-    """A progress bar on stderr; call the yielded function with each number of steps done."""
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+    """A progress bar on stderr, with the time left; call the yielded function with each number of steps done."""
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        SpinnerColumn,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
 
     columns = (
         SpinnerColumn(),
@@ -123,6 +136,8 @@ def progress(title: str, total: int | None) -> Iterator[Callable[[int], None]]:
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
     )
     with Progress(*columns, console=stderr()) as bar:
         task = bar.add_task(title, total=total)

@@ -1,0 +1,48 @@
+"""Resident memory of this process, now and at its highest."""
+
+from __future__ import annotations
+
+import resource
+import sys
+from pathlib import Path
+
+_STATUS = Path("/proc/self/status")
+_CLEAR = Path("/proc/self/clear_refs")
+
+
+def resident() -> int | None:
+    """Bytes resident now; None where neither /proc nor psutil can tell."""
+    if _STATUS.exists():
+        return _field("VmRSS")
+    try:
+        import psutil  # type: ignore[import-untyped]
+    except ModuleNotFoundError:
+        return None
+    return int(psutil.Process().memory_info().rss)
+
+
+def anonymous() -> int | None:
+    """The part of `resident` that is not of files; None where only /proc could tell."""
+    return _field("RssAnon") if _STATUS.exists() else None
+
+
+def peak() -> int:
+    """Most bytes that were resident at once, since the start or the last `reset_peak`."""
+    if _STATUS.exists():
+        return _field("VmHWM")
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def reset_peak() -> bool:
+    """Let `peak` count from now; False where the system cannot."""
+    try:
+        _CLEAR.write_text("5")
+    except OSError:
+        return False
+    return True
+
+
+def _field(name: str) -> int:
+    line = next(line for line in _STATUS.read_text().splitlines() if line.startswith(f"{name}:"))
+    return int(line.split()[1]) * 1024

@@ -1,0 +1,92 @@
+"""CoreNN in memory, through its public interface: integer keys, one call of `query` for all queries."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+
+from ...types import Float32s
+from ..recall import MISSING, Int64s, table
+from .base import Options, Params, System, along, batches
+
+if TYPE_CHECKING:
+    from ...database import CoreNN
+
+WARM_ROWS = 2_000
+
+
+class InMemory(System):
+    """A database made by `CoreNN.in_memory`."""
+
+    name = "corenn"
+    module = "corenn.database"
+    package = "corenn"
+    options: ClassVar[Options] = {
+        "max_edges": 32,
+        "update_search_list_cap": 96,
+        "distance_threshold": 1.2,
+        "dtype": "f32",
+        "batch": 10_000,
+    }
+    search_list: int
+    db: CoreNN
+
+    def version(self) -> str:
+        """That of these sources."""
+        from ... import __version__
+
+        return __version__
+
+    def warm(self, base: Float32s, metric: str, threads: int) -> None:
+        """Compile the kernels, if this machine has not yet, and load them, by a database of few rows."""
+        from ...database import CoreNN
+
+        rows = base[:WARM_ROWS]
+        with CoreNN.in_memory(dim=base.shape[1], metric=metric, **self.settings()) as db:
+            db.insert(range(len(rows)), rows)
+            db.query(rows[:10], k=min(10, len(rows)), threads=threads)
+
+    def build(self, base: Float32s, metric: str, threads: int) -> None:
+        """Insert batch by batch, and wait until all rows are linked: no work may be left for later."""
+        self.db = self.create(dim=base.shape[1], metric=metric, **self.settings())
+        batches(base, self.option["batch"], lambda first, rows: self.db.insert(range(first, first + len(rows)), rows))
+        while self.db.stats().pending:
+            time.sleep(0.001)
+
+    def create(self, **settings: Any) -> CoreNN:
+        """An empty database."""
+        from ...database import CoreNN
+
+        return CoreNN.in_memory(**settings)
+
+    def settings(self) -> Params:
+        """The build options that are settings of a database."""
+        return {name: value for name, value in self.option.items() if name != "batch"}
+
+    def grid(self, k: int) -> list[Params]:
+        """Lengths of the search list."""
+        return along("search_list", k)
+
+    def query(self, queries: Float32s, k: int) -> Int64s:
+        """One call."""
+        hits = self.db.query(queries, k=k, search_list=self.search_list, threads=self.threads)
+        return table([each.keys for each in hits], k, MISSING)
+
+    def query_one(self, query: Float32s, k: int) -> Any:
+        """One call with a vector."""
+        return self.db.query(query, k=k, search_list=self.search_list, threads=self.threads).keys
+
+    def work(self, queries: Float32s, k: int) -> dict[str, float]:
+        """As `explain` tells."""
+        hits = self.db.query(queries, k=k, search_list=self.search_list, threads=self.threads, explain=True)
+        return {name: float(np.mean([getattr(each.explain, name) for each in hits])) for name in ("distances", "hops")}
+
+    def memory_parts(self) -> dict[str, int]:
+        """As `stats` tells."""
+        return self.db.stats().memory
+
+    def close(self) -> None:
+        """Close the database."""
+        self.db.close()

@@ -1,0 +1,207 @@
+"""The process in which one system lives: `python -m corenn.bench.worker`, started by `corenn.bench.process`.
+
+It reads one JSON object per line from standard input and answers each with one line. `do` names a method of `Worker`,
+the other members are its arguments. The answer is `{"ok": …}`, or `{"error": reason, "message": one line}`. What a
+library prints goes to standard error, whichever stream it chooses. Arrays are handed over as .npy files: the rows and
+queries mapped, the answers written.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import faulthandler
+import gc
+import json
+import os
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from importlib import import_module
+from importlib.metadata import PackageNotFoundError
+from pathlib import Path
+from typing import Any, TextIO
+
+import numpy as np
+
+from ..types import AnyArray, Float32s
+from . import memory
+from .machine import allowed_cores, confine
+from .recall import MISSING
+from .systems import load
+from .systems.base import Option, System
+
+PR_SET_PDEATHSIG = 1
+
+
+class WrongAnswerError(Exception):
+    """A system has answered in a wrong shape, or with rows that do not exist."""
+
+
+class Worker:
+    """One system, built and searched as told."""
+
+    def __init__(self) -> None:
+        self.cores = allowed_cores()
+        self.start_anonymous: int | None = None
+        self.system: System
+        self.base: Path
+        self.queries: Float32s
+
+    def start(
+        self, system: str, options: dict[str, Option], folder: str, threads: int, base: str, queries: str
+    ) -> dict[str, Any]:
+        """Import the package and read the queries."""
+        began = time.perf_counter()
+        chosen = load(system)
+        import_module(chosen.module)
+        taken = time.perf_counter() - began
+        self.system = chosen(Path(folder), threads, **options)
+        self.base = Path(base)
+        self.queries = np.load(queries)  # not mapped: some libraries refuse what cannot be written to
+        return {"version": _version(self.system), "import_seconds": taken}
+
+    def build(self, metric: str, threads: int) -> dict[str, Any]:
+        """Index all rows."""
+        confine(self.cores, threads)
+        rows = _mapped(self.base)
+        self.system.warm(rows, metric, threads)
+        self.start_anonymous = memory.anonymous()
+        start = memory.resident()
+        memory.reset_peak()
+        seconds, processor = _timed(lambda: self.system.build(rows, metric, threads))
+        return {"seconds": seconds, "cpu_seconds": processor, "start": start, "peak": memory.peak()}
+
+    def open(self, dim: int, metric: str, params: dict[str, Any], k: int) -> dict[str, float]:
+        """Open what another process has built, and answer a first query."""
+        opened = _timed(lambda: self.system.open(dim, metric))[0]
+        self.system.configure(**params)
+        answered = _timed(lambda: self.system.query_one(self.queries[0], k))[0]
+        return {"open_seconds": opened, "first_query_seconds": answered}
+
+    def sizes(self) -> dict[str, Any]:
+        """Bytes of the index and of the process, once the given rows are released."""
+        gc.collect()
+        now = memory.anonymous()
+        growth = None if now is None or self.start_anonymous is None else max(now - self.start_anonymous, 0)
+        system = self.system
+        return {
+            "memory_bytes": system.memory_bytes(), "memory_parts": system.memory_parts(),
+            "disk_bytes": system.disk_bytes(), "disk_parts": system.disk_parts(),
+            "resident": memory.resident(), "anonymous": now, "growth": growth,
+        }  # fmt: skip
+
+    def confine(self, threads: int) -> None:
+        """From here on keep to so many cores."""
+        confine(self.cores, threads)
+
+    def grid(self, k: int) -> list[dict[str, Any]]:
+        """Query-time parameters to try."""
+        return self.system.grid(k)
+
+    def query(self, params: dict[str, Any], k: int, count: int, least: float, out: str | None) -> dict[str, float]:
+        """Answer the first `count` queries, again and again for `least` seconds; the ids go to the file `out`."""
+        self.system.configure(**params)
+        asked = self.queries[:count]
+        found: list[Any] = []
+        rounds, seconds, processor = 0, 0.0, 0.0
+        gc.collect()
+        while not rounds or seconds < least:
+            found.clear()
+            wall, used = _timed(lambda: found.append(self.system.query(asked, k)))
+            rounds, seconds, processor = rounds + 1, seconds + wall, processor + used
+        if out is not None:
+            np.save(out, self._checked(found[0], (count, k)))
+        return {"seconds": seconds / rounds, "cpu_seconds": processor / rounds}
+
+    def latency(self, params: dict[str, Any], k: int, count: int, out: str) -> dict[str, float]:
+        """Answer the first `count` queries one call each; their seconds go to the file `out`."""
+        self.system.configure(**params)
+        taken = np.empty(count)
+        gc.collect()
+        for at, query in enumerate(self.queries[:count]):
+            began = time.perf_counter()
+            self.system.query_one(query, k)
+            taken[at] = time.perf_counter() - began
+        np.save(out, taken)
+        return {"seconds": float(taken.sum())}
+
+    def work(self, params: dict[str, Any], k: int, count: int) -> dict[str, float]:
+        """Distances and hops per query, where they are counted."""
+        self.system.configure(**params)
+        return self.system.work(self.queries[:count], k)
+
+    def close(self) -> None:
+        """Release everything."""
+        self.system.close()
+
+    def _checked(self, ids: Any, shape: tuple[int, int]) -> AnyArray:
+        rows = np.asarray(ids)
+        if rows.shape != shape or rows.dtype.kind not in "iu":
+            raise WrongAnswerError(f"ids of shape {rows.shape} and type {rows.dtype}; needs {shape} of integers")
+        count = len(_mapped(self.base))
+        if rows.size and (rows.min() < MISSING or rows.max() >= count):
+            raise WrongAnswerError(f"ids from {rows.min()} to {rows.max()}; there are {count:,} rows")
+        return rows.astype(np.int64)
+
+
+def _version(system: System) -> str | None:
+    try:
+        return system.version()
+    except PackageNotFoundError:
+        return None
+
+
+def _mapped(path: Path) -> Float32s:
+    return np.asarray(np.load(path, mmap_mode="r"))
+
+
+def _timed(run: Callable[[], object]) -> tuple[float, float]:
+    """Wall and processor seconds of a call."""
+    began, used = time.perf_counter(), time.process_time()
+    run()
+    return time.perf_counter() - began, time.process_time() - used
+
+
+def answer(worker: Worker, request: dict[str, Any]) -> dict[str, Any]:
+    """What one request gives. An error of a system is an answer too."""
+    try:
+        return {"ok": getattr(worker, request.pop("do"))(**request)}
+    except Exception as error:  # noqa: BLE001
+        traceback.print_exc()
+        return {"error": _reason(worker, error), "message": f"{type(error).__name__}: {error}"}
+
+
+def _reason(worker: Worker, error: Exception) -> str:
+    if isinstance(error, WrongAnswerError):
+        return "wrong"
+    started = hasattr(worker, "system")
+    return "not installed" if isinstance(error, ModuleNotFoundError) and not started else "failed"
+
+
+def _claim_output() -> TextIO:
+    """The stream of answers; whatever else is printed goes to standard error."""
+    channel = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+    return channel
+
+
+def _die_with_parent() -> None:
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def main() -> None:
+    """Serve until the input ends."""
+    channel = _claim_output()
+    _die_with_parent()
+    faulthandler.enable()
+    worker = Worker()
+    for line in sys.stdin:
+        channel.write(json.dumps(answer(worker, json.loads(line))) + "\n")
+        channel.flush()
+
+
+if __name__ == "__main__":
+    main()

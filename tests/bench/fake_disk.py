@@ -1,0 +1,20 @@
+"""A system that keeps its rows in a file."""
+
+import numpy as np
+
+from tests.bench import fake
+
+
+class OnDisk(fake.Fake):
+    """As the other, opened again before it is searched."""
+
+    name = "tests.bench.fake_disk"
+    on_disk = True
+
+    def close(self) -> None:
+        np.save(self.folder / "rows.npy", self.base)
+
+    def open(self, dim: int, metric: str) -> None:
+        self._misbehave("open")
+        self.base = np.load(self.folder / "rows.npy")
+        assert self.base.shape[1] == dim
