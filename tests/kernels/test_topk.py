@@ -55,8 +55,8 @@ def task(rows: list[list[float]], first: int = 0) -> tuple[Block, Asked, Heaps]:
     """One query at the origin, k of 2, bounds that pass everything."""
     values = np.array(rows, np.float32)
     squares = (values.astype(np.float64) ** 2).sum(axis=1)
-    block = Block(values, squares, np.full(len(values), -INF, np.float32), np.ones(len(values), np.float32), first)
-    asked = Asked(np.zeros((1, values.shape[1]), np.float32), np.zeros(1), np.ones(1), np.zeros(1), L2)
+    block = Block(values, squares, np.full(len(values), -INF, np.float32), np.ones(len(values), np.float32), 0.0, first)
+    asked = Asked(np.zeros((1, values.shape[1]), np.float32), np.zeros(1), np.ones(1), np.zeros(1), np.zeros(1), L2)
     return block, asked, Heaps(np.full((1, 2), INF), np.full((1, 2), 2**62, np.int64), np.zeros(1, np.int64))
 
 

@@ -195,7 +195,8 @@ class Search:
             trusted, factors = reach < HUGE, np.full(len(reach), 2.0 if self._metric == L2 else 1.0)
             centres = reach if self._metric == L2 else np.zeros(len(reach))
             errors = self._slack * (reach if self._metric == L2 else np.sqrt(reach)) + tiny
-        offsets = np.where(trusted, centres - errors, -np.inf)
+        with np.errstate(invalid="ignore"):
+            offsets = np.where(trusted, centres - errors, -np.inf)
         return offsets, np.where(trusted, factors, 1.0), float(errors[trusted].max(initial=0.0))
 
     def settle(self) -> None:

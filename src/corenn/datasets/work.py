@@ -40,6 +40,19 @@ def plan(rows: int, queries: int, dim: int, k: int, threads: int, wide: bool, me
     Raises:
         DatasetError: if that is too little; the message says how much is needed.
     """
+    cut, needed = _sized(rows, queries, dim, k, threads, wide, memory)
+    if cut is not None:
+        return cut
+    while (larger := _sized(rows, queries, dim, k, threads, wide, needed * 1_000_000))[0] is None:
+        needed = max(needed + 1, larger[1])  # with more memory the pieces would be larger
+    raise DatasetError(
+        f"{queries:,} queries with {k:,} neighbours in {dim:,} dimensions need {needed:,} MB of memory, "
+        f"{memory // 1_000_000:,} MB are allowed: raise the limit, or take fewer queries at a time"
+    )
+
+
+def _sized(rows: int, queries: int, dim: int, k: int, threads: int, wide: bool, memory: int) -> tuple[Plan | None, int]:
+    """The pieces, None if they do not fit; and the megabytes that they need at least."""
     room = max(memory // 4, 0) // (4 * threads)  # numbers in the products of one thread
     at_once = max(1, min(MOST_QUERIES, room // LEAST_ROWS))
     rounds = -(-queries // (threads * at_once))
@@ -51,13 +64,8 @@ def plan(rows: int, queries: int, dim: int, k: int, threads: int, wide: bool, me
     each = dim * (exact + exact + 4) + 16
     fitting = (memory - fixed) // each
     least = min(rows, LEAST_ROWS)
-    if fitting < least:
-        needed = -(-(fixed + least * each) // 1_000_000)
-        raise DatasetError(
-            f"{queries:,} queries with {k:,} neighbours in {dim:,} dimensions need {needed:,} MB of memory, "
-            f"{memory // 1_000_000:,} MB are allowed: raise the limit, or take fewer queries at a time"
-        )
-    return Plan(min(fitting, rows, MOST_ROWS), at_once, columns)
+    needed = -(-(fixed + least * each) // 1_000_000)
+    return (Plan(min(fitting, rows, MOST_ROWS), at_once, columns) if fitting >= least else None), needed
 
 
 def candidates_of(k: int) -> int:
