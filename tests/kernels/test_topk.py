@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from corenn.kernels.jit import kernel
 from corenn.kernels.search import COSINE, IP, L2
-from corenn.kernels.topk import Asked, Block, Heaps, any_passes, distances_to, offer, sift_in
+from corenn.kernels.topk import Asked, Block, Candidates, Heaps, any_passes, conclude, distances_to, offer, sift_in
 
 INF = np.inf
 PAIRS = st.lists(st.tuples(st.integers(0, 5), st.integers(0, 1000)), max_size=60, unique=True)
@@ -60,20 +60,26 @@ def task(rows: list[list[float]], first: int = 0) -> tuple[Block, Asked, Heaps]:
     return block, asked, Heaps(np.full((1, 2), INF), np.full((1, 2), 2**62, np.int64), np.zeros(1, np.int64))
 
 
+def whole(block: Block, asked: Asked, heaps: Heaps) -> None:
+    """Offer all rows of a block at once."""
+    candidates = Candidates(np.zeros((1, 66), np.uint64), np.zeros(1, np.int64), np.full(1, INF, np.float32))
+    offer(block, 0, np.zeros((1, len(block.values)), np.float32), asked, candidates, heaps)
+    conclude(block, asked, candidates, heaps)
+
+
 def test_rows_that_were_offered_are_not_offered_again() -> None:
     block, asked, heaps = task([[1], [2], [3], [4]], first=10)
     heaps.seen[0] = 12
-    products = np.zeros((1, 4), np.float32)
-    offer(block, asked, products, heaps)
+    whole(block, asked, heaps)
     assert sorted(heaps.ids[0]) == [12, 13] and heaps.seen[0] == 14
-    offer(block, asked, products, heaps)
+    whole(block, asked, heaps)
     assert sorted(heaps.ids[0]) == [12, 13] and heaps.seen[0] == 14
 
 
 def test_a_bound_above_the_limit_keeps_a_row_out_unmeasured() -> None:
     block, asked, heaps = task([[5], [6], [1], [2]])
     block.offsets[2] = 1e30
-    offer(block, asked, np.zeros((1, 4), np.float32), heaps)
+    whole(block, asked, heaps)
     assert sorted(heaps.ids[0]) == [0, 3]
 
 
