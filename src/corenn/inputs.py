@@ -42,13 +42,14 @@ def check_key(key: Any) -> Key:
         InvalidKeyError: for another type, an empty or over-long string, or a number beyond 64 bits.
     """
     if isinstance(key, str):
+        key = str.__str__(key)  # a subclass may show itself as something else
         try:
             size = len(key.encode())
         except UnicodeEncodeError:
             raise InvalidKeyError(f"key {shown(key)} holds a lone surrogate, which is not text") from None
         if not 1 <= size <= MAX_KEY_BYTES:
             raise InvalidKeyError(f"key {shown(key)} has {size:,} bytes of UTF-8; a key has 1 to {MAX_KEY_BYTES:,}")
-        return str(key)
+        return str.__str__(key)
     if isinstance(key, (bool, np.bool_)) or not isinstance(key, (int, np.integer)):
         raise InvalidKeyError(f"key {shown(key)} is a {type(key).__name__}; keys are str or int")
     number = int(key)
@@ -157,8 +158,11 @@ def as_queries(vectors: Any, dim: int) -> tuple[Float32s, bool]:
     if not queries.flags.writeable:
         queries = queries.copy()  # read-only arrays are another type to the compiler
     # A finite sum of squares has finite terms, and is cheaper to look at than each of them.
-    squares = np.dot(queries[0], queries[0]) if single else np.einsum("ij,ij->i", queries, queries).sum()
-    if not math.isfinite(squares):
+    if single:
+        finite = math.isfinite(np.dot(queries[0], queries[0]))
+    else:
+        finite = bool(np.isfinite(np.einsum("ij,ij->i", queries, queries)).all())
+    if not finite:
         as_finite(array.reshape(-1, dim))
         raise InvalidVectorError("query vectors are so long that float32 cannot hold their squared norms: scale them")
     return queries, single
