@@ -253,6 +253,8 @@ def test_manifests_outside_of_a_layout_are_asked_for(here: Path) -> None:
     assert figures("convert", "a.npy", "b.fbin")["manifest"] is None
     assert figures("convert", "a.npy", "c.fbin", "--manifest")["manifest"] == "c.fbin.json"
     assert figures("info", "c.fbin")["manifest"]["command"] == "corenn dataset convert a.npy c.fbin"
+    done("sample", "a.npy", "c.fbin", "--rows", 5, "--overwrite")  # a manifest that is there stays true
+    assert read_manifest(Path("c.fbin.json")).count == 5
     done("split", "a.npy", "--test", 10, "--manifest")
     assert read_manifest(Path("a-test.npy.json")).count == 10
 

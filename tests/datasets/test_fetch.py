@@ -394,6 +394,21 @@ def test_a_slice_by_ftp(ftp_server: Ftp, tmp_path: Path, base: Matrix, queries: 
     check(found, base[:100], queries, truth=True)
 
 
+def test_the_source_that_was_begun_is_finished_though_a_better_one_is_back(
+    server: Web, tmp_path: Path, base: Matrix, queries: Matrix
+) -> None:
+    whole, packed_ = hdf5(base, queries), texmex(tmp_path, base, queries)
+    first = one_file("tiny.hdf5", whole, server.url("t"))
+    url = server.serve("u", packed_, Fault(drop=1_000), always=Fault(status=503))
+    path = catalogue(tmp_path, first, one_file("tiny.tar.gz", packed_, url, form="texmex"))
+    assert "HTTP 503" in refused(tmp_path, path, "--attempts", 2)
+    server.serve("t", whole)
+    server.files["/u"].always = Fault()
+    server.requests.clear()
+    check(fetched(tmp_path, path), base, queries, truth=True)
+    assert server.requests == [("/u", "bytes=1000-")]
+
+
 def test_a_hostile_archive_gives_way_to_the_next_source(
     server: Web, tmp_path: Path, base: Matrix, queries: Matrix
 ) -> None:

@@ -131,6 +131,7 @@ def test_a_server_without_ranges_begins_anew(server: Web, target: Path, again: F
 def test_a_file_that_changes_between_attempts_is_not_mixed(server: Web, target: Path, careless: bool) -> None:
     change = Fault(body=OTHER, etag='"two"', careless=careless)
     assert fetched(target, server.serve("f", BODY, Fault(drop=30_000), change)) == OTHER
+    assert ranges(server) == [None, "bytes=30000-", *([None] if careless else [])]  # the server tells it at once
 
 
 def test_a_file_that_changes_its_length_is_not_mixed(server: Web, target: Path) -> None:
@@ -269,6 +270,11 @@ def test_a_server_that_sends_more_than_the_file_has(server: Web, target: Path, m
 def test_an_empty_file_is_none(server: Web, target: Path, fault: Fault) -> None:
     assert "serves an empty file" in failure(target, server.serve("f", b"", always=fault))
     assert not part_of(target).exists()
+
+
+def test_a_short_body_without_a_length_is_held_against_the_catalogue(server: Web, target: Path) -> None:
+    url = server.serve("f", BODY, always=Fault(unframed=True, drop=9, ignore_range=True))
+    assert "the connection was lost at 9 of 102,407 bytes, 3 times" in failure(target, url, size=len(BODY))
 
 
 def test_a_range_that_begins_elsewhere_is_not_taken(server: Web, target: Path) -> None:
@@ -471,6 +477,18 @@ def test_two_processes_do_not_fetch_into_one_file(server: Web, target: Path) -> 
         other.kill()
         other.join()
     assert fetched(target, server.url("f")) == BODY  # the lock died with its holder
+
+
+def test_a_lock_that_its_last_holder_has_just_removed_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, lock = tmp_path / "lock", transfer.fcntl.flock
+
+    def late(file: Any, operation: int) -> None:
+        path.unlink()
+        lock(file, operation)
+
+    monkeypatch.setattr(transfer.fcntl, "flock", late)
+    with pytest.raises(DatasetError, match="was just fetching x"), held(path, "x"):
+        pytest.fail("two processes could hold this lock")
 
 
 def test_files_of_this_machine(target: Path, tmp_path: Path) -> None:

@@ -62,11 +62,11 @@ def type_of(out: Path, wanted: str | None, given: DType) -> DType:
 
 
 def record(out: Path, source: Path, command: str, metric: str | None, *, always: bool) -> Path | None:
-    """Write the manifest of `out` if it lies in a layout or `always`; returns where it is."""
-    from ...datasets.layout import layout_of
+    """Write the manifest of `out` if it lies in a layout, has one already, or `always`; returns where it is."""
+    from ...datasets.layout import layout_of, manifest_path
     from ...datasets.manifest import describe, write_manifest
 
-    if not always and layout_of(out) is None and out.suffix.lower() not in (".raw", ".bin"):
+    if not always and layout_of(out) is None and not manifest_path(out).exists():
         return None
     with bytes_progress("checksum", out.stat().st_size) as advance:
         manifest = describe(out, source=str(source), command=command, metric=metric, progress=advance)
