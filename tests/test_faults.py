@@ -34,6 +34,7 @@ from corenn.errors import (
     ReadOnlyError,
     StorageError,
 )
+from corenn.storage.format import RADIUS
 from tests.oracle import check_hits, recall
 
 HARD = ("vectors.slab", "seals.slab", "state.slab")
@@ -633,3 +634,43 @@ def test_a_read_only_directory_is_an_error_for_writers(path: Path, rows: Rows) -
     finally:
         for place in places:
             place.chmod(modes[place])
+
+
+@pytest.mark.parametrize("metric", ["l2", "cosine", "ip"])
+@pytest.mark.parametrize("word", [0.0, 5.0, -1.0, np.inf, np.nan, 1e30])
+def test_a_damaged_radius_is_seen_and_mended(tmp_path: Path, metric: str, word: float) -> None:
+    rows = np.random.default_rng(0).normal(size=(1200, 8)).astype(np.float32)
+    rows[7] = 0
+    with CoreNN.create(tmp_path / "db", dim=8, metric=metric) as db:
+        db.insert(range(1200), rows)
+        before = db.query(rows[:20], k=5, exact=True)
+        right = db._store.edges.header[RADIUS : RADIUS + 1].view(np.float64)[0]
+    with (tmp_path / "db" / "edges.slab").open("r+b") as slab:
+        slab.seek(RADIUS * 8)
+        slab.write(np.float64(word).tobytes())
+    with CoreNN.open(tmp_path / "db") as db:
+        seen = not db.verify().ok
+        if metric != "ip" and not seen:
+            assert db.query(rows[:20], k=5, exact=True) == before, "what is not reported does no harm"
+        db.repair()
+        assert db.verify().ok
+        assert db.query(rows[:20], k=5, exact=True) == before
+        if metric == "ip":
+            assert db._store.edges.header[RADIUS : RADIUS + 1].view(np.float64)[0] == pytest.approx(right)
+
+
+@pytest.mark.compiled
+def test_verify_beside_a_writer_sees_no_fault_where_there_is_none(tmp_path: Path) -> None:
+    rows = np.random.default_rng(0).normal(size=(3000, 8)).astype(np.float32)
+    with CoreNN.create(tmp_path / "db", dim=8, metric="l2") as db:
+        db.insert(range(1500), rows[:1500])
+        with CoreNN.open(tmp_path / "db", mode="r") as reader:
+            db.insert(range(1500, 3000), rows[1500:])
+            db.delete(range(0, 1500, 7))
+            db.upsert(range(1, 1500, 7), rows[: len(range(1, 1500, 7))])
+            assert reader.verify().problems == ()
+            assert len(reader) == 1500, "the snapshot has not moved"
+            reader.refresh()
+            assert reader.verify().problems == ()
+            db.repair()
+            assert reader.verify().problems == ()

@@ -331,6 +331,40 @@ def test_a_deleted_region_answers_from_its_surroundings(memory: Create, rng: np.
 
 
 @pytest.mark.compiled
+@pytest.mark.parametrize(("count", "dim", "spread"), [(50, 64, 0.1), (50, 32, 0.1), (20, 128, 0.05)])
+def test_recall_of_clusters_that_come_one_after_the_other(
+    memory: Create, rng: np.random.Generator, count: int, dim: int, spread: float
+) -> None:
+    rows = clusters(rng, count, 6000 // count, dim, spread)
+    db = fill(memory(dim=dim, metric="l2"), rows)
+    queries = rows[:: 6000 // 150] + spread / 3 * rng.normal(size=(150, dim)).astype(np.float32)
+    assert default_recall(db, rows, queries) >= 0.98
+
+
+@pytest.mark.compiled
+@pytest.mark.parametrize("metric", METRICS)
+def test_recall_where_distances_hardly_grow(memory: Create, rng: np.random.Generator, metric: str) -> None:
+    """The end by distance must not come before that by the list: the rows of a sphere in many dimensions are alike."""
+    rows = rng.normal(size=(6000, 48)).astype(np.float32)
+    db = fill(memory(dim=48, metric=metric), rows)
+    assert default_recall(db, rows, rng.normal(size=(150, 48)).astype(np.float32)) >= 0.95
+
+
+@pytest.mark.compiled
+def test_recall_among_the_dead(memory: Create, rng: np.random.Generator) -> None:
+    """More rows around the queries are dead than a pool holds, and none of the live ones is near."""
+    gone, kept = clusters(rng, 10, 400, 24), clusters(rng, 10, 400, 24)
+    db = memory(dim=24, metric="l2")
+    db.insert(range(8000), np.concatenate((gone, kept)))
+    db.delete(range(4000))
+    found = db.query(gone[::40], k=10)
+    assert recall("l2", kept, gone[::40], [[key - 4000 for key in hits.keys] for hits in found], 10) >= 0.97
+    db.upsert(range(4000, 8000), gone)  # and all that lived has moved
+    found = db.query(kept[::40], k=10)
+    assert recall("l2", gone, kept[::40], [[key - 4000 for key in hits.keys] for hits in found], 10) >= 0.95
+
+
+@pytest.mark.compiled
 def test_recall_under_churn(memory: Create, rng: np.random.Generator) -> None:
     rows = clusters(rng, 40, 150, 12)[rng.permutation(6000)]
     db = fill(memory(dim=12, metric="l2"), rows[:2000])

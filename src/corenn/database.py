@@ -430,15 +430,14 @@ class CoreNN:
         self._check_open()
         if self._writer is None:
             with self._view() as view:
-                return repair.verify(self._store, view)
+                return self._verify_beside_a_writer(view)
         writer = self._writer
         report: Report = writer.submit(Task(lambda: repair.verify(self._store, writer.view)))
         return report
 
-    def _verify_beside_a_writer(self) -> Report:
+    def _verify_beside_a_writer(self, view: View) -> Report:
         """What is out of step for a moment only is no fault: one counts if it is seen again."""
         for left in reversed(range(VERIFY_TRIES)):
-            view = self._current()
             edges = self._store.newest_edges()
             report = repair.verify(self._store, replace(view, graph=view.graph._replace(edges=edges)), exclusive=False)
             if report.ok or not left:
