@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import signal
 import subprocess
 import sys
@@ -307,3 +308,13 @@ def test_rows_beside_the_bad_one_are_named(tmp_path: Path) -> None:
     rows[2_500, 1] = np.inf
     with pytest.raises(DatasetError, match=r"base\.fbin: row 2,500 holds NaN, infinity"):
         truth(stored(tmp_path / "base.fbin", rows), rows[:1], memory_bytes=SMALL)
+
+
+def test_the_example_of_the_page_runs(tmp_path: Path) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "ground-truth.md").read_text()
+    (code,) = re.findall(r"^```python\n(.*?)^```", page, re.S | re.M)
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", code], cwd=tmp_path, env=environment(), capture_output=True, text=True,
+        check=False,
+    )  # fmt: skip
+    assert (done.stdout, done.stderr) == ("True True\n", "")

@@ -160,14 +160,16 @@ class Search:
     def _prepare(self, block: AnyArray, first: int) -> tuple[Block, Float32s]:
         """The rows as they are measured, and as they are multiplied."""
         count = len(block)
-        values, squares = self._values[:count], np.empty(count)
+        given = block.dtype == self._exact and block.flags.carray
+        values, squares = block if given else self._values[:count], np.empty(count)
         offsets, factors = np.empty(count, np.float32), np.empty(count, np.float32)
         errors = np.zeros(-(-count // PREPARED))
         scored: Float32s = values if self._lowered is None else self._lowered[:count]
 
         def work(start: int, stop: int) -> None:
             cut = slice(start, stop)
-            values[cut] = block[cut]
+            if not given:
+                values[cut] = block[cut]
             squares_of(values[cut], squares[cut])
             if self._lowered is not None:
                 scored[cut] = self._moved(values[cut])

@@ -209,16 +209,18 @@ def thin_out(block: Any, asked: Any, query: Any, candidates: Any, k: Any) -> Non
     """
     packed, count = candidates.packed[query], candidates.counts[query]
     kth = bound_of(select(packed, count, k))
+    first = packed[0]
     for at in range(k):
-        if bound_of(packed[at]) == LOWEST:
-            return
+        first = min(first, packed[at])
+    if bound_of(first) == LOWEST:
+        return
     limit = np.float32(np.float64(kth) + 2 * (block.error + asked.errors[query]))
     limit = min(candidates.limits[query], limit + ROUNDING * abs(limit))
-    kept = 0
+    last, kept = pack_bound(limit, _ONES), 0
     for at in range(count):
         candidate = packed[at]
         packed[kept] = candidate
-        kept += not (bound_of(candidate) > limit)
+        kept += candidate <= last
     candidates.counts[query] = kept
     candidates.limits[query] = limit
 
