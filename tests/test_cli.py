@@ -306,6 +306,60 @@ def test_files_that_cannot_be_imported(tmp_path: Path) -> None:
     assert not new.exists()
 
 
+def test_a_torn_gzip_is_named_with_what_was_imported(tmp_path: Path) -> None:
+    file, rows = tmp_path / "rows.jsonl.gz", [{"key": row, "vector": [row, 0.1 * row]} for row in range(2_000)]
+    whole = write_jsonl(file, rows).read_bytes()
+    damaged = bytearray(whole)
+    damaged[len(whole) // 2] ^= 0xFF
+    for name, content in (("cut", whole[: len(whole) // 2]), ("damaged", bytes(damaged))):
+        file.write_bytes(content)
+        told = refused("import", tmp_path / name, file, "--batch", 10)
+        assert "rows.jsonl.gz" in told
+        imported = int(told.rsplit("imported before it: ", 1)[1].rstrip(")").replace(",", ""))
+        with CoreNN.open(tmp_path / name, mode="r") as db:
+            assert 0 < len(db) == imported < 2_000
+    file.write_bytes(b'{"key": 1, "vector": [1, 2]}')
+    assert "not gzip" in refused("import", tmp_path / "plain", file)
+    assert not (tmp_path / "plain").exists()
+
+
+@pytest.mark.parametrize("before", ["nothing", "an empty folder", "an empty database"])
+def test_an_import_of_nothing_leaves_nothing_behind(tmp_path: Path, before: str) -> None:
+    path, rows = tmp_path / "new", np.ones((3, 4))
+    rows[1, 2] = 1e300
+    np.save(tmp_path / "rows.npy", rows)
+    if before == "an empty folder":
+        path.mkdir()
+    elif before == "an empty database":
+        CoreNN.create(path, dim=4).close()
+    told = refused("import", path, tmp_path / "rows.npy")
+    assert "rows.npy, rows 0–2: vectors[1, 2] is 1e+300" in told and "imported before it: 0" in told
+    if before == "an empty database":
+        assert figures("stats", path)["rows"] == 0
+    else:
+        assert path.exists() == (before == "an empty folder") and not any(path.glob("*"))
+    assert [entry.name for entry in tmp_path.glob(".*")] == []
+
+
+def test_int8_vectors_are_taken_as_codes(tmp_path: Path) -> None:
+    """Quantized once more, they would come back off by parts of a unit."""
+    codes = np.random.default_rng(0).integers(-100, 37, (50, 8)).astype(np.int8)
+    np.save(tmp_path / "codes.npy", codes)
+    assert figures("import", tmp_path / "new", tmp_path / "codes.npy", "--dtype", "i8", "--metric", "l2")["rows"] == 50
+    with CoreNN.open(tmp_path / "new", mode="r") as db:
+        assert [record.vector.tolist() for record in db.get(range(50)) if record] == codes.tolist()
+        assert np.array_equal(db._store.vectors.array[:50, :8], codes)
+
+
+def test_a_payload_field_that_no_row_has_is_refused(tmp_path: Path) -> None:
+    rows = [{"key": row, "vector": [row, 1], "year" if row % 2 else "title": row} for row in range(25)]
+    file = write_jsonl(tmp_path / "rows.jsonl", rows)
+    told = refused("import", tmp_path / "new", file, "--payload", "year,nosuch")
+    assert "no row has a field 'nosuch'; they have 'key', 'title', 'vector', 'year'" in told
+    assert not (tmp_path / "new").exists()
+    assert figures("import", tmp_path / "new", file, "--payload", "year,title", "--batch", 2)["rows"] == 25
+
+
 @pytest.mark.compiled
 def test_ctrl_c_keeps_what_was_counted(tmp_path: Path) -> None:
     pipe, path = tmp_path / "rows.jsonl", tmp_path / "new"
@@ -408,6 +462,11 @@ def test_eval_refuses_what_does_not_fit(tmp_path: Path, database: Path, matrices
     assert "metric='l3'" in refused("eval", new, *everything, "-k", 10, "--dim", 128, "--metric", "l3")
     assert "does not exist" in refused("eval", new, *both, "-k", 10)
     assert "vectors of 8 dimensions" in refused("eval", database, *both, "-k", 10, "--dim", 128)
+    assert "was created with l2" in refused("eval", database, *both, "-k", 10, "--metric", "cosine")
+    CoreNN.create(tmp_path / "empty", dim=128, metric="l2").close()
+    told = refused("eval", tmp_path / "empty", *everything, "-k", 10, "--dim", 128, "--metric", "cosine")
+    assert "--metric cosine" in told and "was created with l2" in told
+    assert figures("stats", tmp_path / "empty")["rows"] == 0
     np.save(tmp_path / "queries.npy", np.zeros((5, 128), np.float32))
     (tmp_path / "queries.npy").rename(tmp_path / "queries.rows")
     told = refused(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -22,7 +23,16 @@ import numpy as np
 import pytest
 
 from corenn import CoreNN
-from corenn.errors import ClosedError, CoreNNError, DuplicateKeyError, ForkedError, InvalidVectorError, LockedError
+from corenn.errors import (
+    ClosedError,
+    CoreNNError,
+    DatabaseExistsError,
+    DuplicateKeyError,
+    ForkedError,
+    InvalidVectorError,
+    LockedError,
+)
+from corenn.storage.files import Files
 from tests.conftest import Create
 from tests.crash.harness import ROOT, environment
 from tests.crash.readers import soak
@@ -341,6 +351,59 @@ def test_maintenance_beside_writers_and_readers(create: Create, rng: np.random.G
     assert sorted(db.keys()) == [key for key in range(600) if key % 20]
 
 
+def test_of_those_who_create_at_one_path_one_succeeds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All have written their files before the first of them gives them the name."""
+    rename, ready = Files.rename, threading.Barrier(4)
+    made, refused = list[CoreNN](), list[DatabaseExistsError]()
+
+    def late(self: Files, source: Path, target: Path) -> None:
+        ready.wait(60)
+        rename(self, source, target)
+
+    def create() -> None:
+        try:
+            made.append(CoreNN.create(tmp_path / "db", dim=2, metric="l2"))
+        except DatabaseExistsError as error:
+            refused.append(error)
+
+    monkeypatch.setattr(Files, "rename", late)
+    together(*[create] * 4)
+    assert (len(made), len(refused)) == (1, 3)
+    made[0].insert(["a"], [[0, 0]])
+    made[0].close()
+    assert [entry.name for entry in tmp_path.iterdir()] == ["db"]
+    with CoreNN.open(tmp_path / "db") as db:
+        assert db.verify().ok and list(db.keys()) == ["a"]
+
+
+def test_close_of_a_reader_beside_callers_refuses_or_serves_them(tmp_path: Path) -> None:
+    with CoreNN.create(tmp_path / "db", dim=4, metric="l2") as db:
+        db.insert(range(500), np.eye(500, 4), [{"row": row} for row in range(500)])
+        for _ in range(5):
+            close_beside_callers(CoreNN.open(tmp_path / "db", mode="r"))
+
+
+def close_beside_callers(reader: CoreNN) -> None:
+    """Each caller is answered until the reader is closed, and then told so."""
+
+    def repeat(use: Callable[[], Any]) -> Callable[[], None]:
+        def run() -> None:
+            with pytest.raises(ClosedError):
+                while True:
+                    use()
+
+        return run
+
+    def close() -> None:
+        time.sleep(0.1)
+        reader.close()
+
+    together(
+        repeat(lambda: reader.query([1, 2, 3, 4], k=50, with_payloads=True)), repeat(lambda: reader.get([1, 2])),
+        repeat(reader.refresh), repeat(reader.stats), repeat(reader.verify), close,
+    )  # fmt: skip
+
+
 def test_close_beside_callers_refuses_or_serves_them(tmp_path: Path) -> None:
     for attempt in range(3):
         db, acknowledged = CoreNN.create(tmp_path / str(attempt), dim=4, metric="l2"), list[int]()
@@ -424,15 +487,17 @@ def script(function: Callable[[Path], None], path: Path) -> str:
     return done.stdout
 
 
-def fork(child: Callable[[], None]) -> int:
-    """Run `child` in a forked process that leaves without cleaning up; its process id."""
+def fork(child: Callable[[], None], *, exiting: bool = False) -> int:
+    """Run `child` in a forked process that leaves without cleaning up, or as it wants if `exiting`; its process id."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # of forking with threads: that is the case to survive
         pid = os.fork()
     if pid == 0:
         try:
             child()
-        except BaseException:  # noqa: BLE001
+        except BaseException as error:
+            if exiting and isinstance(error, SystemExit):
+                raise
             traceback.print_exc()
             os._exit(1)
         os._exit(0)
@@ -471,6 +536,87 @@ def fork_and_use(path: Path) -> None:
 
 def test_a_forked_child_is_refused_and_harms_nothing(tmp_path: Path) -> None:
     assert script(fork_and_use, tmp_path / "db") == "fine\n"
+
+
+def fork_and_write(path: Path) -> None:
+    """A child cannot write on disk, though its parent has closed everything; it can read, and write in memory."""
+    with CoreNN.create(path / "closed", dim=2, metric="l2") as db:
+        db.insert(["a"], [[0, 0]])
+
+    def child() -> None:
+        signal.alarm(30)  # kills it if it hangs
+        makings: list[Callable[[], Any]] = [
+            lambda: CoreNN.create(path / "new", dim=2), lambda: CoreNN.open(path / "closed"),
+            lambda: CoreNN.open(path / "closed", mode="rescue"),
+        ]  # fmt: skip
+        for make in makings:
+            with pytest.raises(ForkedError, match=r"spawn.*mode='r'"):
+                make()
+        assert [entry.name for entry in path.iterdir()] == ["closed"]
+        with CoreNN.open(path / "closed", mode="r") as reader:
+            reader.refresh()
+            assert reader.query([0, 0], with_payloads=True).keys == ["a"]
+            assert reader.verify().ok
+        with CoreNN.in_memory(dim=2) as own:
+            own.insert(["b"], [[1, 1]])
+            assert own.query([1, 1]).keys == ["b"]
+
+    assert os.waitpid(fork(child), 0)[1] == 0, "the child failed"
+    with CoreNN.open(path / "closed") as db:
+        db.insert(["c"], [[1, 1]])
+    CoreNN.create(path / "new", dim=2).close()
+    print("fine")
+
+
+def test_a_forked_child_is_refused_to_write_on_disk(tmp_path: Path) -> None:
+    assert script(fork_and_write, tmp_path) == "fine\n"
+
+
+def fork_first(path: Path) -> None:
+    """A child of a process that has used no database on disk writes as any process does."""
+    CoreNN.in_memory(dim=2).close()
+
+    def child() -> None:
+        signal.alarm(60)
+        with CoreNN.create(path, dim=2, metric="l2") as db:
+            db.insert(["a"], [[0, 0]])
+
+    assert os.waitpid(fork(child), 0)[1] == 0, "the child failed"
+    with CoreNN.open(path) as db:
+        assert list(db.keys()) == ["a"]
+    print("fine")
+
+
+def test_a_child_forked_before_any_database_writes(tmp_path: Path) -> None:
+    assert script(fork_first, tmp_path / "db") == "fine\n"
+
+
+def fork_and_exit(path: Path) -> None:
+    """A child that ends as programs do, with all that runs at exit, leaves the reader of its parent its folder."""
+    db = CoreNN.create(path, dim=2, metric="l2")
+    db.insert(["a"], [[0, 0]])
+    reader = CoreNN.open(path, mode="r")
+
+    def child() -> None:
+        with CoreNN.open(path, mode="r") as own:
+            assert list(own.keys()) == ["a"]
+        sys.exit(3)
+
+    status = os.waitpid(fork(child, exiting=True), 0)[1]
+    assert os.waitstatus_to_exitcode(status) == 3 or sys.platform == "darwin"
+    folder = reader._store.metadata._private  # type: ignore[attr-defined]
+    assert folder.is_dir()
+    reader._store.metadata._reopen()  # type: ignore[attr-defined]
+    reader.refresh()
+    assert reader.get(["a"])[0] is not None
+    reader.close()
+    assert not folder.exists()
+    db.close()
+    print("fine")
+
+
+def test_a_forked_child_that_exits_takes_nothing_along(tmp_path: Path) -> None:
+    assert script(fork_and_exit, tmp_path / "db") == "fine\n"
 
 
 def fork_in_memory(_: Path) -> None:

@@ -6,8 +6,11 @@ payloads that stick, counts that drift, input that is changed or kept by referen
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import json
+import pickle
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -16,6 +19,7 @@ import pytest
 from corenn import CoreNN
 from corenn.errors import (
     DuplicateKeyError,
+    InvalidArgumentError,
     InvalidKeyError,
     InvalidSettingError,
     KeyNotFoundError,
@@ -365,6 +369,8 @@ def test_configure_changes_what_may_change(create: Create) -> None:
     assert (made.settings.query_search_list_cap, made.settings.beam_width) == (33, 2)
     with pytest.raises(InvalidSettingError, match="dim"):
         made.configure(dim=5)
+    with pytest.raises(InvalidSettingError, match="dim"):
+        made.configure(dim=np.array([1, 2]))
     with pytest.raises(InvalidSettingError, match="nonsense"):
         made.configure(nonsense=1)
     with pytest.raises(InvalidSettingError, match="-5"):
@@ -413,6 +419,23 @@ def test_checkpoint_and_refresh_change_no_answer(db: CoreNN) -> None:
     db.refresh()
     assert db.query(A, k=3) == before
     assert list(db.keys()) == ["a", "b", 3]
+
+
+@pytest.mark.parametrize("again", [copy.copy, copy.deepcopy, lambda hits: pickle.loads(pickle.dumps(hits))])  # noqa: S301
+def test_hits_are_copied_and_pickled_without_the_database(db: CoreNN, again: Callable[[Hits], Hits]) -> None:
+    for hits in db.query([A, B], k=3, with_payloads=True, explain=True):
+        other = again(hits)
+        assert other == hits and list(other) == list(hits)
+        assert (other.payloads, other.explain) == (hits.payloads, hits.explain)
+        assert len(pickle.dumps(hits)) < 2_000  # the heap of keys takes 64 KiB and more
+    assert again(db.query(A, k=2)).payloads == [None, None]
+
+
+@pytest.mark.parametrize("use", [copy.copy, copy.deepcopy, pickle.dumps])
+def test_a_database_is_neither_copied_nor_pickled(db: CoreNN, use: Callable[[CoreNN], Any]) -> None:
+    with pytest.raises(InvalidArgumentError, match="pass its path"):
+        use(db)
+    assert db.query(A, k=1).keys == ["a"]
 
 
 def test_hits_are_a_sequence(db: CoreNN) -> None:

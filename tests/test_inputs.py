@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from enum import Enum
 from typing import Any
 
 import numpy as np
@@ -122,6 +123,7 @@ BAD_VECTORS: dict[str, tuple[Any, type[Exception], str]] = {
     "beyond float32": ([ROW, [1e39, 0, 0, 0]], InvalidVectorError, ""),
     "integers beyond float32": ([ROW, [10**40, 0, 0, 0]], CoreNNError, ""),
     "norm beyond bound": ([ROW, [1e19, 0, 0, 0]], InvalidVectorError, "e+19"),
+    "masked in part": (np.ma.masked_greater([ROW, ROW], 2), InvalidVectorError, "masked"),
     "ragged": ([ROW, [1, 2]], CoreNNError, ""),
     "one vector for two keys": ([ROW], InvalidVectorError, "1"),
     "three vectors for two keys": ([ROW] * 3, InvalidVectorError, "3"),
@@ -156,6 +158,26 @@ def test_bad_query_vectors_are_refused(db: CoreNN, name: str, exact: bool) -> No
         db.query(vectors, exact=exact)
     assert isinstance(caught.value, CoreNNError)
     assert named in str(caught.value)
+
+
+@given(norms=st.lists(st.sampled_from([1.0, 1e18, 1.8e19, 1.8446742e19, 1.8446743e19, 1.8446744e19, 1.9e19, 1e30])))
+def test_a_query_is_as_long_as_allowed_alone_and_in_a_batch(shared: CoreNN, norms: list[float]) -> None:
+    """Below 2^64, where its squared norm fits float32; around it, as it is rounded alone."""
+    queries = np.array([[0.5, -0.5, 0.5, 0.5]] * len(norms), np.float32).reshape(-1, DIM)
+    queries *= np.array(norms, np.float32)[:, None]
+    alone = [answered(shared, query) for query in queries]
+    assert answered(shared, queries) == all(alone)
+    assert all(fine == (norm < 2**64) for norm, fine in zip(norms, alone, strict=True) if abs(norm - 2**64) > 1e15)
+
+
+def answered(db: CoreNN, queries: Any) -> bool:
+    """Whether a query is answered; warnings are errors here."""
+    try:
+        db.query(queries, k=1)
+    except InvalidVectorError as error:
+        assert "squared norms" in str(error)
+        return False
+    return True
 
 
 def test_a_bad_vector_is_named_by_its_row(db: CoreNN) -> None:
@@ -233,6 +255,7 @@ BAD_KEYS: dict[str, tuple[Any, str]] = {
     "list": (["a"], "a"),
     "dict": ({}, "{}"),
     "array": (np.array([1, 2]), "1"),
+    "duration": (np.timedelta64(5, "ns"), "timedelta64"),
 }
 KEY_CALLS: dict[str, Callable[[CoreNN, Any], Any]] = {
     "insert": lambda db, keys: db.insert(keys, [ROW] * len(keys)),
@@ -261,6 +284,50 @@ def test_what_is_no_list_of_keys_is_refused(db: CoreNN, method: str, keys: Any) 
     extra = {"insert": [[ROW] * 3], "upsert": [[ROW] * 3], "set_payload": [[{}] * 3]}.get(method, [])
     named = repr(keys) if keys else ""
     refuse(db, lambda db: getattr(db, method)(keys, *extra), InvalidKeyError, named)
+
+
+KEYS_NOT_IN_LISTS: dict[str, tuple[Any, str]] = {
+    "set": ({"x", "y", "z"}, "set"),
+    "frozen set": (frozenset({"x", "y", "z"}), "set"),
+    "bytearray": (bytearray(b"abc"), "bytearray"),
+    "memoryview": (memoryview(b"abc"), "memory"),
+    "times": (np.array(["2020", "2021", "2022"], "M8[ns]"), "datetime64[ns]"),
+    "durations": (np.array([1, 2, 3], "m8[ns]"), "timedelta64[ns]"),
+    "masked in part": (np.ma.masked_equal([1, 2, 4], 2), "masked"),
+    "rank 2": (np.array([[1], [2], [4]]), "(3, 1)"),
+}
+
+
+@pytest.mark.parametrize("name", KEYS_NOT_IN_LISTS)
+@pytest.mark.parametrize("method", KEY_CALLS)
+def test_keys_without_order_or_meaning_are_refused(shared: CoreNN, method: str, name: str) -> None:
+    keys, named = KEYS_NOT_IN_LISTS[name]
+    refuse(shared, lambda db: KEY_CALLS[method](db, keys), InvalidKeyError, named)
+
+
+class Shade(str, Enum):  # noqa: UP042 - StrEnum shows itself as its text
+    """Shows itself as `Shade.DARK`, and equals "dark"."""
+
+    DARK = "dark"
+
+
+class Nameless(str):
+    """Shows itself as nothing."""
+
+    __slots__ = ()
+
+    def __str__(self) -> str:
+        return ""
+
+
+def test_a_key_is_stored_as_the_text_that_it_equals(create: Create) -> None:
+    db = create(dim=DIM)
+    db.insert([Shade.DARK, Nameless("name")], [ROW, ROW])
+    assert list(db.keys()) == ["dark", "name"]
+    assert set(map(type, db)) == {str}
+    assert "dark" in db and Shade.DARK in db and Nameless("name") in db
+    refuse(db, lambda db: db.insert([Nameless("")], [ROW]), InvalidKeyError, "0 bytes")
+    refuse(db, lambda db: db.insert(["dark"], [ROW]), DuplicateKeyError, "dark")
 
 
 def test_a_key_twice_in_one_call_is_refused(db: CoreNN) -> None:

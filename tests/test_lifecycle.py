@@ -7,7 +7,7 @@ not committed, and a create() or open() that harms what it finds.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +19,11 @@ from corenn.errors import (
     ClosedError,
     CoreNNError,
     DatabaseExistsError,
+    InvalidArgumentError,
     InvalidSettingError,
     NotADatabaseError,
     ReadOnlyError,
+    StorageError,
 )
 from corenn.types import Hit
 from tests.conftest import Create
@@ -205,6 +207,21 @@ def test_open_refuses_what_is_no_database(tmp_path: Path) -> None:
     assert not (tmp_path / "missing").exists()
     assert list((tmp_path / "empty").iterdir()) == []
     assert [entry.name for entry in (tmp_path / "other").iterdir()] == ["readme.txt"]
+
+
+@pytest.mark.parametrize("name", ["a\0b", "lone \ud800 surrogate", 5, None, b"bytes"])
+@pytest.mark.parametrize("make", [lambda path: CoreNN.create(path, dim=DIM), CoreNN.open])
+def test_what_is_no_path_is_refused(name: Any, make: Callable[[Any], CoreNN]) -> None:
+    with pytest.raises(InvalidArgumentError, match="must be a path"):
+        make(name)
+
+
+@pytest.mark.parametrize("make", [lambda path: CoreNN.create(path, dim=DIM), CoreNN.open])
+def test_a_path_too_long_for_the_system_is_refused(tmp_path: Path, make: Callable[[Path], CoreNN]) -> None:
+    for path in (tmp_path / ("x" * 300), tmp_path / "/".join(["x" * 200] * 50)):
+        with pytest.raises(StorageError, match="too long"):
+            make(path)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_open_in_an_unknown_mode_is_refused(path: Path) -> None:

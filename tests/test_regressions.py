@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import shutil
 import struct
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from rocksdict import Options, Rdict
 
-from corenn import CoreNN, ReadOnlyError, StorageError
+from corenn import ClosedError, CoreNN, ReadOnlyError, StorageError
+from corenn.kernels.search import COSINE, aim
 from corenn.storage.commit import Head
 from corenn.storage.files import Files
 from corenn.storage.format import PUBLISHED
@@ -213,3 +217,39 @@ def test_a_published_mark_beyond_the_metadata_stops_no_reader(
         reader.refresh()
         assert list(reader.keys()) == [0]
     assert "commit 99 is published" in caplog.text
+
+
+USES: list[Callable[[CoreNN], object]] = [
+    CoreNN.stats, CoreNN.refresh, CoreNN.verify, lambda db: db.get([0]), lambda db: 0 in db,
+    lambda db: db.query([1, 0], with_payloads=True), lambda db: db.query(key=0),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("use", USES)
+def test_a_closed_rocksdb_is_a_closed_database(tmp_path: Path, use: Callable[[CoreNN], object]) -> None:
+    """Whatever finds RocksDB closed by another thread raises no error of RocksDB."""
+    with CoreNN.create(tmp_path / "db", dim=2) as writer:
+        writer.insert([0], [[1, 0]])
+    with CoreNN.open(tmp_path / "db", mode="r") as reader:
+        reader._store.metadata._rocks.close()
+        with pytest.raises(ClosedError):
+            use(reader)
+
+
+def test_a_reader_of_a_removed_database_raises_errors_of_ours(tmp_path: Path) -> None:
+    with CoreNN.create(tmp_path / "db", dim=2) as writer:
+        writer.insert([0], [[1, 0]], [{"a": 1}])
+    with CoreNN.open(tmp_path / "db", mode="r") as reader:
+        shutil.rmtree(tmp_path / "db")
+        for use in (reader.refresh, reader.stats):
+            with pytest.raises(StorageError, match="db"):
+                use()
+        assert reader.query([1, 0], with_payloads=True).payloads == [{"a": 1}]
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e-30, 1e-42, 1e18])
+def test_a_query_of_any_length_is_aimed_alike_without_the_jit(scale: float) -> None:
+    """A float32 times a Python float stays float32 there, and overflowed."""
+    raw, aimed = np.array([3, 0, 4], np.float32) * np.float32(scale), np.empty(3, np.float32)
+    aim(SimpleNamespace(dim=3, radius=np.float32(0)), COSINE, raw, aimed)
+    assert aimed == pytest.approx([0.6, 0, 0.8], rel=1e-3)

@@ -24,6 +24,8 @@ from .errors import (
 from .types import AnyArray, Float32s, Key
 
 _INT_LOW, _INT_HIGH = -(2**63), 2**63 - 1
+_SHORT = 1e38  # a squared norm below is finite in float32, in whatever order it is summed
+_NO_LISTS = (str, bytes, bytearray, memoryview, int, np.integer, dict)  # as one may take for a list of keys
 
 
 def shown(value: Any, length: int = 60) -> str:
@@ -42,15 +44,15 @@ def check_key(key: Any) -> Key:
         InvalidKeyError: for another type, an empty or over-long string, or a number beyond 64 bits.
     """
     if isinstance(key, str):
-        key = str.__str__(key)  # a subclass may show itself as something else
+        text = str.__str__(key)  # a subclass may show itself as something else
         try:
-            size = len(key.encode())
+            size = len(text.encode())
         except UnicodeEncodeError:
-            raise InvalidKeyError(f"key {shown(key)} holds a lone surrogate, which is not text") from None
+            raise InvalidKeyError(f"key {shown(text)} holds a lone surrogate, which is not text") from None
         if not 1 <= size <= MAX_KEY_BYTES:
-            raise InvalidKeyError(f"key {shown(key)} has {size:,} bytes of UTF-8; a key has 1 to {MAX_KEY_BYTES:,}")
-        return str.__str__(key)
-    if isinstance(key, (bool, np.bool_)) or not isinstance(key, (int, np.integer)):
+            raise InvalidKeyError(f"key {shown(text)} has {size:,} bytes of UTF-8; a key has 1 to {MAX_KEY_BYTES:,}")
+        return text
+    if isinstance(key, (bool, np.bool_, np.timedelta64)) or not isinstance(key, (int, np.integer)):
         raise InvalidKeyError(f"key {shown(key)} is a {type(key).__name__}; keys are str or int")
     number = int(key)
     if not _INT_LOW <= number <= _INT_HIGH:
@@ -60,11 +62,19 @@ def check_key(key: Any) -> Key:
 
 def as_keys(keys: Any) -> list[Key]:
     """A list of keys; one bare key is refused, since a str is a sequence of str."""
-    if isinstance(keys, (str, bytes, int, np.integer)) or not isinstance(keys, Iterable) or isinstance(keys, dict):
+    if isinstance(keys, _NO_LISTS) or not isinstance(keys, Iterable):
         raise InvalidKeyError(f"keys must be a list, not {shown(keys)}; for one key pass [{shown(keys)}]")
-    if isinstance(keys, np.ndarray) and keys.ndim != 1:
+    if isinstance(keys, (set, frozenset)):
+        raise InvalidKeyError("keys are a set, which has no order; pass a list")
+    if not isinstance(keys, np.ndarray):
+        return [check_key(key) for key in keys]
+    if keys.ndim != 1:
         raise InvalidKeyError(f"keys must have one dimension, not shape {keys.shape}")
-    return [check_key(key) for key in (keys.tolist() if isinstance(keys, np.ndarray) else keys)]
+    if keys.dtype.kind in "mM":
+        raise InvalidKeyError(f"keys have dtype {keys.dtype}; keys are str or int")
+    if np.ma.is_masked(keys):
+        raise InvalidKeyError("keys are masked in part; every row needs its key")
+    return [check_key(key) for key in keys.tolist()]
 
 
 def as_unique_keys(keys: Any) -> list[Key]:
@@ -88,6 +98,8 @@ def as_unique_keys(keys: Any) -> list[Key]:
 
 def as_array(vectors: Any, what: str = "vectors") -> AnyArray:
     """Anything NumPy takes, as real numbers."""
+    if np.ma.is_masked(vectors):
+        raise InvalidVectorError(f"{what} are masked in part; fill in the missing values")
     try:
         array = np.asarray(vectors)
     except (ValueError, TypeError) as error:
@@ -158,10 +170,12 @@ def as_queries(vectors: Any, dim: int) -> tuple[Float32s, bool]:
     if not queries.flags.writeable:
         queries = queries.copy()  # read-only arrays are another type to the compiler
     # A finite sum of squares has finite terms, and is cheaper to look at than each of them.
+    # Unlike dot, vdot overflows in silence.
     if single:
-        finite = math.isfinite(np.dot(queries[0], queries[0]))
+        finite = math.isfinite(np.vdot(queries[0], queries[0]))
     else:
-        finite = bool(np.isfinite(np.einsum("ij,ij->i", queries, queries)).all())
+        long = queries[~(np.einsum("ij,ij->i", queries, queries) < _SHORT)]
+        finite = all(math.isfinite(np.vdot(query, query)) for query in long)
     if not finite:
         as_finite(array.reshape(-1, dim))
         raise InvalidVectorError("query vectors are so long that float32 cannot hold their squared norms: scale them")

@@ -60,7 +60,7 @@ def evaluate(
         console.fail(f"--arrivals {arrivals}: choose one of {', '.join(ARRIVALS)}")
     targets = recall_targets(recalls)
     if vectors is None:
-        dim = stored_dim(path, dim)
+        dim = stored_dim(path, dim, metric)
     form = None if dim is None else Form(dtype, dim)
     figures: dict[str, Any] = {}
     with ExitStack() as files:
@@ -73,7 +73,7 @@ def evaluate(
         truth = read_truth(results, len(rows), k)
         if base is not None:
             chosen = {"dim": base.dim, "metric": metric or base.metric or "l2", "dtype": base.stored}
-            figures = load(path, base, chosen)
+            figures = load(path, base, chosen, metric)
     with console.open_database(path, mode="r") as db:
         from ..bench import evaluation
         from ..bench.judge import Judge
@@ -110,13 +110,20 @@ def recall_targets(given: str | None) -> list[float]:
     return targets
 
 
-def stored_dim(path: Path, dim: int | None) -> int:
-    """Dimensions of an existing database, which must be `dim` if that is given."""
+def stored_dim(path: Path, dim: int | None, metric: str | None) -> int:
+    """Dimensions of an existing database, which must be `dim` if that is given, as its metric must be `metric`."""
     with console.open_database(path, mode="r") as db:
-        stored = db.stats().dim
-    if dim is not None and dim != stored:
-        console.fail(f"--dim {dim}: {path} holds vectors of {stored} dimensions")
-    return stored
+        stored = db.settings
+    if dim is not None and dim != stored.dim:
+        console.fail(f"--dim {dim}: {path} holds vectors of {stored.dim} dimensions")
+    check_metric(path, metric, stored.metric)
+    return stored.dim
+
+
+def check_metric(path: Path, metric: str | None, stored: str) -> None:
+    """The metric of an existing database must be the one that was asked for, if one was."""
+    if metric not in (None, stored):
+        console.fail(f"--metric {metric}: {path} was created with {stored}")
 
 
 def check_dims(found: dict[str, int | None]) -> None:
@@ -126,22 +133,23 @@ def check_dims(found: dict[str, int | None]) -> None:
         console.fail("; ".join(f"{name}: {dim} dimensions" for name, dim in told.items()) + ": these must be the same")
 
 
-def load(path: Path, base: Rows, settings: dict[str, Any]) -> dict[str, Any]:
-    """Insert `base` under its row numbers into a new or empty database."""
+def load(path: Path, base: Rows, settings: dict[str, Any], metric: str | None) -> dict[str, Any]:
+    """Insert `base` under its row numbers into a new database, or an empty one, whose metric must be `metric`."""
     from ..bench.evaluation import insert
 
-    with _empty(path, settings) as db, console.progress("inserting", base.count) as advance:
+    with _empty(path, settings, metric) as db, console.progress("inserting", base.count) as advance:
         return insert(db, base.blocks, advance)
 
 
-def _empty(path: Path, settings: dict[str, Any]) -> CoreNN:
+def _empty(path: Path, settings: dict[str, Any], metric: str | None) -> CoreNN:
     if not console.exists(path):
         return console.create(path, settings)
-    db = console.open_database(path)
-    if len(db):
-        rows = len(db)
-        db.close()
-        console.fail(f"{path} already holds {rows:,} rows; leave out --vectors to evaluate it as it is")
+    with ExitStack() as opened_only:
+        db = opened_only.enter_context(console.open_database(path))
+        check_metric(path, metric, db.settings.metric)
+        if len(db):
+            console.fail(f"{path} already holds {len(db):,} rows; leave out --vectors to evaluate it as it is")
+        opened_only.pop_all()
     return db
 
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -66,9 +69,27 @@ def import_(
         console.stdout().print(f"{rows:,} rows imported ({rate}); {path} holds {figures['rows']:,}", markup=False)
 
 
-def _database(path: Path, settings: dict[str, Any], dim: int, metric: str | None) -> CoreNN:
-    if not console.exists(path):
-        return console.create(path, {"dim": dim, **({"metric": metric} if metric else {}), **settings})
+@contextmanager
+def _database(path: Path, settings: dict[str, Any], dim: int, metric: str | None) -> Iterator[CoreNN]:
+    """The database at `path`. One that was made here goes again if nothing came into it; an empty folder stays."""
+    if console.exists(path):
+        with _existing(path, settings) as db:
+            yield db
+        return
+    folder = path.exists()
+    with console.create(path, {"dim": dim, **({"metric": metric} if metric else {}), **settings}) as db:
+        try:
+            yield db
+        except BaseException:
+            if len(db) == 0:
+                db.close()
+                shutil.rmtree(path)
+                if folder:
+                    path.mkdir()
+            raise
+
+
+def _existing(path: Path, settings: dict[str, Any]) -> CoreNN:
     db = console.open_database(path)
     stored = db.stats()
     for name, value in settings.items():

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ import numpy as np
 
 from ..datasets import ENDINGS, Vectors, open_vectors
 from ..errors import InvalidArgumentError
-from ..types import Float32s, Key, Payload
+from ..types import AnyArray, Float32s, Key, Payload
 
 if TYPE_CHECKING:
     import pyarrow
@@ -36,10 +37,10 @@ class Fields:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Rows to insert, and where they stood: "rows 0–999" or "lines 1–1000"."""
+    """Rows to insert, in the type of the file, and where they stood: "rows 0–999" or "lines 1–1000"."""
 
     keys: list[Key]
-    vectors: Float32s
+    vectors: AnyArray
     payloads: list[Payload | None] | None
     where: str
 
@@ -89,9 +90,7 @@ def _vector_batches(vectors: Vectors, size: int) -> Iterator[Batch]:
     with vectors:
         for first, block in vectors.blocks(size):
             last = first + len(block) - 1
-            with np.errstate(over="ignore"):
-                rows = np.array(block, np.float32)
-            yield Batch(list(range(first, last + 1)), rows, None, f"rows {first}–{last}")
+            yield Batch(list(range(first, last + 1)), block, None, f"rows {first}–{last}")
 
 
 # --- JSON lines -------------------------------------------------------------------------------------------------------
@@ -102,14 +101,18 @@ def _jsonl(file: Path, fields: Fields, size: int) -> Source:
 
 
 def _jsonl_batches(file: Path, fields: Fields, size: int) -> Iterator[Batch]:
-    with _opened(file) as lines:
+    with _gzip_errors(file), _opened(file) as lines:
         numbered = ((at, line) for at, line in enumerate(lines, 1) if line.strip())
         dim: int | None = None
+        names: set[str] = set()
         while chunk := list(islice(numbered, size)):
             rows = []
             for at, line in chunk:
-                rows.append(_json_row(line, fields, f"{file}:{at}", dim))
+                row = _json_object(line, f"{file}:{at}")
+                names.update(row)
+                rows.append(_json_row(row, fields, f"{file}:{at}", dim))
                 dim = len(rows[-1][1])
+            _require_payload(names, file, fields)
             keys, vectors, payloads = zip(*rows, strict=True)
             where = f"lines {chunk[0][0]}–{chunk[-1][0]}"
             yield Batch(list(keys), np.stack(vectors), list(payloads), where)
@@ -119,13 +122,32 @@ def _opened(file: Path) -> gzip.GzipFile | BufferedReader:
     return gzip.open(file) if file.suffix == ".gz" else file.open("rb")
 
 
-def _json_row(line: bytes, fields: Fields, where: str, dim: int | None) -> tuple[Key, Float32s, Payload | None]:
+@contextmanager
+def _gzip_errors(file: Path) -> Iterator[None]:
+    try:
+        yield
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise InvalidArgumentError(f"{file}: torn, or not gzip ({error})") from error
+
+
+def _require_payload(names: set[str], file: Path, fields: Fields) -> None:
+    """Each field of the payload must be in some row of the first batch."""
+    for name in fields.payload or ():
+        if name not in names:
+            raise InvalidArgumentError(f"{file}: no row has a field {name!r}; they have {_names(sorted(names))}")
+
+
+def _json_object(line: bytes, where: str) -> dict[str, Any]:
     try:
         row = json.loads(line)
     except (ValueError, RecursionError) as error:
         raise InvalidArgumentError(f"{where}: not JSON ({error})") from error
     if not isinstance(row, dict):
         raise InvalidArgumentError(f"{where}: not a JSON object")
+    return row
+
+
+def _json_row(row: dict[str, Any], fields: Fields, where: str, dim: int | None) -> tuple[Key, Float32s, Payload | None]:
     for name in (fields.key, fields.vector):
         if name not in row:
             raise InvalidArgumentError(f"{where}: no field {name!r}; has {_names(row)}")
@@ -231,7 +253,7 @@ def _arrow_errors(file: Path) -> Iterator[None]:
         raise InvalidArgumentError(f"{file}: torn, or not of this format ({error})") from error
 
 
-def _arrow_vectors(column: pyarrow.Array, where: str) -> Float32s:
+def _arrow_vectors(column: pyarrow.Array, where: str) -> AnyArray:
     import pyarrow as pa
     import pyarrow.compute as pc
 
@@ -243,8 +265,7 @@ def _arrow_vectors(column: pyarrow.Array, where: str) -> Float32s:
     values = column.flatten()
     if len(lengths) != 1 or None in lengths or 0 in lengths or values.null_count:
         raise InvalidArgumentError(f"{where}: the vectors differ in length, or miss values")
-    with np.errstate(over="ignore"):
-        flat: Float32s = values.to_numpy(zero_copy_only=False).astype(np.float32)
+    flat: AnyArray = values.to_numpy(zero_copy_only=False)
     return flat.reshape(len(column), -1)
 
 

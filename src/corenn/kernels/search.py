@@ -118,7 +118,7 @@ def aim(rows: Any, metric: Any, raw: Any, query: Any) -> Any:
         elif metric == COSINE:
             lift = np.float32(1)
     for i in range(rows.dim):
-        query[i] = np.float32(raw[i] * scale)
+        query[i] = np.float32(np.float64(raw[i]) * scale)
     return lift
 
 

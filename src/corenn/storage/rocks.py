@@ -21,7 +21,7 @@ import tempfile
 import time
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -420,7 +420,7 @@ class RocksMetadata:
             return sum(self._rocks.property_int_value(name) or 0 for name in names)
 
     def close(self) -> None:
-        with _translated("close", self._folder):
+        with _translated("close", self._folder), suppress(DbClosedError):
             self._rocks.close()
         if self._private is not None:
             self._remove_private()
