@@ -8,8 +8,15 @@ PARALLEL ?= -n auto
 # Tests of what stands above the engine and has no kernels of its own.
 ABOVE := bench datasets integrations migrate
 SECONDS ?= 60
+# The standard comparison: HDF5 files of ann-benchmarks, or made vectors where there are none.
+DATA_DIR ?= ../shared/data
+OUT ?= bench-results/standard
+COUNT ?= 50000
+SYSTEMS ?= corenn,corenn-disk,hnswlib,faiss-hnsw,faiss-hnsw-sq8,faiss-ivfpq,svs,usearch
+PEERS := 'hnswlib>=0.8' 'faiss-cpu>=1.9' 'scalable-vs>=0.0.10' 'usearch>=2.16'
+SETS := $(or $(wildcard $(DATA_DIR)/*.hdf5),$(OUT)/synthetic.hdf5)
 
-.PHONY: setup demo test test-jit test-nojit lint crash bench-core clean
+.PHONY: setup demo test test-jit test-nojit lint crash bench bench-core clean
 
 setup: $(STAMP)
 
@@ -44,6 +51,17 @@ crash: setup
 bench-core: setup
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[bench]' 'hnswlib>=0.8'
 	$(BIN)/python -m corenn.bench.core $(if $(DATA),--data $(DATA)) --json bench-results/core.json
+
+# A peer that cannot be installed is reported as such.
+bench: setup $(filter $(OUT)/%,$(SETS))
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[bench]'
+	-for peer in $(PEERS); do $(BIN)/python -m pip install --quiet --disable-pip-version-check "$$peer"; done
+	for set in $(SETS); do $(BIN)/corenn bench run "$$set" --systems $(SYSTEMS) --count $(COUNT) --repetitions 3 --out $(OUT) --no-report || exit 1; done
+	$(BIN)/corenn bench report $(OUT) --update docs/benchmarks.md
+
+$(OUT)/synthetic.hdf5: | setup
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[bench]'
+	$(BIN)/corenn dataset synthetic $@ --rows $(COUNT) --dim 96 --intrinsic-dim 16 --queries 2000
 
 clean:
 	rm -rf $(VENV) dist build bench-results

@@ -112,7 +112,9 @@ class ClosedError(CoreNNError, RuntimeError):
 
 
 class ForkedError(CoreNNError, RuntimeError):
-    """Use, in a child process after fork, of a database opened by the parent."""
+    """In a child process after fork: use of a database opened by the parent, or writing on disk if the parent has used
+    a database there.
+    """
 
 
 class UnsupportedPlatformError(CoreNNError, OSError):

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from corenn.bench.contestant import Plan, Point, summary
+from corenn.bench.contestant import Plan, Point, summary, worth_timing
 from corenn.bench.log import faults
 from corenn.bench.machine import commit, machine, versions
 from corenn.bench.run import reach, run
@@ -205,7 +205,7 @@ def test_ctrl_c_keeps_what_was_timed(data: list[str], tmp_path: Path) -> None:
 
 def point(recall: float, *qps: float, ms: float | None = None) -> Point:
     latency = None if ms is None else {"p50": ms, "p99": 2 * ms}
-    return Point({"ef": round(recall * 100)}, recall, 0, 0, list(qps), [1.0] * len(qps), latency)
+    return Point({"ef": round(recall * 100)}, recall, 0, 0, 1.0, list(qps), [1.0] * len(qps), latency)
 
 
 def test_speed_at_a_recall_lies_between_two_points() -> None:
@@ -233,6 +233,16 @@ def test_the_best_of_several_curves_counts() -> None:
     slow, fast, short = [point(0.8, 50), point(0.99, 10)], [point(0.7, 900), point(0.99, 100)], [point(0.7, 9999)]
     assert reach([slow, fast, short], 0.99)[0]["qps"] == pytest.approx(100)
     assert reach([short, slow], 0.995)[0]["recall"] == 0.99
+
+
+def test_hopeless_points_of_a_second_curve_are_not_timed() -> None:
+    def first(recall: float, qps: float) -> Point:
+        return Point({}, recall, 0, 0, qps)
+
+    fast = [first(0.5, 900), first(0.9, 500), first(0.95, 400)]
+    slow = [first(0.4, 449), first(0.9, 251), first(0.95, 199), first(0.99, 100)]
+    assert worth_timing([fast, slow]) == [fast, [slow[1], slow[3]]]
+    assert worth_timing([fast, [first(0.2, 1)]]) == [fast]
 
 
 def test_summary_of_latencies() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ PROBES = 3
 LATENCIES = 1_000  # queries asked one by one at each operating point, at most
 LEAST_SECONDS = 0.2  # a repetition asks its queries again until it has lasted so long
 START_SECONDS = 120.0
+BEHIND = 2.0
 
 Tell = Callable[[str], None]
 
@@ -46,12 +47,13 @@ class Plan:
 
 @dataclass(slots=True)
 class Point:
-    """What was measured at one setting of the query-time parameters."""
+    """What was measured at one setting of the query-time parameters. first_qps: of the warm-up, as a hint only."""
 
     params: dict[str, Any]
     recall: float
     recall_1: float
     recall_1_at_k: float
+    first_qps: float = math.nan
     qps_runs: list[float] = field(default_factory=list)
     cores_runs: list[float] = field(default_factory=list)
     latency_ms: dict[str, float] | None = None
@@ -101,7 +103,7 @@ class Contestant:
         system, plan = self.spec.system, self.plan
         pools = plan.threads if system.pools == "search" else plan.build_threads
         python = plan.pythons.get(self.spec.label, plan.pythons.get(self.spec.name))
-        self._process = Process(self._log, pools, dict(system.environment), python)
+        self._process = Process(self._log, pools, dict(system.environment), python, self._folder)
         started: dict[str, Any] = self._ask(
             "start", START_SECONDS, system=self.spec.name, options=self.spec.options, threads=plan.threads,
             folder=str(self._folder / "files"), base=str(self.subject.base_file),
@@ -147,7 +149,9 @@ class Contestant:
 
             visited = explore(len(line), self.plan.recalls, recall_at)
             self.curves.append([found[line[step]] for step in visited])
-            self.points += self.curves[-1]
+        if len(self.curves) > 1:
+            self.curves = worth_timing(self.curves)
+        self.points = [point for line in self.curves for point in line]
 
     def _decide_count(self) -> None:
         """A system that needs longer than `point_seconds` for all queries is asked fewer."""
@@ -164,8 +168,8 @@ class Contestant:
     def _first(self, params: dict[str, Any]) -> Point:
         """Recall at one setting, and a warm-up of it."""
         out = self._folder / "ids.npy"
-        self._ask("query", params=params, k=self.plan.k, count=self.count, least=0, out=str(out))
-        return Point(params, *self.subject.recalls(np.load(out)))
+        took = self._ask("query", params=params, k=self.plan.k, count=self.count, least=0, out=str(out))
+        return Point(params, *self.subject.recalls(np.load(out)), first_qps=self.count / took["seconds"])
 
     def time(self, point: Point) -> None:
         """One repetition at one point."""
@@ -204,6 +208,19 @@ class Contestant:
         if self._process is not None:
             self._process.kill()
             self._process = None
+
+
+def worth_timing(lines: Sequence[Sequence[Point]]) -> list[list[Point]]:
+    """Of several curves of one system, the points that are not far behind: a warm-up tells hopeless ones for certain.
+
+    A point goes if another has at least its recall at more than BEHIND times its speed.
+    """
+    everything = [point for line in lines for point in line]
+
+    def hopeless(point: Point) -> bool:
+        return any(each.recall >= point.recall and each.first_qps > BEHIND * point.first_qps for each in everything)
+
+    return [kept for line in lines if (kept := [point for point in line if not hopeless(point)])]
 
 
 def summary(seconds: Any) -> dict[str, float]:

@@ -37,17 +37,21 @@ class Process:
     Used from one thread.
     """
 
-    def __init__(self, log: Path, threads: int, environment: dict[str, str], python: Path | None = None) -> None:
+    def __init__(
+        self, log: Path, threads: int, environment: dict[str, str], python: Path | None = None,
+        scratch: Path | None = None,
+    ) -> None:  # fmt: skip
         """
         Args:
             log: where standard error goes; appended to.
             threads: what libraries that size their pools by the environment are told.
             environment: further variables.
             python: another interpreter; it needs NumPy, and gets this package lent.
+            scratch: folder through which the package is lent; that of the log unless given.
         """
         self.log = log
         self._buffer = b""
-        self._lent = _lend(log.parent) if python else None
+        self._lent = _lend(scratch or log.parent) if python else None
         variables = {**os.environ, **dict.fromkeys(THREAD_VARIABLES, str(threads)), **environment}
         if self._lent is not None:
             variables["PYTHONPATH"] = str(self._lent)

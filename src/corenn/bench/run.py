@@ -25,7 +25,7 @@ from .spec import Spec
 from .subject import Source, Subject, prepare
 
 Tell = Callable[[str], None]
-Advance = Callable[[str, int, int], None]  # what, how many are done, of how many
+BUSY = 0.5  # load per core before a run from which on others are in the way
 
 
 class Run:
@@ -38,7 +38,7 @@ class Run:
         subject: Subject,
         work: Path,
         log: Log,
-        config: dict[str, Any],
+        about: dict[str, Any],
         tell: Tell,
     ) -> None:
         """
@@ -48,7 +48,7 @@ class Run:
             subject: the data.
             work: an empty folder for the files of the systems.
             log: where the lines go; the systems' standard errors go into a folder beside it.
-            config: what was asked for, as it stands in the log.
+            about: members of every line: what was asked for (`config`), and the machine as it was before.
             tell: is told what is going on.
         """
         self.plan = plan
@@ -57,7 +57,7 @@ class Run:
         self._log = log
         self._common = {
             "schema": SCHEMA, "run": secrets.token_hex(6), "commit": commit(), "versions": versions(),
-            "machine": machine(), "dataset": subject.about, "config": config,
+            "dataset": subject.about, **about,
             "n": len(subject.base), "dim": subject.base.shape[1], "k": plan.k, "threads": plan.threads,
             "build_threads": plan.build_threads,
         }  # fmt: skip
@@ -70,6 +70,9 @@ class Run:
 
     def go(self) -> None:
         """All of it."""
+        load, cores = self._common["machine"]["load"], self._common["machine"]["cores"]
+        if load is not None and load > BUSY * cores:
+            self._tell(f"the machine is busy (load {load:g} on {cores} cores): do not trust figures taken now")
         try:
             for each in self._contestants:
                 self._tell(f"{each.spec.label}: building")
@@ -199,8 +202,9 @@ def run(
         scratch: folder for data and the systems' files, which are removed at the end; None for that of temporary files.
         tell: is told what is going on.
     """
+    about = {"machine": machine(), "config": config}
     with Log(out) as log, tempfile.TemporaryDirectory(prefix="corenn-bench-", dir=scratch) as folder:
         subject = prepare(source, Path(folder), count, queries, plan.k, tell)
-        race = Run(specs, plan, subject, Path(folder), log, config, tell)
+        race = Run(specs, plan, subject, Path(folder), log, about, tell)
         race.go()
         return race.lines

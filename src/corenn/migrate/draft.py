@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import secrets
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -25,7 +25,7 @@ def folder_draft(path: Path, files: Files) -> Iterator[Path]:
     path = path.absolute()
     if path.is_symlink() or (path.exists() and (not path.is_dir() or any(path.iterdir()))):
         raise DatabaseExistsError(f"{path} exists already; choose another path, or remove it")
-    draft = path.with_name(f".{path.name}.making-{os.getpid()}")
+    draft = path.with_name(f".{path.name}.making-{secrets.token_hex(4)}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         shutil.rmtree(draft, ignore_errors=True)

@@ -75,7 +75,8 @@ def run(
     plan = Plan(
         k=k, threads=threads, build_threads=build_threads or cores(), recalls=_recalls(recalls),
         repetitions=small.get("repetitions", repetitions), build_timeout=build_timeout, query_timeout=query_timeout,
-        point_seconds=small.get("point_seconds", point_seconds), pythons=_pythons(python or []),
+        point_seconds=small.get("point_seconds", point_seconds),
+        pythons=_pythons(python or [], {name for spec in specs for name in (spec.name, spec.label)}),
     )  # fmt: skip
     asked = small.get("queries", queries)
     lines = measure(
@@ -112,12 +113,15 @@ def _recalls(text: str) -> tuple[float, ...]:
     return found
 
 
-def _pythons(given: list[str]) -> dict[str, Path]:
+def _pythons(given: list[str], known: set[str]) -> dict[str, Path]:
+    """Interpreters by system; a label may have a = of its own, a path before it may not."""
     found = {}
     for text in given:
-        name, equals, path = text.partition("=")
+        name, equals, path = text.rpartition("=")
         if not equals or not Path(path).is_file():
             console.fail(f"--python {text}: must be a system, =, and the path of an interpreter")
+        if name not in known:
+            console.fail(f"--python {text}: {name} is not among the systems of this run")
         found[name] = Path(path)
     return found
 
