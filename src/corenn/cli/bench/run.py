@@ -155,7 +155,7 @@ def _print(labels: list[str], lines: list[dict[str, Any]], recalls: tuple[float,
 def _row(lines: list[dict[str, Any]], recalls: tuple[float, ...]) -> list[str]:
     first = lines[-1]
     targets = {line["target"]: line for line in lines if line["kind"] == "target"}
-    spreads = [line["qps_spread"] for line in lines if line["kind"] == "point"]
+    spreads = [line["qps_spread"] for line in lines if line["kind"] == "point" and len(line["qps_runs"]) > 1]
     failures = [f"{line['reason']} ({line['stage']}): {line['message']}" for line in lines if line["kind"] == "failure"]
     size = first["disk_bytes"] or first["index_bytes"]
     return [
