@@ -34,7 +34,8 @@ from corenn.errors import (
     ReadOnlyError,
     StorageError,
 )
-from corenn.storage.format import RADIUS
+from corenn.kernels.search import LIFELINE
+from corenn.storage.format import JOURNAL, RADIUS
 from tests.oracle import check_hits, recall
 
 HARD = ("vectors.slab", "seals.slab", "state.slab")
@@ -674,3 +675,22 @@ def test_verify_beside_a_writer_sees_no_fault_where_there_is_none(tmp_path: Path
             assert reader.verify().problems == ()
             db.repair()
             assert reader.verify().problems == ()
+
+
+def test_a_killed_threading_is_no_fault_to_a_reader(tmp_path: Path) -> None:
+    """The next writer mends it; a reader that comes before sees one row that is not on the ring yet."""
+    rows = np.random.default_rng(0).normal(size=(300, 8))
+    with CoreNN.create(tmp_path / "db", dim=8, metric="l2") as db:
+        db.insert(range(300), rows)
+        edges = db._store.edges.array
+        behind = 17
+        node = int(edges[behind, LIFELINE]) - 1
+        edges[behind, LIFELINE] = edges[node, LIFELINE]  # as before the second of its two stores
+    with (tmp_path / "db" / "edges.slab").open("r+b") as slab:
+        slab.seek(JOURNAL * 8)
+        slab.write(np.array([node + 1, behind + 1], np.uint64).tobytes())
+    with CoreNN.open(tmp_path / "db", mode="r") as reader:
+        assert reader.verify().ok
+    with CoreNN.open(tmp_path / "db") as db:
+        assert db.verify().ok
+        assert db._store.edges.array[behind, LIFELINE] == node + 1

@@ -52,6 +52,8 @@ def check_graph(view: View, *, exclusive: bool = True) -> GraphFaults:
     unreachable = np.flatnonzero(alive & (reached[:rows] == 0)).astype(np.uint32)
     root = int(view.graph.entries[0]) if len(view.graph.entries) else -1
     length = ring_length(edges, root, bound) if 0 <= root < bound else -1
-    torn = threaded > 0 and length < threaded and (exclusive or length != BEYOND)
-    torn = torn or (exclusive and length > threaded)
+    if exclusive:
+        torn = threaded > 0 and length != threaded
+    else:  # one row may be half threaded: by a writer at work, or by one that was killed and is mended by the next
+        torn = threaded > 1 and length < threaded - 1 and length != BEYOND
     return GraphFaults(int(walked), ids[bad != 0], unreachable, torn, not radius_fits(view, exclusive=exclusive))
