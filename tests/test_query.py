@@ -163,8 +163,8 @@ def test_recall_on_embeddings(memory: Create, embeddings: Sample, dtype: str) ->
 @pytest.mark.compiled
 @pytest.mark.parametrize("metric", METRICS)
 def test_recall_on_gaussian_rows_with_unequal_norms(memory: Create, rng: np.random.Generator, metric: str) -> None:
-    rows, queries = tenfold(rng.normal(size=(5000, 24)).astype(np.float32)), rng.normal(size=(100, 24))
-    db = fill(memory(dim=24, metric=metric), rows)
+    rows, queries = tenfold(rng.normal(size=(5000, 64)).astype(np.float32)), rng.normal(size=(100, 64))
+    db = fill(memory(dim=64, metric=metric), rows)
     assert db.query(queries[0], explain=True).explain.plan == "graph"
     assert default_recall(db, rows, queries) >= 0.95
 

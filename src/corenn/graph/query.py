@@ -200,10 +200,12 @@ def _plan(search_list: int, k: int, growth: float, beam_width: int, metric: int,
 
     A walk ends at the radius within which as many rows are to be expected as the list is long, by how distances grow
     with rank among the rows of this database; in its stead the list proper is half as long again. So easy queries end
-    early, and hard ones go on. Under `ip` queries stand elsewhere than rows, whose distances say nothing about theirs.
+    early, and hard ones go on. Under `ip` queries stand elsewhere than rows, whose distances say nothing about theirs,
+    and edges lead to them less well: the list alone ends a walk, and is twice as long.
     """
     if growth == 0 or metric == IP:
-        return Plan(search_list, beam_width, metric, tombstones, search_list + 1, np.float32(1))
+        length = search_list * (2 if metric == IP else 1)
+        return Plan(length, beam_width, metric, tombstones, length + 1, np.float32(1))
     return Plan(
         search_list * 3 // 2, beam_width, metric, tombstones, k, np.float32((search_list / k) ** growth)
     )  # fmt: skip
