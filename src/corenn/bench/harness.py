@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,14 +10,13 @@ from numpy.typing import NDArray
 
 from ..config import MAX_SEARCH_LIST
 from ..errors import InvalidArgumentError
-from ..types import AnyArray, Hits
+from ..types import AnyArray, Hits, Int32s
 from .recall import MISSING, table
 from .sample import METRICS
 
 if TYPE_CHECKING:
     from ..database import CoreNN
 
-Int32s = NDArray[np.int32]
 BATCH = 1_000
 RANGE_START = 64  # hits asked for first in a range search; four times as many until the range is exhausted
 STORED = {"float32": "f32", "uint8": "u8", "int8": "i8", "float16": "f16"}
@@ -111,6 +110,62 @@ def range_search(
     distances = np.concatenate([hits.distances for hits in ordered] or [np.empty(0, np.float32)])
     ids = np.array([key for hits in ordered for key in hits.keys], np.int32)
     return lims, distances, ids, spent
+
+
+class BigAnnSearches:
+    """The half of a runner for big-ann-benchmarks that asks: every track has it, beside its own way to fill `_db`."""
+
+    _db: Any = None
+    _metric = "l2"
+    _described = ""
+
+    def set_query_arguments(self, query_args: Mapping[str, Any]) -> None:
+        """{"search_list": candidates that a walk keeps, "threads": at most so many}; begins to count anew."""
+        self._options = {name: query_args[name] for name in ("search_list", "threads") if name in query_args}
+        self._distances = 0
+        self.name = f"corenn({self._described}, {query_args})"
+
+    def query(self, X: Any, k: int) -> None:  # noqa: N803
+        """Find the k nearest rows of each row of X; see get_results."""
+        options = {**self._options, "search_list": list_for(k, self._options.get("search_list"))}
+        answers = self._db.query(np.asarray(X), k=k, explain=True, **options)
+        self._distances += works(answers)
+        self.res: Any = row_numbers(answers, k)
+
+    def range_query(self, X: Any, radius: float) -> None:  # noqa: N803
+        """Find all rows within a radius of each row of X; see get_range_results.
+
+        radius: under euclidean the square of the distance, as the data sets give it; under ip the least product.
+        """
+        bound = 1 - radius if self._metric == "ip" else radius
+        lims, distances, ids, spent = range_search(self._db, np.asarray(X), bound, **self._options)
+        self._distances += spent
+        self.res = lims, (1 - distances if self._metric == "ip" else distances), ids
+
+    def get_results(self) -> Any:
+        """Row numbers or tags of the last query, int32 (queries, k); -1 where there are fewer than k."""
+        return self.res
+
+    def get_range_results(self) -> Any:
+        """lims, D, I of the last range query: I[lims[q]:lims[q + 1]] are the rows of query q, D their distances."""
+        return self.res
+
+    def get_additional(self) -> dict[str, Any]:
+        """`dist_comps`: distances computed since the query arguments were set."""
+        return {"dist_comps": self._distances}
+
+    def get_memory_usage(self) -> float:
+        """Resident memory of this process in kB."""
+        return resident_kilobytes()
+
+    def done(self) -> None:
+        """Release the database; one on disk stays there."""
+        db, self._db = self._db, None
+        if db is not None:
+            db.close()
+
+    def __str__(self) -> str:
+        return self.name
 
 
 def resident_kilobytes() -> float:

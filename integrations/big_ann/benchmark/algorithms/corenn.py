@@ -4,27 +4,17 @@ import shutil
 import tarfile
 from pathlib import Path
 
-import numpy as np
 from benchmark.algorithms.base import BaseANN
 from benchmark.datasets import DATASETS
 
 import corenn
-from corenn.bench.harness import (
-    fill,
-    list_for,
-    metric_of,
-    range_search,
-    resident_kilobytes,
-    row_numbers,
-    stored_type,
-    works,
-)
+from corenn.bench.harness import BigAnnSearches, fill, metric_of, stored_type
 
 ARCHIVE = "corenn.tar"
 BLOCK = 10_000
 
 
-class CoreNN(BaseANN):
+class CoreNN(BigAnnSearches, BaseANN):
     """A database under `data/indices`, whose keys are row numbers.
 
     metric: "euclidean", "ip" or "angular". index_params: settings of the database, such as max_edges and
@@ -84,54 +74,6 @@ class CoreNN(BaseANN):
                 packed.add(path, arcname=path.name)
             partial.replace(path.parent / ARCHIVE)
         return str(path.parent), "", [ARCHIVE]
-
-    def set_query_arguments(self, query_args):
-        """{"search_list": candidates that a walk keeps, "threads": at most so many}; begins to count anew."""
-        self._options = {name: query_args[name] for name in ("search_list", "threads") if name in query_args}
-        self._distances = 0
-        self.name = f"corenn({self._described}, {query_args})"
-
-    def query(self, X, k):  # noqa: N803
-        """Find the k nearest rows of each row of X; see get_results."""
-        options = {**self._options, "search_list": list_for(k, self._options.get("search_list"))}
-        answers = self._db.query(np.asarray(X), k=k, explain=True, **options)
-        self._distances += works(answers)
-        self.res = row_numbers(answers, k)
-
-    def range_query(self, X, radius):  # noqa: N803
-        """Find all rows within a radius of each row of X; see get_range_results.
-
-        radius: under euclidean the square of the distance, as the data sets give it; under ip the least product.
-        """
-        bound = 1 - radius if self._metric == "ip" else radius
-        lims, distances, ids, spent = range_search(self._db, np.asarray(X), bound, **self._options)
-        self._distances += spent
-        self.res = lims, (1 - distances if self._metric == "ip" else distances), ids
-
-    def get_results(self):
-        """Row numbers of the last query, int32 of shape (queries, k); -1 where there are fewer than k rows."""
-        return self.res
-
-    def get_range_results(self):
-        """lims, D, I of the last range query: I[lims[q]:lims[q + 1]] are the rows of query q, D their distances."""
-        return self.res
-
-    def get_additional(self):
-        """`dist_comps`: distances computed since the query arguments were set."""
-        return {"dist_comps": self._distances}
-
-    def get_memory_usage(self):
-        """Resident memory of this process in kB."""
-        return resident_kilobytes()
-
-    def done(self):
-        """Release the database; it stays on disk."""
-        db, self._db = self._db, None
-        if db is not None:
-            db.close()
-
-    def __str__(self):
-        return self.name
 
     def _path(self, ds):
         folder = Path.cwd() / "data" / "indices" / self.track() / "corenn" / ds.short_name() / self._described

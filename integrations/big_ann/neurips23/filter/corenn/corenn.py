@@ -10,7 +10,7 @@ from benchmark.datasets import DATASETS
 from neurips23.filter.base import BaseFilterANN
 
 import corenn
-from corenn.bench.harness import fill, list_for, metric_of, resident_kilobytes, row_numbers, stored_type, works
+from corenn.bench.harness import BigAnnSearches, fill, list_for, metric_of, stored_type
 from corenn.config import MAX_SEARCH_LIST
 
 BLOCK = 10_000
@@ -19,7 +19,7 @@ WIDER = 4  # times as many hits after a walk that found too few matching rows
 WALK = 20  # distances that a walk computes per candidate that it keeps, about
 
 
-class CoreNN(BaseFilterANN):
+class CoreNN(BigAnnSearches, BaseFilterANN):
     """A database under `data/indices`, whose keys are row numbers, and the words of each row in memory.
 
     CoreNN cannot restrict a query by a filter yet, so this module does. The rows that have all words of a query are
@@ -36,8 +36,7 @@ class CoreNN(BaseFilterANN):
         self._settings = dict(index_params)
         self._described = "_".join(f"{name}{value}" for name, value in sorted(index_params.items())) or "default"
         self.name = f"corenn({self._described})"
-        self._search_list = None
-        self._threads = None
+        self._options = {}
         self._distances = 0
         self._db = None
         self._rows = None
@@ -73,21 +72,6 @@ class CoreNN(BaseFilterANN):
         self._open(ds)
         return True
 
-    def set_query_arguments(self, query_args):
-        """{"search_list": candidates that a walk keeps at least, "threads": at most so many}; begins to count anew."""
-        self._search_list = query_args.get("search_list")
-        self._threads = query_args.get("threads")
-        self._distances = 0
-        self.name = f"corenn({self._described}, {query_args})"
-
-    def query(self, X, k):  # noqa: N803
-        """Find the k nearest rows of each row of X, whatever their words; see get_results."""
-        answers = self._db.query(
-            np.asarray(X), k=k, search_list=list_for(k, self._search_list), threads=self._threads, explain=True
-        )
-        self._distances += works(answers)
-        self.res = row_numbers(answers, k)
-
     def filtered_query(self, X, filter, k):  # noqa: N803
         """Find, for each row of X, the k nearest rows that have all words of the same row of `filter`.
 
@@ -102,29 +86,8 @@ class CoreNN(BaseFilterANN):
             self.res[at, : len(found)] = found
             return spent
 
-        with ThreadPoolExecutor(self._threads or os.cpu_count()) as pool:
+        with ThreadPoolExecutor(self._options.get("threads") or os.cpu_count()) as pool:
             self._distances += sum(pool.map(answer, range(len(queries))))
-
-    def get_results(self):
-        """Row numbers of the last query, int32 of shape (queries, k); -1 where fewer than k rows match."""
-        return self.res
-
-    def get_additional(self):
-        """`dist_comps`: distances computed since the query arguments were set."""
-        return {"dist_comps": self._distances}
-
-    def get_memory_usage(self):
-        """Resident memory of this process in kB."""
-        return resident_kilobytes()
-
-    def done(self):
-        """Release the database; it stays on disk."""
-        db, self._db = self._db, None
-        if db is not None:
-            db.close()
-
-    def __str__(self):
-        return self.name
 
     # --- which rows match ---------------------------------------------------------------------------------------------
 
@@ -163,7 +126,7 @@ class CoreNN(BaseFilterANN):
         if not wanted:
             return np.empty(0, np.int32), 0
         size = int(np.ceil(SLACK * wanted * rows / len(matching)))
-        while size <= MAX_SEARCH_LIST and WALK * max(size, self._search_list or 0) < len(matching):
+        while size <= MAX_SEARCH_LIST and WALK * max(size, self._options.get("search_list") or 0) < len(matching):
             hits, distances = self._walk(query, size)
             spent += distances
             hits = hits[_among(hits, matching)]
@@ -173,7 +136,9 @@ class CoreNN(BaseFilterANN):
         return self._scan(query, matching)[:wanted], spent + len(matching)
 
     def _walk(self, query, size):
-        hits = self._db.query(query, k=size, search_list=list_for(size, self._search_list), threads=1, explain=True)
+        hits = self._db.query(
+            query, k=size, search_list=list_for(size, self._options.get("search_list")), threads=1, explain=True
+        )
         return np.array(hits.keys, np.int32), hits.explain.distances
 
     def _scan(self, query, matching):
