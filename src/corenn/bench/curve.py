@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import numpy as np
 
-from ..types import Float32s
-from .recall import MISSING, Int64s, distances_of, recall_by_distance, table
+from ..types import Float32s, Int64s
+from .recall import MISSING, distances_of, recall_by_distance, table
 from .sample import Sample
 
 if TYPE_CHECKING:

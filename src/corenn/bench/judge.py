@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..errors import InvalidArgumentError
-from ..types import AnyArray, Float32s, Hits, Key
-from .recall import MISSING, Float64s, Int64s, distances_of, recall_by_distance, recall_by_id, table
+from ..types import AnyArray, Float32s, Float64s, Hits, Int64s, Key
+from .recall import MISSING, distances_of, recall_by_distance, recall_by_id, table
 
 if TYPE_CHECKING:
     from ..database import CoreNN

@@ -17,8 +17,8 @@ from typing import Any, Literal, Protocol, TypeAlias
 
 import numpy as np
 
+from ..types import Float64s
 from .histogram import Histogram
-from .recall import Float64s
 
 Call: TypeAlias = Callable[[int], object]
 Arrivals: TypeAlias = Literal["poisson", "even"]

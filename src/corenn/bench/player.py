@@ -17,12 +17,12 @@ import numpy as np
 from ..datasets import Vectors
 from ..datasets.truth import exact_truth
 from ..errors import CorruptionError
-from ..types import AnyArray, Float32s, Hits
+from ..types import AnyArray, Float32s, Hits, Int64s
 from . import memory
 from .harness import list_for
 from .machine import commit, machine, versions
 from .recall import MISSING, distances_of, recall_by_distance, table
-from .runbook import NOTHING, Int64s, Live, Runbook, Step
+from .runbook import NOTHING, Live, Runbook, Step
 
 if TYPE_CHECKING:
     from ..database import CoreNN

@@ -5,12 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
-from ..types import AnyArray, Float32s
-
-Float64s = NDArray[np.float64]
-Int64s = NDArray[np.int64]
+from ..types import AnyArray, Float32s, Float64s, Int64s
 
 MISSING = -1
 

@@ -22,11 +22,10 @@ from pathlib import Path
 from typing import Any, TypeGuard
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ..errors import DatasetError
+from ..types import Int64s
 
-Int64s = NDArray[np.int64]
 RANGES = {
     "insert": ("start", "end"),
     "delete": ("start", "end"),

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from ..types import AnyArray, Float32s
-from .recall import Float64s, distances_of, exact_neighbours
+from ..types import AnyArray, Float32s, Float64s
+from .recall import distances_of, exact_neighbours
 
 METRICS = {"euclidean": "l2", "angular": "cosine", "ip": "ip", "dot": "ip"}
 

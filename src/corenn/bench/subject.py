@@ -12,8 +12,8 @@ import numpy as np
 from ..config import METRICS
 from ..datasets.neighbours import HDF5
 from ..errors import DatasetError, InvalidArgumentError
-from ..types import Float32s
-from .recall import Float64s, Int64s, distances_of, exact_neighbours, recall_by_distance
+from ..types import Float32s, Float64s, Int64s
+from .recall import distances_of, exact_neighbours, recall_by_distance
 
 Tell = Callable[[str], None]
 

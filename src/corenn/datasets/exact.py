@@ -7,17 +7,13 @@ neighbours. Equal distances are ordered by id. See kernels/topk.py for why the o
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ..errors import DatasetError, InvalidArgumentError
 from ..graph.threads import Helpers
 from ..kernels.search import COSINE, IP, L2
 from ..kernels.topk import ROUNDING, Asked, Block, Candidates, Heaps, conclude, distances_to, offer, squares_of
-from ..types import AnyArray, Float32s
+from ..types import AnyArray, Float32s, Float64s, Int64s
 from .work import MEMORY, Gate, Plan, candidates_of, is_wide, plan, single_threaded_products
-
-Float64s = NDArray[np.float64]
-Int64s = NDArray[np.int64]
 
 METRICS = {"l2": L2, "cosine": COSINE, "ip": IP}
 PREPARED = 2048  # rows that one thread converts at a time

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from ..errors import DatasetError, InvalidArgumentError
 from ..graph.threads import Helpers
 from ..kernels.clusters import add_up, draw_near
-from ..types import AnyArray, Float32s
-from .exact import Float64s, Int64s, Search
+from ..types import AnyArray, Float32s, Float64s, Int64s
+from .exact import Search
 from .vectors import Vectors
 from .work import MEMORY, plan, single_threaded_products
 

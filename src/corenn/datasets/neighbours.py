@@ -16,15 +16,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ..errors import DatasetError
-from ..types import AnyArray, Float32s
+from ..types import AnyArray, Float32s, Int64s
 from .atomic import replacing
 from .dtypes import is_integer
 from .vectors import create_vectors, existing, open_vectors
 
-Int64s = NDArray[np.int64]
 HDF5 = (".hdf5", ".h5")
 RANGE = ".rangeres"
 HEADER = 8

@@ -9,8 +9,8 @@ import numpy as np
 from ..errors import DatasetError
 from ..graph.threads import Helpers
 from ..kernels.topk import distances_between
-from ..types import AnyArray
-from .exact import Float64s, check_task, lengths_squared, metric_number
+from ..types import AnyArray, Float64s
+from .exact import check_task, lengths_squared, metric_number
 from .vectors import Vectors
 from .work import MEMORY, is_wide
 

@@ -7,11 +7,12 @@ import numpy as np
 from ..kernels.rows import decode_rows
 from ..kernels.search import LIFELINE
 from ..storage.format import MAX_ENTRIES
-from ..types import UInt32s
+from ..types import Float64s, UInt32s
 from .view import View
 
 ENTRIES = 16
 SAMPLE = 1024
+EQUAL = 1e-12  # share of the squares that a difference loses to rounding
 CLUSTERED = 0.25  # share of the spread that must be gone for more than ENTRIES to be worth their distances
 COVERED = 1.25  # times the spread that all candidates together leave
 
@@ -31,15 +32,26 @@ def elect(view: View) -> UInt32s:
     vectors = np.empty((len(sample), view.settings.dim), np.float32)
     decode_rows(view.rows, sample, vectors)
     wide = vectors.astype(np.float64)
+    wide -= wide.mean(axis=0)
+    squares = np.einsum("ij,ij->i", wide, wide)
     random = np.random.default_rng(len(alive))
-    chosen = [int(np.argmin(((wide - wide.mean(axis=0)) ** 2).sum(axis=1)))]
-    nearest = ((wide - wide[chosen[0]]) ** 2).sum(axis=1)
+    chosen = [int(np.argmin(squares))]
+    nearest = _distances(wide, squares, chosen[0])
     spread = [float(nearest.sum())]
     while len(chosen) < min(MAX_ENTRIES, len(sample)) and spread[-1] > 0:
-        chosen.append(int(random.choice(len(sample), p=nearest / nearest.sum())))
-        nearest = np.minimum(nearest, ((wide - wide[chosen[-1]]) ** 2).sum(axis=1))
+        chosen.append(int(random.choice(len(sample), p=nearest / spread[-1])))
+        np.minimum(nearest, _distances(wide, squares, chosen[-1]), out=nearest)
         spread.append(float(nearest.sum()))
     return sample[chosen[: _enough(spread)]]
+
+
+def _distances(rows: Float64s, squares: Float64s, one: int) -> Float64s:
+    """Squared distances of all rows to one of them; 0 where they are as good as equal."""
+    found: Float64s = (
+        squares + squares[one] - 2 * np.einsum("ij,j->i", rows, rows[one])
+    )  # not BLAS, whose sums hang on threads
+    found[found <= EQUAL * (squares + squares[one])] = 0
+    return found
 
 
 def _enough(spread: list[float]) -> int:

@@ -14,8 +14,8 @@ from typing import Any, ClassVar, Literal, TypeAlias
 
 import numpy as np
 
-from ...types import AnyArray, Float32s
-from ..recall import MISSING, Int64s, table
+from ...types import AnyArray, Float32s, Int64s
+from ..recall import MISSING, table
 
 Option: TypeAlias = int | float | str
 Options: TypeAlias = Mapping[str, Option]

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-from ...types import Float32s
-from ..recall import MISSING, Int64s, table
+from ...types import Float32s, Int64s
+from ..recall import MISSING, table
 from .base import Options, Params, System, along, batches
 
 

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from ...types import Float32s
-from ..recall import MISSING, Int64s, table
+from ...types import Float32s, Int64s
+from ..recall import MISSING, table
 from .base import Options, Params, System, along, batches
 
 if TYPE_CHECKING:

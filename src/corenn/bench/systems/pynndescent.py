@@ -6,8 +6,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from ...types import Float32s
-from ..recall import Int64s
+from ...types import Float32s, Int64s
 from .base import Options, Params, System
 
 METRICS = {"l2": "euclidean", "cosine": "cosine", "ip": "dot"}

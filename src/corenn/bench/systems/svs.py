@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-from ...types import AnyArray, Float32s
-from ..recall import Int64s
+from ...types import AnyArray, Float32s, Int64s
 from .base import Options, Params, System, along
 
 DISTANCES = {"l2": "L2", "cosine": "Cosine", "ip": "MIP"}

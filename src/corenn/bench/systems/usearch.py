@@ -6,8 +6,8 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from ...types import AnyArray, Float32s
-from ..recall import MISSING, Int64s, table
+from ...types import AnyArray, Float32s, Int64s
+from ..recall import MISSING, table
 from .base import Options, Params, System, along
 
 METRICS = {"l2": "l2sq", "cosine": "cos", "ip": "ip"}
