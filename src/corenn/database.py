@@ -8,7 +8,6 @@ import os
 import threading
 import weakref
 from collections.abc import Iterator, KeysView, Sequence
-from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, NoReturn, overload
@@ -45,7 +44,6 @@ from .types import AnyArray, Explain, Hits, Key, Payload, Record, Report, Stats,
 from .warmup import load, warm
 from .writer import Task, Write, Writer
 
-VERIFY_TRIES = 3  # of a reader, beside a writer that goes on
 ENCODE_ROWS = 8192  # rows converted at a time, which bounds the float64 copies
 
 
@@ -430,18 +428,9 @@ class CoreNN:
         self._check_open()
         if self._writer is None:
             with self._view() as view:
-                return self._verify_beside_a_writer(view)
+                return repair.verify_beside_a_writer(self._store, view)
         writer = self._writer
         report: Report = writer.submit(Task(lambda: repair.verify(self._store, writer.view)))
-        return report
-
-    def _verify_beside_a_writer(self, view: View) -> Report:
-        """What is out of step for a moment only is no fault: one counts if it is seen again."""
-        for left in reversed(range(VERIFY_TRIES)):
-            edges = self._store.newest_edges()
-            report = repair.verify(self._store, replace(view, graph=view.graph._replace(edges=edges)), exclusive=False)
-            if report.ok or not left:
-                break
         return report
 
     def repair(self) -> Report:

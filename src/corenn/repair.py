@@ -7,6 +7,7 @@ data and made again from it.
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -27,6 +28,7 @@ from .writer import Writer
 log = logging.getLogger("corenn.repair")
 
 BLOCK = 8192
+TRIES = 3  # of a reader, beside a writer that goes on
 
 
 class _Keys(NamedTuple):
@@ -59,6 +61,16 @@ def verify(store: Store, view: View, *, exclusive: bool = True) -> Report:
     problems += _graph_problems(faults)
     repaired = tuple(Problem("open", fault, 1) for fault in store.recovered.faults)
     return Report(counted.live, counted.dead, faults.edges, len(faults.unreachable), tuple(problems), repaired)
+
+
+def verify_beside_a_writer(store: Store, view: View) -> Report:
+    """The same for a reader. What is out of step for a moment only is no fault: one counts if it is seen again."""
+    for left in reversed(range(TRIES)):
+        graph = view.graph._replace(edges=store.newest_edges())
+        report = verify(store, replace(view, graph=graph), exclusive=False)
+        if report.ok or not left:
+            break
+    return report
 
 
 def damaged_rows(store: Store, view: View) -> UInt32s:
