@@ -104,6 +104,25 @@ def test_a_row_links_to_its_nearest() -> None:
 
 
 @pytest.mark.compiled
+@pytest.mark.parametrize("count", [40, 200])
+def test_every_cluster_gets_an_entry(count: int) -> None:
+    random = np.random.default_rng(count)
+    centres = random.normal(size=(count, 16))
+    rows = np.repeat(centres, 3000 // count, axis=0)
+    rows += 0.03 * random.normal(size=rows.shape)
+    entries = linked(rows).graph.entries
+    assert len(set((entries // (3000 // count)).tolist())) >= 0.9 * count
+
+
+@pytest.mark.compiled
+@pytest.mark.parametrize("dim", [1, 2, 8, 32])
+def test_rows_that_fill_a_space_have_few_entries(dim: int) -> None:
+    rows = np.zeros((3000, 32))
+    rows[:, :dim] = np.random.default_rng(dim).uniform(size=(3000, dim))
+    assert len(linked(rows).graph.entries) == 16
+
+
+@pytest.mark.compiled
 def test_growth_tells_the_dimension_of_the_rows() -> None:
     found = {}
     for dim in (2, 4, 8):

@@ -13,8 +13,8 @@ from .view import View
 ENTRIES = 16
 SAMPLE = 1024
 EQUAL = 1e-12  # share of the squares that a difference loses to rounding
-CLUSTERED = 0.25  # share of the spread that must be gone for more than ENTRIES to be worth their distances
-COVERED = 1.25  # times the spread that all candidates together leave
+COLLAPSE = 0.15  # of the spread that twice as many candidates leave where each cluster has got one
+COVERED = 1.25  # times that, at which all clusters are taken to have one
 
 
 def elect(view: View) -> UInt32s:
@@ -38,7 +38,7 @@ def elect(view: View) -> UInt32s:
     chosen = [int(np.argmin(squares))]
     nearest = _distances(wide, squares, chosen[0])
     spread = [float(nearest.sum())]
-    while len(chosen) < min(MAX_ENTRIES, len(sample)) and spread[-1] > 0:
+    while len(chosen) < min(MAX_ENTRIES, max(ENTRIES, len(sample) // 2)) and spread[-1] > 0:
         chosen.append(int(random.choice(len(sample), p=nearest / spread[-1])))
         np.minimum(nearest, _distances(wide, squares, chosen[-1]), out=nearest)
         spread.append(float(nearest.sum()))
@@ -47,9 +47,8 @@ def elect(view: View) -> UInt32s:
 
 def _distances(rows: Float64s, squares: Float64s, one: int) -> Float64s:
     """Squared distances of all rows to one of them; 0 where they are as good as equal."""
-    found: Float64s = (
-        squares + squares[one] - 2 * np.einsum("ij,j->i", rows, rows[one])
-    )  # not BLAS, whose sums hang on threads
+    products = np.einsum("ij,j->i", rows, rows[one])  # not BLAS, whose sums may hang on the number of threads
+    found: Float64s = squares + squares[one] - 2 * products
     found[found <= EQUAL * (squares + squares[one])] = 0
     return found
 
@@ -57,9 +56,15 @@ def _distances(rows: Float64s, squares: Float64s, one: int) -> Float64s:
 def _enough(spread: list[float]) -> int:
     """How many of the candidates to keep. spread[i]: sum of squared distances to the nearest of the first i + 1.
 
-    Where rows form clusters it falls until each has an entry, and hardly from there on; elsewhere it falls little by
-    little, and a few entries are as good as many.
+    Where rows form clusters it collapses once each has an entry, and hardly falls from there on; elsewhere it falls by
+    a power of their number, and a few entries are as good as many.
     """
-    if len(spread) <= ENTRIES or spread[-1] > CLUSTERED * spread[ENTRIES - 1]:
-        return min(ENTRIES, len(spread))
-    return next(at for at, left in enumerate(spread, 1) if at >= ENTRIES and left <= COVERED * spread[-1])
+    if spread[-1] == 0:
+        return len(spread)  # every row of the sample equals one of them
+    few = ENTRIES
+    while 2 * few <= len(spread):
+        left = spread[2 * few - 1]
+        if left < COLLAPSE * spread[few - 1]:
+            return next(at for at, value in enumerate(spread, 1) if at >= few and value <= COVERED * left)
+        few *= 2
+    return min(ENTRIES, len(spread))

@@ -57,7 +57,7 @@ class CoreNN(BigAnnSearches, BaseANN):
         archive = path.parent / ARCHIVE
         if not path.exists() and archive.exists():
             with tarfile.open(archive) as packed:
-                packed.extractall(path.parent, filter="data")
+                _unpack(packed, path.parent)
         if not path.exists():
             return False
         self.done()
@@ -78,3 +78,14 @@ class CoreNN(BigAnnSearches, BaseANN):
     def _path(self, ds):
         folder = Path.cwd() / "data" / "indices" / self.track() / "corenn" / ds.short_name() / self._described
         return folder / "index.corenn"
+
+
+def _unpack(packed, folder):
+    """Files and folders only, and none outside of `folder`: what index_files_to_store has packed."""
+    members = packed.getmembers()
+    for member in members:
+        parts = Path(member.name).parts
+        if not (member.isreg() or member.isdir()) or ".." in parts or Path(member.name).is_absolute():
+            raise ValueError(f"{packed.name}: {member.name} is not a file of the index")
+    options = {"filter": "data"} if hasattr(tarfile, "data_filter") else {}  # Python 3.11.4
+    packed.extractall(folder, members, **options)
