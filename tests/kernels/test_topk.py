@@ -11,9 +11,23 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from corenn.kernels.intrinsics import lowest_bit
 from corenn.kernels.jit import kernel
 from corenn.kernels.search import COSINE, IP, L2
-from corenn.kernels.topk import Asked, Block, Candidates, Heaps, any_passes, conclude, distances_to, offer, sift_in
+from corenn.kernels.topk import (
+    SPARE,
+    Asked,
+    Block,
+    Candidates,
+    Heaps,
+    any_passes,
+    conclude,
+    cut_after,
+    distances_to,
+    offer,
+    passing,
+    sift_in,
+)
 
 INF = np.inf
 PAIRS = st.lists(st.tuples(st.integers(0, 5), st.integers(0, 1000)), max_size=60, unique=True)
@@ -27,7 +41,7 @@ def offer_all(distances: Any, ids: Any, heap: Any, heap_ids: Any) -> None:
 
 
 @kernel
-def passing(offsets: Any, factors: Any, products: Any, limits: Any, out: Any) -> None:
+def any_of(offsets: Any, factors: Any, products: Any, limits: Any, out: Any) -> None:
     for i in range(limits.shape[0]):
         out[i] = any_passes(offsets, factors, products, limits[i])
 
@@ -47,8 +61,41 @@ def test_one_row_in_a_hundred_is_seen_wherever_it_stands(place: int, value: floa
     offsets, factors, products = np.full(100, 9, np.float32), np.ones(100, np.float32), np.zeros(100, np.float32)
     offsets[place] = value
     out = np.zeros(2, np.bool_)
-    passing(offsets, factors, products, np.array([1.0, 0.5], np.float32), out)
+    any_of(offsets, factors, products, np.array([1.0, 0.5], np.float32), out)
     assert out.tolist() == [passes, bool(np.isnan(value) or value == -INF)]
+
+
+@kernel
+def places_of(offsets: Any, factors: Any, products: Any, limit: Any, out: Any) -> Any:
+    """The places of the bits of `passing`, lowest first; returns how many."""
+    bits, count = passing(offsets, factors, products, limit), 0
+    while bits != 0:
+        out[count] = lowest_bit(bits)
+        bits &= np.uint32(bits - np.uint32(1))
+        count += 1
+    return count
+
+
+@given(st.lists(st.sampled_from([0.0, 1.0, 1.5, np.nan, -INF, INF]), max_size=32))
+def test_each_row_that_passes_has_its_bit(offsets: list[float]) -> None:
+    given, zeros, out = np.array(offsets, np.float32), np.zeros(len(offsets), np.float32), np.zeros(32, np.int64)
+    count = places_of(given, zeros, zeros, np.float32(1), out)
+    assert out[:count].tolist() == [at for at, offset in enumerate(offsets) if not offset > 1]
+
+
+@kernel
+def cut_of(values: Any, first: Any, k: Any) -> Any:
+    return cut_after(values, first, k)
+
+
+NUMBERS = st.one_of(st.integers(0, 30), st.integers(0, 2**64 - 1))
+
+
+@given(st.lists(NUMBERS, min_size=1, max_size=80, unique=True), st.data())
+def test_a_cut_keeps_k_and_little_more(values: list[int], data: st.DataObject) -> None:
+    k = data.draw(st.integers(1, len(values)))
+    cut = int(cut_of(np.array(values, np.uint64), np.uint64(min(values)), k))
+    assert k <= sum(value <= cut for value in values) <= k + SPARE
 
 
 def task(rows: list[list[float]], first: int = 0) -> tuple[Block, Asked, Heaps]:

@@ -1,4 +1,4 @@
-"""What plain Python cannot say: prefetch, and reading a number's bits as another type.
+"""What plain Python cannot say: prefetch, the lowest bit, and reading a number's bits as another type.
 
 Each is a plain function, which runs when the JIT is off, and the instruction that replaces it in compiled code.
 """
@@ -41,6 +41,20 @@ def half_float(bits: np.uint16) -> np.float32:
 def brain_float(bits: np.uint16) -> np.float32:
     """The bfloat16 with these bits, as float32."""
     return np.uint32(np.uint32(bits) << np.uint32(16)).view(np.float32)
+
+
+def lowest_bit(bits: np.uint32) -> int:
+    """The place of the lowest bit that is set; there has to be one."""
+    return (int(bits) & -int(bits)).bit_length() - 1
+
+
+@intrinsic
+def _lowest_bit(_typing: Any, bits: Any) -> Any:
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        word = context.cast(builder, args[0], signature.args[0], types.uint32)
+        return builder.zext(builder.cttz(word, ir.IntType(1)(1)), ir.IntType(64))
+
+    return types.int64(bits), codegen
 
 
 @intrinsic
@@ -110,3 +124,8 @@ def _(bits: Any) -> Any:
 @compiled_for(brain_float)
 def _(bits: Any) -> Any:
     return lambda bits: _bits_float(np.uint32(bits) << np.uint32(16))
+
+
+@compiled_for(lowest_bit)
+def _(bits: Any) -> Any:
+    return lambda bits: _lowest_bit(bits)

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..types import AnyArray, Float32s, UInt64s
-from .intrinsics import LINE_BYTES, bits_float, float_bits, prefetch
+from .intrinsics import LINE_BYTES, bits_float, float_bits, lowest_bit, prefetch
 from .jit import inlined, kernel
 from .rows import PREFETCH_BYTES
 from .search import COSINE, L2
@@ -25,6 +25,7 @@ from .search import COSINE, L2
 # Bounds compared at a time, and once more where one of them passes: the comparison is branchless and vectorises.
 CHUNK, PIECE = 256, 32
 ROUNDING = np.float32(2.0**-22)  # relative: what turning a limit into float32 may take from it
+SPARE = 8  # candidates kept beyond k, to find the cut in fewer rounds
 AHEAD = 2  # rows requested before the one that is measured
 LOWEST = np.float32(-np.inf)
 _HIGH = np.uint64(32)
@@ -128,6 +129,15 @@ def any_passes(offsets: Any, factors: Any, products: Any, limit: Any) -> Any:
 
 
 @inlined
+def passing(offsets: Any, factors: Any, products: Any, limit: Any) -> Any:
+    """A bit for each of at most 32 rows: whether it may be near enough."""
+    bits = np.uint32(0)
+    for at in range(products.shape[0]):
+        bits |= np.uint32(not (offsets[at] - factors[at] * products[at] > limit)) << np.uint32(at)
+    return bits
+
+
+@inlined
 def limit_of(asked: Any, query: Any, farthest: Any) -> Any:
     """The largest bound of a row that could be nearer than `farthest`, rounded up to float32."""
     limit = np.float32(asked.slopes[query] * farthest + asked.rises[query])
@@ -177,28 +187,33 @@ def place_in_block(packed: Any) -> Any:
 
 
 @inlined
-def select(values: Any, count: Any, k: Any) -> Any:
-    """Bring the k smallest of the first `count` values to the front; returns the largest of them (Hoare's FIND)."""
-    low, high = 0, count - 1
+def at_most(values: Any, limit: Any) -> Any:
+    """How many values are no larger than a limit."""
+    count = 0
+    for at in range(values.shape[0]):
+        count += values[at] <= limit
+    return count
+
+
+@inlined
+def cut_after(values: Any, first: Any, k: Any) -> Any:
+    """A value that k values, or little more, do not exceed. first: the smallest of them.
+
+    Bisection: every round is a vectorised count, where quickselect stalls at each of its unforeseeable comparisons.
+    """
+    low, high = first, values[0]
+    for at in range(values.shape[0]):
+        high = max(high, values[at])
     while low < high:
-        pivot = values[(low + high) >> 1]
-        left, right = low, high
-        while left <= right:
-            while values[left] < pivot:
-                left += 1
-            while values[right] > pivot:
-                right -= 1
-            if left <= right:
-                values[left], values[right] = values[right], values[left]
-                left += 1
-                right -= 1
-        if k - 1 <= right:
-            high = right
-        elif k - 1 >= left:
-            low = left
+        middle = low + ((high - low) >> np.uint64(1))
+        count = at_most(values, middle)
+        if count < k:
+            low = middle + np.uint64(1)
         else:
-            break
-    return values[k - 1]
+            high = middle
+            if count <= k + SPARE:
+                break
+    return high
 
 
 @inlined
@@ -208,10 +223,10 @@ def thin_out(block: Any, asked: Any, query: Any, candidates: Any, k: Any) -> Non
     A score is at most its bound and both errors, twice. Bounds that overflowed say nothing, so nothing is dropped.
     """
     packed, count = candidates.packed[query], candidates.counts[query]
-    kth = bound_of(select(packed, count, k))
     first = packed[0]
-    for at in range(k):
+    for at in range(count):
         first = min(first, packed[at])
+    kth = bound_of(cut_after(packed[:count], first, k))
     if bound_of(first) == LOWEST:
         return
     limit = np.float32(np.float64(kth) + 2 * (block.error + asked.errors[query]))
@@ -256,17 +271,16 @@ def take_in(block: Any, asked: Any, query: Any, candidates: Any, heaps: Any) -> 
 
 @inlined
 def collect(
-    block: Any, first: Any, offsets: Any, factors: Any, line: Any, asked: Any, query: Any, candidates: Any, heaps: Any
-) -> None:
-    """Make candidates of those of a few rows that may be near enough; a full list is thinned out."""
+    block: Any, first: Any, offsets: Any, factors: Any, line: Any, bits: Any,
+    asked: Any, query: Any, candidates: Any, heaps: Any,
+) -> None:  # fmt: skip
+    """Make candidates of those of at most 32 rows that have their bit; a full list is thinned out."""
     packed, room, k = candidates.packed[query], candidates.packed.shape[1], heaps.ids.shape[1]
-    count, limit = candidates.counts[query], candidates.limits[query]
-    for at in range(line.shape[0]):
-        bound = offsets[at] - factors[at] * line[at]
-        # Not a plain `<=`: what overflowed to NaN has to be measured.
-        if bound > limit:
-            continue
-        packed[count] = pack_bound(bound, first + at)
+    count = candidates.counts[query]
+    while bits != 0:
+        at = lowest_bit(bits)
+        bits &= np.uint32(bits - np.uint32(1))
+        packed[count] = pack_bound(offsets[at] - factors[at] * line[at], first + at)
         count += 1
         if count == room:
             candidates.counts[query] = count
@@ -274,7 +288,8 @@ def collect(
             if 2 * candidates.counts[query] > room + k:
                 take_in(block, asked, query, candidates, heaps)
                 heaps.seen[query] = block.first + first + at + 1
-            count, limit = candidates.counts[query], candidates.limits[query]
+            count = candidates.counts[query]
+            bits &= passing(offsets, factors, line, candidates.limits[query])
     candidates.counts[query] = count
 
 
@@ -294,9 +309,11 @@ def offer(block: Any, first: Any, products: Any, asked: Any, candidates: Any, he
             if any_passes(offsets[start:stop], factors[start:stop], line[start:stop], candidates.limits[i]):
                 for at in range(start, stop, PIECE):
                     to = min(at + PIECE, stop)
-                    if any_passes(offsets[at:to], factors[at:to], line[at:to], candidates.limits[i]):
+                    bits = passing(offsets[at:to], factors[at:to], line[at:to], candidates.limits[i])
+                    if bits != 0:
                         collect(
-                            block, first + at, offsets[at:to], factors[at:to], line[at:to], asked, i, candidates, heaps
+                            block, first + at, offsets[at:to], factors[at:to], line[at:to], bits,
+                            asked, i, candidates, heaps,
                         )  # fmt: skip
             start = stop
 
