@@ -145,6 +145,21 @@ def test_memory_does_not_grow_with_the_rows(tmp_path: Path, monkeypatch: pytest.
     assert peak < 3_000_000  # the vectors alone take 6 MB, and so do the payloads
 
 
+def test_blocks_are_cut_where_payloads_are_large(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(snapshot_module, "BLOCK_BYTES", 100_000)
+    payloads = [{"text": "x" * 5_000 if row < 200 else "x"} for row in range(300)]
+    with CoreNN.create(tmp_path / "db", dim=4, metric="l2") as db:
+        db.insert(range(300), gaussian(300, 4), payloads)
+    with Snapshot(tmp_path / "db") as snapshot:
+        blocks = list(snapshot.blocks())
+    sizes = [sum(len(payload or b"") for payload in rows.payloads) for rows in blocks]
+    assert max(sizes) < 100_000 + 5_100 * snapshot_module.READ_ROWS
+    assert len(blocks) < 12
+    assert [key for rows in blocks for key in rows.keys] == list(range(300))
+    assert [json.loads(payload or b"") for rows in blocks for payload in rows.payloads] == payloads
+    assert (np.concatenate([rows.vectors for rows in blocks]) == gaussian(300, 4)).all()
+
+
 # --- types and formats ------------------------------------------------------------------------------------------------
 
 
@@ -166,7 +181,7 @@ def test_whole_numbers_go_into_bytes_and_fractions_do_not(tmp_path: Path) -> Non
     exported(tmp_path / "db", tmp_path / "out", dtype="u8", parquet=True)
     assert (matrix(tmp_path / "out" / "vectors.raw") == whole).all()
     assert matrix(tmp_path / "out" / "rows.parquet").dtype == np.uint8
-    with pytest.raises(DatasetError, match="row 0"):
+    with pytest.raises(DatasetError, match=r"fractions, row 0: .* cannot be kept as u8"):
         exported(filled(tmp_path / "fractions", metric="l2"), tmp_path / "bytes", dtype="u8")
     assert not (tmp_path / "bytes").exists()
 

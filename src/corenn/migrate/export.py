@@ -89,7 +89,7 @@ def _matrices(folder: Path, snapshot: Snapshot, kind: DType) -> Iterator[Write]:
     ):
 
         def write(rows: Rows) -> None:
-            vectors.append(rows.vectors)
+            vectors.append(converted(rows.vectors, kind, str(snapshot.path), vectors.count))
             ids.append(rows.ids[:, None])
 
         yield write

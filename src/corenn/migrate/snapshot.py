@@ -24,6 +24,7 @@ from ..warmup import warm
 
 BLOCK_BYTES = 8 << 20
 MOST_ROWS = 8192  # rows of a block, which bounds the Python objects made for it
+READ_ROWS = 16  # payloads read at a time: one may take a megabyte, and the one before it another
 
 
 class Rows(NamedTuple):
@@ -88,10 +89,22 @@ class Snapshot:
             CorruptionError: for a vector that fails its checksum, or a key that cannot be read.
         """
         warm(self.settings)
-        for ids in self._ids(max(1, min(MOST_ROWS, BLOCK_BYTES // (4 * self.settings.dim)))):
-            keys = list(KeyColumn(self._view.keys[ids], self._view.heap))
-            payloads = self._store.metadata.payloads(ids.tolist(), self._view.head.commit)
-            yield Rows(ids, keys, self._vectors(ids), payloads)
+        for block in self._ids(max(1, min(MOST_ROWS, BLOCK_BYTES // (4 * self.settings.dim)))):
+            for ids, payloads in self._with_payloads(block):
+                keys = list(KeyColumn(self._view.keys[ids], self._view.heap))
+                yield Rows(ids, keys, self._vectors(ids), payloads)
+
+    def _with_payloads(self, ids: UInt32s) -> Iterator[tuple[UInt32s, list[bytes | None]]]:
+        """`ids` with their payloads, in parts whose payloads take some megabytes."""
+        first, size = 0, 0
+        payloads: list[bytes | None] = []
+        for start in range(0, len(ids), READ_ROWS):
+            read = self._store.metadata.payloads(ids[start : start + READ_ROWS].tolist(), self._view.head.commit)
+            payloads += read
+            size += sum(len(payload) for payload in read if payload is not None)
+            if size >= BLOCK_BYTES or start + READ_ROWS >= len(ids):
+                yield ids[first : first + len(payloads)], payloads
+                first, size, payloads = first + len(payloads), 0, []
 
     def _ids(self, size: int) -> Iterator[UInt32s]:
         """The ids of live rows, ascending; some that follow each other, at most `size`."""
