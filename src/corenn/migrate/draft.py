@@ -1,40 +1,96 @@
-"""Folders that appear under their name only when they are whole."""
+"""Folders that appear under their name only when they are whole.
+
+A draft grows in a hidden workshop beside its target, `.NAME.making-…`, which is locked for as long as its maker lives.
+So what a killed process has left is told from what another one is at, and goes when the same name is made again.
+"""
 
 from __future__ import annotations
 
+import fcntl
+import os
+import re
 import secrets
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from ..errors import DatabaseExistsError, StorageError
-from ..storage.files import Files
+from ..storage.files import Files, translated
 
 
 @contextmanager
 def folder_draft(path: Path, files: Files) -> Iterator[Path]:
-    """A hidden name beside `path`, where nothing is. The folder made there becomes `path` when the block ends.
+    """A name where nothing is. The folder made there becomes `path` when the block ends.
 
-    If the block fails, the folder is removed.
+    If the block fails, the folder is removed. What killed processes have left of drafts of `path` is removed first.
 
     Raises:
         DatabaseExistsError: if something other than an empty folder is at `path`.
         StorageError: if the folder around it cannot be written.
     """
     path = path.absolute()
-    if path.is_symlink() or (path.exists() and (not path.is_dir() or any(path.iterdir()))):
-        raise DatabaseExistsError(f"{path} exists already; choose another path, or remove it")
-    draft = path.with_name(f".{path.name}.making-{secrets.token_hex(4)}")
+    _require_vacant(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        shutil.rmtree(draft, ignore_errors=True)
+        _remove_abandoned(path)
+        workshop, lock = _open_workshop(path)
     except OSError as error:
         raise StorageError(f"cannot write beside {path}: {error.strerror}; choose another folder") from error
+    draft = workshop / "whole"
     try:
         yield draft
         files.sync_folder(draft)
-        files.rename(draft, path)
+        try:
+            files.rename(draft, path)
+        except StorageError:
+            _require_vacant(path)  # of those who make one path at a time, one is first
+            raise
         files.sync_folder(path.parent)
     finally:
-        shutil.rmtree(draft, ignore_errors=True)
+        shutil.rmtree(workshop, ignore_errors=True)
+        os.close(lock)
+
+
+def _require_vacant(path: Path) -> None:
+    with translated("look at", path):
+        taken = path.is_symlink() or (path.exists() and (not path.is_dir() or any(path.iterdir())))
+    if taken:
+        raise DatabaseExistsError(f"{path} exists already; choose another path, or remove it")
+
+
+def _open_workshop(path: Path) -> tuple[Path, int]:
+    """A new hidden folder beside `path`, and the descriptor that holds its lock."""
+    while True:
+        workshop = path.with_name(f".{path.name}.making-{secrets.token_hex(4)}")
+        workshop.mkdir()
+        with suppress(FileNotFoundError):  # another process may take it for abandoned before it is locked
+            lock = os.open(workshop, os.O_RDONLY)
+            if _locked(lock) is not False and workshop.is_dir():
+                return workshop, lock
+            os.close(lock)
+
+
+def _remove_abandoned(path: Path) -> None:
+    """Remove the workshops of `path` whose makers are dead."""
+    named = re.compile(rf"\.{re.escape(path.name)}\.making-[0-9a-f]{{8}}")
+    for workshop in path.parent.iterdir():
+        if named.fullmatch(workshop.name):
+            with suppress(OSError):  # it is gone meanwhile, or somebody else's
+                lock = os.open(workshop, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+                try:
+                    if _locked(lock):
+                        shutil.rmtree(workshop, ignore_errors=True)
+                finally:
+                    os.close(lock)
+
+
+def _locked(folder: int) -> bool | None:
+    """Lock an open folder until it is closed: False if another process holds it, None if folders have no locks here."""
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return None
+    return True
