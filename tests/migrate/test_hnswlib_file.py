@@ -18,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from corenn import CoreNN
-from corenn.errors import CoreNNError, DatasetError
+from corenn.errors import CoreNNError, DatasetError, StorageError
 from corenn.migrate import HnswFile, migrate_hnsw
 from tests.migrate.indexes import gaussian, lists_of, make, save
 
@@ -155,6 +155,8 @@ def test_what_is_not_a_file_is_refused(tmp_path: Path) -> None:
     for path in (tmp_path, tmp_path / "nothing"):
         with pytest.raises(DatasetError, match="not a file"):
             HnswFile(path, 4)
+    with pytest.raises(StorageError, match="cannot read"):
+        HnswFile(tmp_path / ("x" * 300), 4)
 
 
 WRONG: dict[str, list[int]] = {

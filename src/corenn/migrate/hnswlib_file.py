@@ -21,6 +21,7 @@ import numpy as np
 
 from ..config import MAX_DIM, MAX_ROWS
 from ..errors import DatasetError
+from ..storage.files import translated
 from ..types import AnyArray, Float32s, UInt32s, UInt64s
 
 _HEADER = struct.Struct("<6QiI3QdQ")
@@ -74,6 +75,7 @@ class HnswFile:
 
         Raises:
             DatasetError: for a file that is no index, is torn, contradicts itself or holds vectors of another `dim`.
+            StorageError: for one that the system does not let us read.
         """
         if not 1 <= dim <= MAX_DIM:
             raise DatasetError(f"dim={dim}: must be between 1 and {MAX_DIM:,}")
@@ -104,12 +106,13 @@ class HnswFile:
     # --- header ---------------------------------------------------------------------------------------------------
 
     def _map(self) -> AnyArray:
-        if not self.path.is_file():
-            raise DatasetError(f"{self.path} is not a file; give the one that save_index of hnswlib has written")
-        size = self.path.stat().st_size
-        if size < _HEADER.size:
-            raise self._damage(f"its header takes {_HEADER.size} bytes, it has {size}")
-        return np.memmap(self.path, np.uint8, "r")
+        with translated("read", self.path):
+            if not self.path.is_file():
+                raise DatasetError(f"{self.path} is not a file; give the one that save_index of hnswlib has written")
+            size = self.path.stat().st_size
+            if size < _HEADER.size:
+                raise self._damage(f"its header takes {_HEADER.size} bytes, it has {size}")
+            return np.memmap(self.path, np.uint8, "r")
 
     def _check_geometry(self) -> None:
         """M, and where links, vector and label stand in an element."""
