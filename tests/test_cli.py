@@ -24,6 +24,7 @@ from typer.testing import CliRunner, Result
 
 from corenn import CoreNN
 from corenn.cli import app
+from corenn.cli.sources import Fields, open_source
 from corenn.errors import CoreNNError
 from tests.conftest import Sample
 
@@ -199,6 +200,12 @@ def test_import_npy(tmp_path: Path, vectors: NDArray[np.float32]) -> None:
         assert record is not None and np.array_equal(record.vector, vectors[249])
 
 
+def test_what_was_imported_is_one_line_however_long_the_path(tmp_path: Path) -> None:
+    np.save(tmp_path / "rows.npy", np.eye(3))
+    done = corenn("import", tmp_path / ("d" * 200), tmp_path / "rows.npy")
+    assert done.exit_code == 0 and done.stdout.count("\n") == 1
+
+
 @pytest.mark.parametrize("name", ["rows.jsonl", "rows.jsonl.gz"])
 def test_import_jsonl(name: str, tmp_path: Path) -> None:
     rows = [{"key": f"k{row}", "vector": [row, 1, 0.5], "year": row, "title": "t"} for row in range(25)]
@@ -234,6 +241,40 @@ def test_import_parquet(tmp_path: Path, vectors: NDArray[np.float32]) -> None:
         record = db.get(["k249"])[0]
     assert record is not None and record.payload == {"n": 249} and np.array_equal(record.vector, vectors[249])
     assert "no column 'id'" in refused("import", tmp_path / "new", tmp_path / "rows.parquet", "--key", "id")
+
+
+def test_a_large_row_group_is_not_read_whole(tmp_path: Path) -> None:
+    arrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    rows = np.random.default_rng(0).normal(size=(10_000, 512)).astype(np.float32)
+    lists = arrow.FixedSizeListArray.from_arrays(arrow.array(rows.reshape(-1)), 512)
+    parquet.write_table(arrow.table({"key": np.arange(10_000), "vector": lists}), tmp_path / "rows.parquet")
+    del lists
+    before, held = arrow.total_allocated_bytes(), []
+    for batch in open_source(tmp_path / "rows.parquet", Fields(), 100).batches:
+        held.append(arrow.total_allocated_bytes() - before)
+        assert len(batch.keys) == 100
+    assert len(held) == 100 and max(held) < rows.nbytes / 2
+
+
+def test_a_field_cannot_be_key_and_vector(tmp_path: Path) -> None:
+    arrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    parquet.write_table(arrow.table({"v": [[1.0, 2.0]]}), tmp_path / "rows.parquet")
+    write_jsonl(tmp_path / "rows.jsonl", [{"v": [1, 2]}])
+    for name in ("rows.jsonl", "rows.parquet"):
+        told = refused("import", tmp_path / "new", tmp_path / name, "--key", "v", "--vector", "v")
+        assert "field 'v' cannot be both" in told
+
+
+@pytest.mark.parametrize("names", [("key", "key", "vector"), ("vector", "vector", "key"), ("key", "vector", "n", "n")])
+def test_columns_of_one_name_are_refused(tmp_path: Path, names: tuple[str, ...]) -> None:
+    arrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    values = {"key": [1, 2], "n": [1, 2], "vector": [[1.0, 2.0], [3.0, 4.0]]}
+    table = arrow.Table.from_arrays([arrow.array(values[name]) for name in names], names=names)
+    parquet.write_table(table, tmp_path / "rows.parquet")
+    assert "2 columns are called" in refused("import", tmp_path / "new", tmp_path / "rows.parquet")
+    if names[-1] == "n":
+        told = figures("import", tmp_path / "new", tmp_path / "rows.parquet", "--part", "vector")
+        assert told["rows"] == 2
 
 
 def test_import_parquet_of_ragged_vectors(tmp_path: Path) -> None:

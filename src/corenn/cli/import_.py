@@ -66,7 +66,9 @@ def import_(
         console.print_json(figures)
     else:
         rate = f"{figures['rows_per_s']:,} rows/s"
-        console.stdout().print(f"{rows:,} rows imported ({rate}); {path} holds {figures['rows']:,}", markup=False)
+        console.stdout().print(
+            f"{rows:,} rows imported ({rate}); {path} holds {figures['rows']:,}", markup=False, soft_wrap=True
+        )
 
 
 @contextmanager

@@ -25,6 +25,8 @@ from ..types import AnyArray, Float32s, Key, Payload
 if TYPE_CHECKING:
     import pyarrow
 
+PARQUET_BUFFER = 1 << 20
+
 
 @dataclass(frozen=True, slots=True)
 class Fields:
@@ -72,6 +74,8 @@ def open_source(file: Path, fields: Fields, size: int, part: str | None = None) 
         raise InvalidArgumentError(f"{file} does not exist")
     for suffix, reader in READERS.items():
         if file.name.lower().endswith(suffix) and part is None:
+            if fields.key == fields.vector:
+                raise InvalidArgumentError(f"{file}: field {fields.key!r} cannot be both the key and the vector")
             return reader(file, fields, size)
     if file.suffix.lower() in ENDINGS:
         return _vectors(file, size, part)
@@ -193,7 +197,8 @@ def _parquet(file: Path, fields: Fields, size: int) -> Source:
     import pyarrow.parquet
 
     try:
-        opened = pyarrow.parquet.ParquetFile(file)
+        # Without a buffer, the columns of a row group are read whole.
+        opened = pyarrow.parquet.ParquetFile(file, pre_buffer=False, buffer_size=PARQUET_BUFFER)
     except pyarrow.ArrowInvalid as error:
         raise InvalidArgumentError(f"{file}: not a Parquet file ({error})") from error
     names = _columns(opened.schema_arrow.names, file, fields)
@@ -226,8 +231,12 @@ def _columns(names: list[str], file: Path, fields: Fields) -> list[str]:
         if name not in names:
             hint = f"; with --part {fields.vector} the keys are row numbers" if name == fields.key else ""
             raise InvalidArgumentError(f"{file}: no column {name!r}; has {_names(names)}{hint}")
-    kept = names if fields.payload is None else fields.payload
-    return [fields.key, fields.vector, *(name for name in kept if name not in (fields.key, fields.vector))]
+    kept = dict.fromkeys(names if fields.payload is None else fields.payload)
+    read = [fields.key, fields.vector, *(name for name in kept if name not in (fields.key, fields.vector))]
+    for name in read:
+        if names.count(name) > 1:
+            raise InvalidArgumentError(f"{file}: {names.count(name)} columns are called {name!r}; rename all but one")
+    return read
 
 
 def _table_batches(batches: Iterator[pyarrow.RecordBatch], file: Path, fields: Fields) -> Iterator[Batch]:
