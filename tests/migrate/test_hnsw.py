@@ -20,6 +20,7 @@ from corenn.errors import CoreNNError, DatabaseExistsError, DatasetError, Invali
 from corenn.graph.insert import Linker
 from corenn.kernels.search import DEGREE, FIRST_NEIGHBOUR
 from corenn.migrate import HnswFile, Migrated, migrate_hnsw
+from corenn.storage.format import ELECTED
 from tests.conftest import Sample
 from tests.crash.harness import environment
 from tests.migrate.indexes import Floats, gaussian, make, save
@@ -75,25 +76,31 @@ def test_recall_holds_where_the_upper_levels_lead_from_cluster_to_cluster(
 ) -> None:
     random = np.random.default_rng(3)
     centres = random.normal(size=(clusters, 16))
-    rows, queries = (
+    rows, queries, fresh = (
         (centres[random.integers(0, clusters, count)] + 0.02 * random.normal(size=(count, 16))).astype(np.float32)
-        for count in (6000, 300)
+        for count in (6000, 300, 800)
     )
-    index = make("l2", rows, m=m)
+    index = make("l2", rows, m=m, room=800)
     migrated(index, tmp_path, 16)
     with opened(tmp_path) as db:
         ours, theirs = recalls(db, index, queries, 15)
         assert ours >= theirs - 0.015  # of level 0 alone it is 0.025 to 0.03 less
+        index.add_items(fresh, np.arange(6000, 6800))
+        db.insert(range(6000, 6800), fresh)
+        assert db._store.edges.header[ELECTED] > 6000  # the highest elements are no entries any more
+        ours, theirs = recalls(db, index, queries, 15)
+        assert ours >= theirs - 0.015
 
 
 @compiled
 def test_recall_holds_after_rows_are_inserted_into_both(tmp_path: Path) -> None:
-    rows, fresh = gaussian(4000, 32), gaussian(400, 32, seed=1)
-    index = make("l2", rows, m=6, room=400)
+    rows, fresh = gaussian(4000, 32), gaussian(600, 32, seed=1)
+    index = make("l2", rows, m=6, room=600)
     migrated(index, tmp_path, 32)
-    index.add_items(fresh, np.arange(4000, 4400))
+    index.add_items(fresh, np.arange(4000, 4600))
     with opened(tmp_path) as db:
-        db.insert(range(4000, 4400), fresh)
+        db.insert(range(4000, 4600), fresh)
+        assert db._store.edges.header[ELECTED] > 4000  # entries have been chosen anew
         for search_list in (20, 80):
             ours, theirs = recalls(db, index, gaussian(200, 32, seed=2), search_list)
             assert ours >= theirs - 0.01, search_list
