@@ -178,3 +178,39 @@ def test_the_command(blobs: tuple[Path, Rows, Rows], tmp_path: Path) -> None:
     assert again.exit_code == 1 and "exists; replace it with --overwrite" in again.stderr
     shown = run(path, "-k", 6, "--iterations", 0)
     assert shown.exit_code == 0 and "0, stopped" in shown.stdout
+
+
+@pytest.mark.parametrize("sample", [0, 500])
+@pytest.mark.parametrize("value", [np.nan, np.inf, 1e200])
+def test_the_row_that_holds_no_number_is_named(tmp_path: Path, sample: int, value: float) -> None:
+    """By its place in the file, not in a sample or a block."""
+    rows = np.ones((501, 3))
+    rows[::2, 1] = value
+    with pytest.raises(DatasetError, match=r"rows\.npy: row (0|2) holds NaN, infinity or values too large"):
+        clustered(stored(tmp_path / "rows.npy", rows), 2, sample=sample)
+
+
+def test_long_rows_are_taken_fewer_at_a_time(tmp_path: Path) -> None:
+    """A fixed number of rows would be more than the memory, though the file has few clusters and the rows few."""
+    rows = np.zeros((2_000, 20_000), np.uint8)
+    rows[1_000:] = 1
+    found = clustered(stored(tmp_path / "long.u8bin", rows), 2, sample=0, memory_bytes=300_000_000)
+    assert found.inertia == 0 and found.counts.tolist() == [1_000, 1_000]
+
+
+@pytest.mark.parametrize(
+    ("outs", "reason"),
+    [
+        (("--out", "c.u8bin"), "holds u8, not f32"),
+        (("--assignments", "a.fbin"), "holds f32, not i32"),
+        (("--out", "c.npy", "--assignments", "c.npy"), "choose two files"),
+    ],
+)
+def test_files_that_cannot_be_written_are_refused_before_the_work(
+    outs: tuple[str, ...], reason: str, blobs: tuple[Path, Rows, Rows], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(module, "_seeds", lambda *_: pytest.fail("clustered"))
+    result = run(blobs[0], "-k", 3, *outs)
+    assert result.exit_code == 1 and reason in result.stderr, result.output
+    assert [each.name for each in tmp_path.iterdir()] == ["blobs.npy"]

@@ -15,11 +15,12 @@ from ..errors import DatasetError, InvalidArgumentError
 from ..graph.threads import Helpers
 from ..kernels.clusters import add_up, draw_near
 from ..types import AnyArray, Float32s, Float64s, Int64s
-from .exact import Search
+from .exact import Search, lengths_squared
 from .vectors import Vectors
 from .work import MEMORY, plan, single_threaded_products
 
-BLOCK = 16_384  # rows assigned at a time: fixed, so that sums are formed in the same order everywhere
+BLOCK = 16_384  # rows assigned at a time, fewer if they are long: by the file alone, so that sums have one order
+BLOCK_NUMBERS = 1 << 24
 SAMPLED_PER_CLUSTER = 256
 SEEDED_PER_CLUSTER = 32
 FEWEST_SEEDED = 4096
@@ -119,12 +120,33 @@ def drawn(vectors: Vectors, count: int, random: np.random.Generator) -> Float32s
     """`count` rows drawn without replacement, in the order of the file, as float32."""
     chosen = np.sort(random.choice(len(vectors), count, replace=False, shuffle=False))
     out = np.empty((count, vectors.dim), np.float32)
-    for first in range(0, len(vectors), BLOCK):
-        low, high = np.searchsorted(chosen, (first, first + BLOCK))
+    step = _step(vectors.dim)
+    for first in range(0, len(vectors), step):
+        low, high = np.searchsorted(chosen, (first, first + step))
         if low < high:
-            block = vectors.rows(first, min(first + BLOCK, len(vectors)))
-            out[low:high] = block[chosen[low:high] - first]
+            block = vectors.rows(first, min(first + step, len(vectors)))
+            out[low:high] = _checked(vectors, block[chosen[low:high] - first], chosen[low:high])
     return out
+
+
+def _step(dim: int) -> int:
+    """Rows at a time."""
+    return max(1, min(BLOCK, BLOCK_NUMBERS // dim))
+
+
+def _checked(vectors: Vectors, block: AnyArray, numbers: AnyArray) -> Float32s:
+    """Rows of the file as float32. numbers: of each row in the file, for the message.
+
+    Raises:
+        DatasetError: for NaN, infinity or values too large to square.
+    """
+    with np.errstate(over="ignore"):
+        rows: Float32s = np.array(block, np.float32, order="C")
+    unknown = np.flatnonzero(~np.isfinite(lengths_squared(rows)))
+    if len(unknown):
+        row = int(numbers[unknown[0]])
+        raise DatasetError(f"{vectors.path}: row {row:,} holds NaN, infinity or values too large to square")
+    return rows
 
 
 class _Rows:
@@ -135,13 +157,14 @@ class _Rows:
         self.count, self.dim = vectors.shape if sample is None else sample.shape
 
     def blocks(self) -> Iterator[tuple[int, Float32s]]:
-        """All rows in order, BLOCK at a time, as float32."""
+        """All rows in order, some at a time, as float32."""
+        step = _step(self.dim)
         if self._sample is None:
-            for first, block in self._vectors.blocks(BLOCK):
-                yield first, np.array(block, np.float32, order="C")
+            for first, block in self._vectors.blocks(step):
+                yield first, _checked(self._vectors, block, np.arange(first, first + len(block)))
             return
-        for first in range(0, self.count, BLOCK):
-            yield first, self._sample[first : first + BLOCK]
+        for first in range(0, self.count, step):
+            yield first, self._sample[first : first + step]
 
     def drawn(self, count: int, random: np.random.Generator) -> Float32s:
         """Some of them, without replacement."""

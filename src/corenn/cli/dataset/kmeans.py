@@ -13,7 +13,7 @@ from .limits import MB, Memory, Threads
 from .options import In, Json, Overwrite, Part, Record, Seed, command_line, must_be_free, record
 
 if TYPE_CHECKING:
-    from ...datasets import Vectors
+    from ...datasets import Vectors, Writer
     from ...datasets.kmeans import Clusters
 
 
@@ -53,21 +53,26 @@ def kmeans(
     outs = [path for path in (out, assignments) if path is not None]
     for path in outs:
         must_be_free(path, None, overwrite)
+    if out is not None and out == assignments:
+        console.fail(f"--out and --assignments are both {out}; choose two files")
     began = time.perf_counter()
     with open_vectors(file, part) as vectors:
         learned = 256 * k if sample is None else sample or len(vectors)
         total = (iterations + 1) * min(learned, len(vectors))
+        # A format that cannot carry them is refused before hours of work.
+        centroids = None if out is None else create_vectors(out, vectors.dim, "f32", k)
+        labels = None if assignments is None else create_vectors(assignments, 1, "i32", len(vectors))
         with console.progress("clustering", total) as advance:
             found = cluster(
                 vectors, k, iterations=iterations, seed=seed, seeding=seeding, sample=sample, tolerance=tolerance,
                 threads=threads, memory_bytes=memory * MB, progress=advance,
             )  # fmt: skip
-        if out is not None:
-            with create_vectors(out, vectors.dim, "f32", k) as writer:
-                writer.append(found.centroids)
+        if centroids is not None:
+            with centroids:
+                centroids.append(found.centroids)
         figures = _figures(file, k, found, time.perf_counter() - began)
-        if assignments is not None:
-            figures |= _assign(vectors, found, assignments, threads, memory)
+        if labels is not None:
+            figures |= _assign(vectors, found, labels, threads, memory)
     line = command_line(
         "kmeans", file, out=out, assignments=assignments, iterations=iterations, tolerance=tolerance, sample=sample,
         seeding=seeding, seed=seed, part=part, overwrite=overwrite,
@@ -86,13 +91,12 @@ def _figures(file: Path, k: int, found: Clusters, seconds: float) -> dict[str, A
     }  # fmt: skip
 
 
-def _assign(vectors: Vectors, found: Clusters, out: Path, threads: int | None, memory: int) -> dict[str, Any]:
+def _assign(vectors: Vectors, found: Clusters, writer: Writer, threads: int | None, memory: int) -> dict[str, Any]:
     """Write the cluster of every row; the inertia of all rows."""
-    from ...datasets import create_vectors
     from ...datasets.kmeans import assignments
 
     inertia = 0.0
-    with create_vectors(out, 1, "i32", len(vectors)) as writer, console.progress("assigning", len(vectors)) as advance:
+    with writer, console.progress("assigning", len(vectors)) as advance:
         options: dict[str, Any] = {"threads": threads, "memory_bytes": memory * MB, "progress": advance}
         for labels, distances in assignments(vectors, found.centroids, **options):
             writer.append(labels[:, None])
