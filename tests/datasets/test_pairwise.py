@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -113,3 +114,25 @@ def test_the_command_refuses(files: tuple[Path, Path], tmp_path: Path, monkeypat
     full = run(*files, "--out", out)
     assert full.exit_code == 1 and "would take 3.7 kB" in full.stderr and "has 1.0 kB free" in full.stderr
     assert not out.exists()
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_rows_that_hold_no_numbers_are_named(value: float, tmp_path: Path) -> None:
+    good, bad = np.ones((30, 4), np.float32), np.ones((30, 4), np.float32)
+    bad[17, 2] = value
+    one, other = stored(tmp_path / "good.npy", good), stored(tmp_path / "bad.npy", bad)
+    for pair in ((one, other), (other, one)):
+        with pytest.raises(DatasetError, match=r"bad\.npy: row 17 holds NaN, infinity"):
+            blocks(*pair, "l2", memory_bytes=51_000)
+    result = run(one, other, "--out", tmp_path / "out.npy")
+    assert result.exit_code == 1 and not (tmp_path / "out.npy").exists()
+
+
+def test_a_type_of_fewer_bytes_takes_no_second_block(tmp_path: Path) -> None:
+    path = stored(tmp_path / "rows.npy", np.zeros((3_000, 1), np.float32))
+    tracemalloc.start()
+    try:
+        assert run(path, "--out", tmp_path / "out.npy", "--memory", 60).exit_code == 0
+        assert tracemalloc.get_traced_memory()[1] < 96_000_000
+    finally:
+        tracemalloc.stop()

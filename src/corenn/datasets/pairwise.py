@@ -30,7 +30,7 @@ def distance_blocks(
         memory_bytes: for a block and what it is computed from.
 
     Raises:
-        DatasetError: for dimensions that do not fit, or too little memory for a single row.
+        DatasetError: for dimensions that do not fit, NaN or infinity, or too little memory for a single row.
         InvalidArgumentError: for an unknown metric.
     """
     check_task(right.shape, left.shape, 1)
@@ -47,25 +47,35 @@ def distance_blocks(
     try:
         for first in range(0, len(left), size):
             asked = np.array(left.rows(first, min(first + size, len(left))), kind, order="C")
-            yield _block(asked, right, number, kind, helpers)
+            yield _block(asked, _lengths(asked, left, first), right, number, kind, helpers)
     finally:
         helpers.close()
 
 
-def _block(asked: AnyArray, right: Vectors, metric: int, kind: np.dtype[np.generic], helpers: Helpers) -> Float64s:
-    squares = lengths_squared(asked)
+def _lengths(rows: AnyArray, vectors: Vectors, first: int) -> Float64s:
+    """Squared lengths. first: the number of the first row, for the message."""
+    lengths = lengths_squared(rows)
+    unknown = np.flatnonzero(~np.isfinite(lengths))
+    if len(unknown):
+        row = first + int(unknown[0])
+        raise DatasetError(f"{vectors.path}: row {row:,} holds NaN, infinity or values too large to square")
+    return lengths
+
+
+def _block(
+    asked: AnyArray, squares: Float64s, right: Vectors, metric: int, kind: np.dtype[np.generic], helpers: Helpers
+) -> Float64s:
     out = np.empty((len(asked), len(right)))
     for first, rows in right.blocks(AT_ONCE):
         values = np.array(rows, kind, order="C")
-        _fill(values, asked, squares, metric, out, first, helpers)
+        _fill(values, _lengths(values, right, first), asked, squares, metric, out, first, helpers)
     return out
 
 
 def _fill(
-    values: AnyArray, asked: AnyArray, squares: Float64s, metric: int, out: Float64s, first: int, helpers: Helpers
-) -> None:
-    lengths = lengths_squared(values)
-
+    values: AnyArray, lengths: Float64s, asked: AnyArray, squares: Float64s, metric: int, out: Float64s, first: int,
+    helpers: Helpers,
+) -> None:  # fmt: skip
     def work(start: int, stop: int) -> None:
         part = np.empty((stop - start, len(values)))
         distances_between(values, lengths, asked[start:stop], squares[start:stop], metric, part)

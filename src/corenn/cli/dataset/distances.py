@@ -75,7 +75,7 @@ def distances(
 def _write(left: Vectors, right: Vectors, metric: str, out: Path, dtype: str, threads: int | None, memory: int) -> None:
     from ...datasets import create_vectors
     from ...datasets.pairwise import distance_blocks
-    from ...datasets.vectors import as_dtype
+    from ...datasets.vectors import as_dtype, block_rows
 
     kind = as_dtype(dtype)
     needed, folder = len(left) * len(right) * kind.itemsize, out.parent
@@ -84,10 +84,12 @@ def _write(left: Vectors, right: Vectors, metric: str, out: Path, dtype: str, th
     free = shutil.disk_usage(folder).free
     if needed > free:
         console.fail(f"{out} would take {size_line(needed)}; {folder} has {size_line(free)} free")
-    writer = create_vectors(out, len(right), kind, len(left))
+    writer, step = create_vectors(out, len(right), kind, len(left)), block_rows(len(right), kind)
     with writer, console.progress("measuring", len(left)) as advance:
         for block in distance_blocks(left, right, metric, threads=threads, memory_bytes=memory * MB):
-            writer.append(block)
+            # In pieces, since a type of fewer bytes takes a copy.
+            for at in range(0, len(block), step):
+                writer.append(block[at : at + step])
             advance(len(block))
 
 
