@@ -19,6 +19,7 @@ from corenn.datasets import corpus, open_vectors, read_truth
 from corenn.datasets.corpus import embed, read
 from corenn.datasets.docstrings import Docstring
 from corenn.datasets.exact import nearest
+from corenn.datasets.manifest import verify_manifests
 from corenn.errors import DatasetError
 
 pytest.importorskip("sklearn")
@@ -84,12 +85,23 @@ def test_a_file_for_each_part(tmp_path: Path) -> None:
         assert rows.shape == (20, 2) and queries.shape == (5, 2)
 
 
+def test_names_in_a_layout_have_a_manifest(tmp_path: Path) -> None:
+    (tmp_path / "sets" / "docs" / "manifests").mkdir(parents=True)
+    folder = tmp_path / "sets" / "docs" / "processed"
+    assert run(folder / "docs.fbin", "--queries", 5, "--dim", 2, "--names", folder / "names.txt").exit_code == 0
+    verdicts = verify_manifests(tmp_path / "sets")
+    assert {each.file.name: each.problem for each in verdicts} == dict.fromkeys(
+        ("docs.fbin", "docs-test.fbin", "names.txt")
+    )
+
+
 def test_the_command_refuses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "names").write_text("here")
     for arguments, expected in (
         ((tmp_path / "x.fbin", "--dim", 40), "only 40 texts found: choose --dim and --queries below that"),
         ((tmp_path / "x.u8bin", "--dtype", "u8"), "--dtype u8: choose one of f32, f16, bf16"),
         ((tmp_path / "x.fbin", "--names", tmp_path / "names"), "names exists"),
+        ((tmp_path / "x.fbin", "--names", tmp_path / "x-test.fbin"), "vectors go there"),
         ((tmp_path / "x.fbin", "--queries", 0, "--truth", 3), "--truth 3 needs --queries"),
     ):
         result = run(*arguments)

@@ -10,7 +10,7 @@ import typer
 from .. import console
 from .limits import Memory, Threads
 from .made import DTYPES, Made, check_outs, write
-from .options import Json, Overwrite, Record, command_line, must_be_free
+from .options import Json, Overwrite, Record, command_line, must_be_free, record
 
 
 def docstrings(
@@ -41,12 +41,15 @@ def docstrings(
     from ...datasets.atomic import replacing
     from ...datasets.corpus import embed, read
     from ...datasets.vectors import as_dtype
+    from ...datasets.whole import files_of
 
     if dtype not in (floats := DTYPES[:3]):
         console.fail(f"--dtype {dtype}: choose one of {', '.join(floats)}")
     check_outs(out, queries, truth, overwrite)
     if names is not None:
         must_be_free(names, None, overwrite)
+        if names in files_of(out, queries, truth):
+            console.fail(f"--names {names}: vectors go there; choose another file")
     with console.progress("reading documentation", rows + queries) as advance:
         found = read(rows + queries, advance)
     if len(found) - queries <= dim:
@@ -65,4 +68,5 @@ def docstrings(
     if names is not None:
         with replacing(names) as part:
             part.write_text("".join(f"{document.name}\n" for document in corpus.documents))
+        record(names, out, line, None, always=manifest)
     write(made, line, manifest, as_json)
