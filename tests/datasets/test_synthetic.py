@@ -111,7 +111,8 @@ def test_narrow_types_keep_the_order_of_distances(dtype: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "wrong", [(4, 5), (4, 0), (4, 2, 0), (4, 2, 1, -0.1), (4, 2, 1, float("nan")), (4, 2, 1, 0.0, -1)]
+    "wrong",
+    [(4, 5), (4, 0), (4, 2, 0), (4, 2, 1, -0.1), (4, 2, 1, float("nan")), (4, 2, 1, float("inf")), (4, 2, 1, 0.0, -1)],
 )
 def test_impossible_shapes_are_refused(wrong: tuple[Any, ...]) -> None:
     with pytest.raises(InvalidArgumentError, match="needs 1 ≤ intrinsic dim ≤ dim"):

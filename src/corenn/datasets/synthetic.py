@@ -45,10 +45,11 @@ class Shape:
     curved: bool = True
 
     def __post_init__(self) -> None:
-        if not 1 <= self.intrinsic_dim <= self.dim or self.clusters < 1 or self.seed < 0 or not self.noise >= 0:
+        numbers = self.clusters >= 1 and self.seed >= 0 and 0 <= self.noise < math.inf
+        if not 1 <= self.intrinsic_dim <= self.dim or not numbers:
             raise InvalidArgumentError(
                 f"dim {self.dim}, intrinsic dim {self.intrinsic_dim}, clusters {self.clusters}, noise {self.noise}, "
-                f"seed {self.seed}: needs 1 ≤ intrinsic dim ≤ dim, clusters ≥ 1, noise ≥ 0 and seed ≥ 0"
+                f"seed {self.seed}: needs 1 ≤ intrinsic dim ≤ dim, clusters ≥ 1, finite noise ≥ 0 and seed ≥ 0"
             )
 
 
