@@ -474,6 +474,19 @@ def test_another_address_and_what_would_be_fetched(server: Web, tmp_path: Path, 
     assert json.loads(corenn("fetch", "tiny", *options, "--dry-run", "--json").stdout)["sources"][0][0]["there"]
 
 
+@pytest.mark.parametrize("form", ["hdf5", "texmex"])
+def test_a_data_set_that_is_the_first_rows_of_a_file(
+    server: Web, tmp_path: Path, base: Matrix, queries: Matrix, form: str
+) -> None:
+    """As Deep-10M is of Deep1B; the neighbours in the file are then not its own."""
+    body = hdf5(base, queries) if form == "hdf5" else texmex(tmp_path, base, queries)
+    source = one_file("tiny.hdf5" if form == "hdf5" else "tiny.tar.gz", body, server.serve("t", body), form=form)
+    path = catalogue(tmp_path, source, rows=200)
+    check(fetched(tmp_path, path), base[:200], queries, truth=False)
+    assert (the_prepared(tmp_path, path).rows, the_prepared(tmp_path, path).truth) == (200, None)
+    check(fetched(tmp_path, path, "--rows", 50), base[:50], queries, truth=False)
+
+
 def test_a_file_that_was_put_there_is_held_against_the_catalogue(
     server: Web, tmp_path: Path, base: Matrix, queries: Matrix
 ) -> None:

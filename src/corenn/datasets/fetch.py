@@ -13,6 +13,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from ..errors import DatasetError, InvalidArgumentError
+from .formats.hdf5 import parts
 from .layout import layout, root
 from .manifest import read_manifest
 from .recipes import Job, Prepared, Wanted, prepare, wanted
@@ -245,7 +246,7 @@ def located(entry: Entry, folder: Path | None = None) -> Prepared:
         if base is None:
             continue
         if base.suffix == ".hdf5":
-            truth = base if rows == entry.rows else None
+            truth = base if "neighbors" in parts(base) else None
             return Prepared(entry.name, entry.metric, rows, entry.dim, base, base, truth, "train", "test")
         queries = place.processed / f"{entry.name}.queries{base.suffix}"
         neighbours = place.gt / f"{stem}.ibin"

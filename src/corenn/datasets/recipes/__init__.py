@@ -80,6 +80,11 @@ class Job:
         return self.rows < self.entry.rows
 
     @property
+    def cut(self) -> bool:
+        """True if fewer rows are wanted than the file of the source has: its neighbours are then not those of these."""
+        return self.rows < self.source.total
+
+    @property
     def stem(self) -> str:
         """What the files of this job are called below processed/ and gt/, without the ending."""
         return f"{self.entry.name}-{self.rows}" if self.sliced else self.entry.name

@@ -24,11 +24,11 @@ def prepare(job: Job) -> Prepared:
     raw = job.raw(job.source.base.name)
     _check(job, raw)
     target = job.layout.processed / f"{job.stem}.hdf5"
-    if job.sliced:
+    if job.cut:
         job.make(target, f"raw/{raw.name}", partial(_slice, job, raw))
     else:
         job.share(raw, target)
-    return ready(job, target, job.entry.rows == job.rows and "neighbors" in parts(raw))
+    return ready(job, target, "neighbors" in parts(target))
 
 
 def ready(job: Job, file: Path, truth: bool) -> Prepared:
@@ -41,7 +41,7 @@ def ready(job: Job, file: Path, truth: bool) -> Prepared:
 
 def _check(job: Job, raw: Path) -> None:
     entry, found = job.entry, parts(raw)
-    for name, rows in (("train", entry.rows), ("test", entry.queries)):
+    for name, rows in (("train", job.source.total), ("test", entry.queries)):
         shape = found[name][0] if name in found else None
         if shape != (rows, entry.dim):
             raise DatasetError(f"{raw}: {name!r} has shape {shape}; {entry.name} has {rows:,} × {entry.dim}")

@@ -29,7 +29,7 @@ def prepare(job: Job) -> Prepared:
     base, queries, truth = _members(job)
     target = job.layout.processed / f"{job.stem}.hdf5"
     job.make(target, f"raw/{job.source.base.name}", partial(_write, job, base, queries, truth))
-    return ready(job, target, not job.sliced)
+    return ready(job, target, not job.cut)
 
 
 def _members(job: Job) -> list[Path]:
@@ -38,7 +38,7 @@ def _members(job: Job) -> list[Path]:
     files = [job.raw(name) for name in job.source.members]
     if not all(job.recorded(file) for file in files):
         # Learning sets are up to two and a half times as large as the base.
-        limit = 4 * job.entry.rows * (job.entry.row_bytes + 4) + MARGIN
+        limit = 4 * job.source.total * (job.entry.row_bytes + 4) + MARGIN
         extract(archive, {file.name: file for file in files}, limit, job.watch)
         for file in files:
             job.record(file, f"raw/{archive.name}")
@@ -47,10 +47,10 @@ def _members(job: Job) -> list[Path]:
 
 def _write(job: Job, base_file: Path, query_file: Path, truth_file: Path, target: Path) -> None:
     with open_vectors(base_file) as base, open_vectors(query_file) as queries:
-        _check(job, base, job.entry.rows)
+        _check(job, base, job.source.total)
         _check(job, queries, job.entry.queries)
         extra: dict[str, AnyArray] = {}
-        if not job.sliced:
+        if not job.cut:
             ids = read_truth(truth_file).ids
             if len(ids) != len(queries) or ids.min() < 0 or ids.max() >= len(base):
                 raise DatasetError(
