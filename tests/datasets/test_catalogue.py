@@ -125,11 +125,27 @@ def test_another_folder_serves_all_files() -> None:
 
 
 @pytest.mark.parametrize(
+    ("name", "url"),
+    [
+        ("sift1m", "https://me:s3cret@mirror.example/sift.zip?token=s3cret"),
+        ("sift1m", "sftp://me:s3cret@mirror.example/sift.tar.gz"),
+        ("sift1m", "https://me:s3cret/#1@mirror.example/sift.tar.gz"),
+    ],
+)
+def test_an_address_that_fits_nothing_keeps_its_secrets(name: str, url: str) -> None:
+    with pytest.raises((InvalidArgumentError, DatasetError)) as error:
+        urls_of(name, url)
+    assert "s3cret" not in str(error.value) and "mirror.example" in str(error.value)
+
+
+@pytest.mark.parametrize(
     ("name", "url", "reason"),
     [
         ("sift1m", "https://mirror.example/sift.zip", "ends in none of"),
         ("sift1m", "gopher://mirror.example/sift.tar.gz", "begins with https, http, ftp, file"),
         ("deep-10m", "https://mirror.example/base.txt", "ends in none of"),
+        ("sift1m", "http://[::1/sift.tar.gz", "no address"),
+        ("sift1m", "http://mirror.example:99999/sift.tar.gz", "no address"),
     ],
 )
 def test_an_address_that_fits_nothing(name: str, url: str, reason: str) -> None:
@@ -149,7 +165,7 @@ def test_a_catalogue_file(tmp_path: Path) -> None:
     source = {
         "form": "bigann", "total": 100, "base": {"name": "b.fbin", "urls": ["http://e/b.fbin"], "size": 1_208},
         "queries": {"name": "q.fbin", "urls": ["ftp://e/q.fbin"]},
-        "truths": {"10": {"name": "t", "urls": ["file:///t"], "checksum": "md5:00", "cited": "me"}},
+        "truths": {"10": {"name": "t", "urls": ["file:///t"], "checksum": f"md5:{'00' * 16}", "cited": "me"}},
     }  # fmt: skip
     (entry,) = read_catalogue(write(tmp_path / "c.json", [{**MADE_UP, "sources": [source], "aliases": ["t"]}]))
     assert entry.aliases == ("t",)
@@ -158,7 +174,7 @@ def test_a_catalogue_file(tmp_path: Path) -> None:
         RemoteFile("b.fbin", ("http://e/b.fbin",), 1_208),
         100,
         RemoteFile("q.fbin", ("ftp://e/q.fbin",)),
-        {10: RemoteFile("t", ("file:///t",), None, "md5:00", "me")},
+        {10: RemoteFile("t", ("file:///t",), None, f"md5:{'00' * 16}", "me")},
     )
 
 
@@ -180,6 +196,13 @@ BASE = SOURCE["base"]
         ({"colour": "red"}, "no field colour"),
         ({"sources": []}, "no source"),
         ({"sources": ["x"]}, "needs an object for Source"),
+        ({"sources": 5}, "sources is 5; needs a list"),
+        ({"sources": {"form": "hdf5"}}, "needs a list"),
+        ({"name": "a\0b"}, "not a plain file name"),
+        ({"sources": [{**SOURCE, "base": {**BASE, "urls": ["http://[::1/x"]}}]}, "no address"),
+        ({"sources": [{**SOURCE, "base": {**BASE, "urls": ["http://host:port/x"]}}]}, "no address"),
+        ({"sources": [{**SOURCE, "base": {**BASE, "checksum": "md5:"}}]}, "checksum 'md5:'"),
+        ({"sources": [{**SOURCE, "base": {**BASE, "checksum": f"sha256:{'0' * 63}"}}]}, "all its digits"),
         ({"sources": [{**SOURCE, "form": "csv"}]}, "unknown form 'csv'"),
         ({"sources": [{**SOURCE, "total": 9}]}, "9 rows of 10"),
         ({"sources": [{**SOURCE, "form": "bigann"}]}, "needs a file of queries"),
@@ -201,7 +224,7 @@ def test_a_catalogue_that_is_wrong(tmp_path: Path, change: dict[str, Any], reaso
     assert str(path) in str(error.value)
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", '{"a": 1}', "7", "[7]", "\udcff"])
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"a": 1}', "7", "[7]", "\udcff", "[" * 100_000])
 def test_a_file_that_is_no_catalogue(tmp_path: Path, text: str) -> None:
     path = tmp_path / "c.json"
     path.write_bytes(text.encode("utf-8", "surrogateescape"))

@@ -474,6 +474,15 @@ def test_another_address_and_what_would_be_fetched(server: Web, tmp_path: Path, 
     assert json.loads(corenn("fetch", "tiny", *options, "--dry-run", "--json").stdout)["sources"][0][0]["there"]
 
 
+def test_a_plan_shows_no_secrets(tmp_path: Path) -> None:
+    path = catalogue(tmp_path, one_file("tiny.hdf5", b"", "https://me:s3cret@mirror.example/tiny.hdf5?key=s3cret"))
+    for more in ((), ("--json",)):
+        given = ("--url", "ftp://you:s3cret@other.example/tiny.hdf5", *more)
+        shown = corenn("fetch", "tiny", "--catalogue", path, "--root", tmp_path / "root", "--dry-run", *given)
+        assert shown.exit_code == 0 and "s3cret" not in shown.output
+        assert "ftp://other.example/tiny.hdf5" in shown.stdout and "https://mirror.example/tiny.hdf5" in shown.stdout
+
+
 @pytest.mark.parametrize("form", ["hdf5", "texmex"])
 def test_a_data_set_that_is_the_first_rows_of_a_file(
     server: Web, tmp_path: Path, base: Matrix, queries: Matrix, form: str

@@ -242,7 +242,7 @@ def read_catalogue(path: Path) -> tuple[Entry, ...]:
     """
     try:
         listed = json.loads(path.read_text())
-    except (ValueError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise DatasetError(f"{path} is not JSON: {error}") from None
     if not isinstance(listed, list) or not listed:
         raise DatasetError(f"{path}: needs a list of data sets")
@@ -254,7 +254,10 @@ def read_catalogue(path: Path) -> tuple[Entry, ...]:
 
 def _entry(given: object) -> Entry:
     values = _values(Entry, given)
-    values["sources"] = tuple(_source(each) for each in values.get("sources") or ())
+    sources = values["sources"]
+    if not isinstance(sources, list):
+        raise DatasetError(f"Entry: sources is {sources!r}; needs a list")
+    values["sources"] = tuple(map(_source, sources))
     return Entry(**values)
 
 

@@ -30,9 +30,9 @@ BASES = (".hdf5", ".fbin", ".u8bin", ".i8bin")
 class Planned:
     """A file that a fetch would get.
 
-    name: as the catalogue calls it. target: where it would go. urls: in the order in which they would be tried. bytes:
-    how many would come, None if unknown. verified: whether there is a checksum to check them by. cited: where size and
-    checksum come from. there: whether it is there already.
+    name: as the catalogue calls it. target: where it would go. urls: in the order in which they would be tried, as
+    they may be shown. bytes: how many would come, None if unknown. verified: whether there is a checksum to check them
+    by. cited: where size and checksum come from. there: whether it is there already.
     """
 
     name: str
@@ -61,8 +61,9 @@ def plan(
 def _planned(job: Job, each: Wanted) -> Planned:
     size = each.file.size if each.stop is None else each.stop
     verified = each.file.verified and each.stop is None
+    urls = tuple(map(shown, each.file.urls))
     return Planned(
-        each.file.name, each.target, each.file.urls, size, verified, each.file.cited, job.recorded(each.target)
+        each.file.name, each.target, urls, size, verified, each.file.cited, job.recorded(each.target)
     )  # fmt: skip
 
 
@@ -106,14 +107,15 @@ def fetch(
 
 def _first_that_works(jobs: Sequence[Job], patience: Patience) -> Prepared:
     reasons = []
-    for job in sorted(jobs, key=lambda job: not _begun(job)):
+    ordered = sorted(jobs, key=lambda job: not _begun(job))
+    for job in ordered:
         try:
             for each in wanted(job):
                 _bring(job, each, patience)
             return prepare(job)
         except DatasetError as error:
             reasons.append(str(error))
-            if job is not jobs[-1]:
+            if job is not ordered[-1]:
                 job.watch.note(str(error))
     raise DatasetError(" / ".join(reasons))
 
@@ -143,7 +145,8 @@ def _with_urls(entry: Entry, urls: Sequence[str]) -> list[Source]:
         name = _last(url)
         if name and name not in names and len(names) > 1 and not _fits_base(entry, name):
             raise InvalidArgumentError(
-                f"--url {url}: ends in none of {', '.join(sorted(names))}; end it in / if it is a folder of such files"
+                f"--url {shown(url)}: ends in none of {', '.join(sorted(names))}; end it in / if it is a folder of "
+                "such files"
             )
     return sorted((_extended(source, urls) for source in entry.sources), key=lambda each: each in entry.sources)
 

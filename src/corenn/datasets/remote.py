@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
+from urllib.parse import urlsplit
 
 from ..errors import DatasetError
 from .dtypes import NAMES
+from .transports import shown
 
-CHECKSUMS = ("sha256", "sha512", "md5")
+CHECKSUMS = {"sha256": 64, "sha512": 128, "md5": 32}  # digits
 FORMS = ("hdf5", "texmex", "bigann", "bvecs")
 METRICS = ("l2", "cosine", "ip")
 SCHEMES = ("https", "http", "ftp", "file")
@@ -23,7 +25,11 @@ def check_url(url: str) -> None:
     """
     scheme, colon, _ = url.partition(":")
     if not colon or scheme.lower() not in SCHEMES:
-        raise DatasetError(f"{url}: needs an address that begins with {', '.join(SCHEMES)}")
+        raise DatasetError(f"{shown(url)}: needs an address that begins with {', '.join(SCHEMES)}")
+    try:
+        _ = urlsplit(url).port
+    except ValueError:
+        raise DatasetError(f"{shown(url)}: no address; host or port cannot be read") from None
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,16 +48,18 @@ class RemoteFile:
     cited: str = ""
 
     def __post_init__(self) -> None:
-        if not self.name or PurePosixPath(self.name).name != self.name or self.name.startswith("."):
+        plain = PurePosixPath(self.name).name == self.name and "\0" not in self.name
+        if not self.name or not plain or self.name.startswith("."):
             raise DatasetError(f"{self.name!r} is not a plain file name")
         if not self.urls:
             raise DatasetError(f"{self.name} has no URL")
         for url in self.urls:
             check_url(url)
         kind, _, digest = self.checksum.partition(":")
-        if self.checksum and (kind not in CHECKSUMS or not set(digest) <= set("0123456789abcdef")):
+        if self.checksum and (len(digest) != CHECKSUMS.get(kind) or not set(digest) <= set("0123456789abcdef")):
             raise DatasetError(
-                f"{self.name}: checksum {self.checksum!r}; needs one of {', '.join(CHECKSUMS)}, then :hex"
+                f"{self.name}: checksum {self.checksum!r}; needs one of {', '.join(CHECKSUMS)}, a colon, and all "
+                "its digits in hexadecimal, small letters"
             )
 
     @property

@@ -106,6 +106,13 @@ def open_remote(
 
 
 def shown(url: str) -> str:
-    """`url` as it may be printed and kept: without user, password, query or fragment, where secrets stand."""
-    parts = urlsplit(url)
-    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
+    """`url` as it may be printed and kept: without user, password, query or fragment, where secrets stand.
+
+    Of what is no address at all, nothing is shown that stands before an "@".
+    """
+    try:
+        parts = urlsplit(url)
+        _ = parts.port  # of a password with a slash in it, the beginning would pass for the host
+        return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
+    except ValueError:
+        return url.partition("?")[0].rpartition("@")[2]
