@@ -26,8 +26,10 @@ from corenn.cli import app
 from corenn.datasets import create_vectors, exact, open_vectors, read_truth, work
 from corenn.datasets.exact import nearest
 from corenn.datasets.truth import exact_truth
+from corenn.datasets.truth_state import identity, restore
 from corenn.datasets.work import MOST_QUERIES
 from corenn.errors import DatasetError
+from corenn.kernels.topk import Heaps
 from tests.crash.harness import environment
 
 Rows = NDArray[Any]
@@ -318,3 +320,23 @@ def test_the_example_of_the_page_runs(tmp_path: Path) -> None:
         check=False,
     )  # fmt: skip
     assert (done.stdout, done.stderr) == ("True True\n", "")
+
+
+def test_no_changed_byte_of_a_state_is_more_than_a_warning(
+    files: tuple[Path, Path], data: tuple[Rows, Rows], tmp_path: Path
+) -> None:
+    """Those between the arrays, where zipfile reads flags, methods and lengths."""
+    state = tmp_path / "state"
+    interrupted(files, data[1][:2], state)
+    whole = state.read_bytes()
+    expected = nearest(data[0], data[1][:2], 10, "l2")
+    starts = [match.start() for match in re.finditer(b"PK|NUMPY", whole)]
+    places = {start + at for start in starts for at in range(60) if start + at < len(whole)}
+    with open_vectors(files[0]) as base:
+        label = identity(base, 6_000, data[1][:2], 10, "l2")
+        for place in sorted(places):
+            state.write_bytes(whole[:place] + bytes([whole[place] ^ 0xFF]) + whole[place + 1 :])
+            heaps = Heaps(np.full((2, 10), np.inf), np.zeros((2, 10), np.int64), np.zeros(2, np.int64))
+            restore(state, label, heaps)
+    state.write_bytes(whole)
+    assert same(truth(files[0], data[1][:2], state=state), expected)

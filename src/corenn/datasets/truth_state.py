@@ -9,7 +9,9 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import struct
 import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,11 @@ from .vectors import Vectors
 log = logging.getLogger("corenn.datasets")
 
 VERSION = 1
+# What NumPy and zipfile say of wrong bytes; a single one may claim encryption, another compression or a vast array.
+DAMAGE = (
+    OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error, struct.error, RuntimeError, TypeError,
+    AttributeError, OverflowError, MemoryError,
+)  # fmt: skip
 PROBES = 64  # rows of the base that are looked at to recognise it, beside its size and time
 
 
@@ -41,10 +48,15 @@ def identity(base: Vectors, rows: int, queries: AnyArray, k: int, metric: str) -
         "dim": base.shape[1],
         "dtype": str(base.dtype),
         "probes": probes.hexdigest(),
-        "queries": [str(queries.dtype), *queries.shape, hashlib.sha256(queries.tobytes()).hexdigest()],
+        "queries": [str(queries.dtype), *queries.shape, _digest(queries)],
         "k": k,
         "metric": metric,
     }
+
+
+def _digest(rows: AnyArray) -> str:
+    """Of all bytes; C-contiguous rows are not copied."""
+    return hashlib.sha256(np.ascontiguousarray(rows).view(np.uint8).data).hexdigest()
 
 
 def save(path: Path, belongs_to: dict[str, Any], heaps: Heaps) -> None:
@@ -62,10 +74,11 @@ def restore(path: Path, belongs_to: dict[str, Any], heaps: Heaps) -> bool:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as saved:
             label = json.loads(saved["label"].tobytes())
             parts = {name: saved[name] for name in Heaps._fields}
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        other = [name for name, value in belongs_to.items() if label.get(name) != value]
+    except DAMAGE as error:
         log.warning("%s is damaged (%s); starting afresh", path, error)
         return False
-    if other := [name for name, value in belongs_to.items() if label.get(name) != value]:
+    if other:
         log.warning("%s belongs to another task (%s); starting afresh", path, ", ".join(other))
         return False
     for mine, saved_part in zip(heaps, parts.values(), strict=True):
