@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import shlex
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +84,27 @@ def test_info(here: Path) -> None:
         "rows": 5, "min": 0.0, "mean": round(5 / 3, 6), "max": 5.0, "zero_rows": 2, "non_finite_rows": 2,
     }  # fmt: skip
     assert "5 rows of 4 f32" in done("info", "b.npy") and "2 with NaN" in done("info", "b.npy")
+
+
+def test_info_of_long_rows_takes_no_more_memory(here: Path) -> None:
+    """A thousand of them, which would be 800 MB in float64."""
+    with Path("long.fbin").open("wb") as file:
+        file.write(np.array([1_000, 100_000], "<u4").tobytes())
+        file.truncate(8 + 4 * 1_000 * 100_000)
+    tracemalloc.start()
+    told = figures("info", "long.fbin")
+    assert tracemalloc.get_traced_memory()[1] < 200 << 20
+    tracemalloc.stop()
+    assert told["norms"] == {
+        "rows": 1_000, "min": 0.0, "mean": 0.0, "max": 0.0, "zero_rows": 1_000, "non_finite_rows": 0,
+    }  # fmt: skip
+
+
+def test_info_of_norms_beyond_float64_is_json(here: Path) -> None:
+    np.save("b.npy", np.array([[1e200, 1e200], [3, 4]]))
+    assert "Infinity" not in done("info", "b.npy", "--json")
+    assert figures("info", "b.npy")["norms"]["min"] == 5.0
+    assert "5 to beyond f64" in done("info", "b.npy")
 
 
 def test_info_of_neighbours_and_of_all_parts(here: Path) -> None:

@@ -45,19 +45,28 @@ def norms(file: Path, part: str | None) -> dict[str, Any]:
 
     from ...datasets import open_vectors
 
-    with open_vectors(file, part) as vectors:
-        rows = vectors.rows(0, min(LOOKED_AT, len(vectors))).astype(np.float64)
-    finite = np.isfinite(rows).all(axis=1)
-    lengths: AnyArray = np.linalg.norm(rows[finite], axis=1)
-    least, mean, most = (lengths.min(), lengths.mean(), lengths.max()) if len(lengths) else (None, None, None)
+    with open_vectors(file, part) as vectors, np.errstate(over="ignore"):
+        looked_at = min(LOOKED_AT, len(vectors))
+        found = [_lengths(block) for _, block in vectors.blocks(stop=looked_at)]
+    lengths: AnyArray = np.concatenate(found)
+    figures = (lengths.min(), lengths.mean(), lengths.max()) if len(lengths) else (None, None, None)
+    # A norm beyond float64 is none that JSON could tell.
+    shown = [None if each is None or not np.isfinite(each) else round(float(each), 6) for each in figures]
     return {
-        "rows": len(rows),
-        "min": None if least is None else round(float(least), 6),
-        "mean": None if mean is None else round(float(mean), 6),
-        "max": None if most is None else round(float(most), 6),
+        "rows": looked_at,
+        **dict(zip(("min", "mean", "max"), shown, strict=True)),
         "zero_rows": int((lengths == 0).sum()),
-        "non_finite_rows": int((~finite).sum()),
+        "non_finite_rows": looked_at - len(lengths),
     }
+
+
+def _lengths(block: AnyArray) -> AnyArray:
+    """The norms of those rows that are finite."""
+    import numpy as np
+
+    rows = block.astype(np.float64)
+    found: AnyArray = np.linalg.norm(rows[np.isfinite(rows).all(axis=1)], axis=1)
+    return found
 
 
 def manifest_of(file: Path, root: Path | None) -> dict[str, Any] | None:
@@ -87,8 +96,8 @@ def show(file: Path, figures: dict[str, Any]) -> None:
 
 
 def _norms_line(norms: dict[str, Any]) -> str:
-    line = "none finite" if norms["min"] is None else f"{norms['min']:.4g} to {norms['max']:.4g}"
-    if norms["mean"] is not None:
-        line += f", mean {norms['mean']:.4g}"
+    shown = {name: "beyond f64" if norms[name] is None else f"{norms[name]:.4g}" for name in ("min", "mean", "max")}
+    finite = norms["rows"] > norms["non_finite_rows"]
+    line = f"{shown['min']} to {shown['max']}, mean {shown['mean']}" if finite else "none finite"
     faults = ((norms["zero_rows"], "zero"), (norms["non_finite_rows"], "with NaN or infinity"))
     return line + "".join(f"; {count:,} {what}" for count, what in faults if count)
