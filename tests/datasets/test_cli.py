@@ -375,3 +375,17 @@ def test_truth_of_hdf5_comes_out_with_its_distances(here: Path) -> None:
     done("convert", "t.hdf5", "t.ibin")
     found = read_truth("t.ibin")
     assert found.distances is not None and np.allclose(found.distances, [[0, 1], [2, 3]])
+
+
+def test_distances_beside_ids_are_converted_with_them(here: Path) -> None:
+    ids, distances = np.arange(6).reshape(3, 2), np.arange(6, dtype=np.float32).reshape(3, 2)
+    write_truth("gt.ivecs", ids, distances)
+    done("convert", "gt.ivecs", "gt.ibin")
+    done("convert", "gt.ibin", "datasets/mine/gt/back.npy")
+    found = read_truth("datasets/mine/gt/back.npy")
+    assert found.ids.tolist() == ids.tolist() and found.distances is not None
+    assert found.distances.tolist() == distances.tolist()
+    assert figures("verify")["ok"]
+    Path("x.distances.npy").write_bytes(b"mine")
+    assert "x.distances.npy exists" in refused("dataset", "convert", "gt.ibin", "x.npy")
+    assert Path("x.distances.npy").read_bytes() == b"mine" and not Path("x.npy").exists()

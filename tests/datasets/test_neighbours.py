@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import assume, example, given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
@@ -176,9 +176,11 @@ def test_truth_goes_into_the_file_of_its_vectors(tmp_path: Path) -> None:
 
 
 @given(counts=st.lists(st.integers(0, 9), min_size=1), ending=st.sampled_from([".ibin", ".rangeres"]))
+@example(counts=[0, 1], ending=".rangeres")
 def test_ranges_come_back(tmp_path_factory: pytest.TempPathFactory, counts: list[int], ending: str) -> None:
     path = tmp_path_factory.mktemp("ranges") / f"gt{ending}"
     rng, total = np.random.default_rng(0), sum(counts)
+    assume(ending == ".rangeres" or (len(counts), total) not in ((2, 1), (3, 3), (4, 2)))  # k neighbours, by their size
     truth = RangeTruth(
         np.concatenate([[0], np.cumsum(counts)]), rng.integers(0, 99, total), rng.random(total, np.float32)
     )
@@ -230,3 +232,74 @@ def test_ranges_that_cannot_be_written(tmp_path: Path, limits: list[int], ids: i
     truth = RangeTruth(np.array(limits), np.zeros(ids, np.int64), np.zeros(distances, np.float32))
     with pytest.raises(DatasetError, match=r"gt\.rangeres"):
         write_range_truth(tmp_path / "gt.rangeres", truth)
+
+
+# --- what tells neighbours from other numbers -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["gt.ibin", "gt.npy", "gt.hdf5"])
+def test_ids_beyond_int32_are_not_read_as_other_numbers(tmp_path: Path, name: str) -> None:
+    ids = np.array([[1, -1], [2, -2]], np.int32)  # as uint32, 4,294,967,294
+    if name == "gt.ibin":
+        (tmp_path / name).write_bytes(struct.pack("<II", 2, 2) + ids.tobytes())
+    elif name == "gt.npy":
+        np.save(tmp_path / name, ids)
+    else:
+        with h5py.File(tmp_path / name, "w") as file:
+            file["neighbors"] = ids
+    with pytest.raises(DatasetError, match=r"an id of -2; needs -1, for none, to 2,147,483,647"):
+        read_truth(tmp_path / name)
+
+
+def test_negative_ids_within_a_radius(tmp_path: Path) -> None:
+    path = tmp_path / "gt.rangeres"
+    path.write_bytes(struct.pack("<3i2i2f", 1, 2, 2, 5, -1, 0.0, 1.0))
+    with pytest.raises(DatasetError, match="an id of -1"):
+        read_range_truth(path)
+    with pytest.raises(DatasetError, match="ids from -1 to 5"):
+        write_range_truth(path, RangeTruth(np.array([0, 2]), np.array([5, -1]), np.zeros(2, np.float32)))
+
+
+def test_ranges_that_would_be_taken_for_k_neighbours(tmp_path: Path) -> None:
+    """Three rows in all for three queries are as many bytes as three for each, without distances."""
+    truth = RangeTruth(np.array([0, 1, 2, 3]), np.arange(3), np.zeros(3, np.float32))
+    with pytest.raises(DatasetError, match=r"taken for 3 neighbours of each query; write it to \.rangeres"):
+        write_range_truth(tmp_path / "gt.ibin", truth)
+    assert list(tmp_path.iterdir()) == []
+    write_range_truth(tmp_path / "gt.rangeres", truth)
+    assert read_range_truth(tmp_path / "gt.rangeres").ids.tolist() == [0, 1, 2]
+
+
+@pytest.mark.parametrize("ending", [".npy", ".ivecs", ".parquet"])
+def test_ids_with_distances_beside_them_are_neighbours(tmp_path: Path, ending: str) -> None:
+    ids, distances = some_truth()
+    path = tmp_path / f"gt{ending}"
+    write_truth(path, ids)
+    assert contents(path).kind == "vectors"
+    write_truth(path, ids, distances)
+    found = contents(path)
+    assert (found.kind, found.rows, found.dim, found.dtype, found.distances) == ("neighbours", 5, 3, "i32", True)
+
+
+def test_other_numbers_with_distances_beside_them_are_not(tmp_path: Path) -> None:
+    """As of a file and what `corenn dataset distances` makes of it."""
+    np.save(tmp_path / "a.distances.npy", np.zeros((5, 5), np.float32))
+    for rows in (np.zeros((5, 5), np.float32), np.zeros((5, 3), np.int8)):
+        np.save(tmp_path / "a.npy", rows)
+        assert contents(tmp_path / "a.npy").kind == "vectors"
+
+
+def test_what_a_huge_file_holds_is_told_by_its_header(tmp_path: Path) -> None:
+    path = tmp_path / "graph.ibin"
+    with path.open("wb") as file:
+        file.write(struct.pack("<II", 2**31, 100))
+        file.truncate(8 + 8 * 100 * 2**31)
+    found = contents(path)
+    assert (found.kind, found.rows, found.dim, found.distances) == ("neighbours", 2**31, 100, True)
+
+
+def test_a_format_that_cannot_carry_ids_costs_no_distances(tmp_path: Path) -> None:
+    np.save(tmp_path / "base.distances.npy", np.ones((2, 2), np.float32))
+    with pytest.raises(DatasetError, match="not i32"):
+        write_truth(tmp_path / "base.fbin", np.zeros((2, 2), int))
+    assert (tmp_path / "base.distances.npy").exists()

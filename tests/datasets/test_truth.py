@@ -25,6 +25,8 @@ from typer.testing import CliRunner, Result
 from corenn.cli import app
 from corenn.datasets import create_vectors, exact, open_vectors, read_truth, work
 from corenn.datasets.exact import nearest
+from corenn.datasets.manifest import verify_manifests
+from corenn.datasets.neighbours import beside
 from corenn.datasets.truth import exact_truth
 from corenn.datasets.truth_state import identity, restore
 from corenn.datasets.work import MOST_QUERIES
@@ -320,6 +322,76 @@ def test_the_example_of_the_page_runs(tmp_path: Path) -> None:
         check=False,
     )  # fmt: skip
     assert (done.stdout, done.stderr) == ("True True\n", "")
+
+
+# --- what is found out before the work, and what lies beside the answer -----------------------------------------------
+
+
+def unsearched(monkeypatch: pytest.MonkeyPatch) -> None:
+    def never(*_: object) -> None:
+        pytest.fail("searched, for an answer that nobody can write or nothing can hold")
+
+    monkeypatch.setattr(exact.Search, "__init__", never)
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("truth.fbin", "holds f32, not i32"), ("truth.txt", "unknown format"), ("truth.rangeres", "unknown format"),
+        ("broken.hdf5", "not a whole HDF5 file"),
+    ],
+)  # fmt: skip
+def test_an_answer_that_cannot_be_written_is_not_searched_for(
+    name: str, reason: str, files: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("h5py")
+    unsearched(monkeypatch)
+    (tmp_path / "broken.hdf5").write_bytes(b"not HDF5")
+    before = sorted(tmp_path.iterdir())
+    result = run(*files, "--out", tmp_path / name, "--overwrite")
+    assert result.exit_code == 1 and reason in result.stderr, result.output
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_rows_that_int32_cannot_number_are_not_searched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    unsearched(monkeypatch)
+    with (tmp_path / "base.u8bin").open("wb") as file:
+        file.write(np.array([2**31 + 1, 1], "<u4").tobytes())
+        file.truncate(8 + 2**31 + 1)
+    queries = stored(tmp_path / "queries.u8bin", np.zeros((1, 1), np.uint8))
+    result = run(tmp_path / "base.u8bin", queries, "--out", tmp_path / "truth.ibin")
+    assert result.exit_code == 1 and "2,147,483,649 rows; their numbers are int32" in result.stderr
+
+
+def test_queries_that_do_not_fit_are_not_even_read(
+    files: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Among them the base itself, named twice by mistake: a hundred gigabytes of queries."""
+    with (tmp_path / "queries.fbin").open("wb") as file:
+        file.write(np.array([10**9, 8], "<u4").tobytes())
+        file.truncate(8 + 32 * 10**9)
+    result = run(files[0], tmp_path / "queries.fbin", "--out", tmp_path / "truth.ibin")
+    assert result.exit_code == 1 and "1,000,000,000 queries with 100 neighbours" in result.stderr
+    assert "raise the limit" in result.stderr
+
+
+@pytest.mark.parametrize("name", ["truth.npy", "truth.ivecs"])
+def test_distances_in_a_file_of_their_own_have_a_manifest_too(
+    name: str, files: tuple[Path, Path], tmp_path: Path
+) -> None:
+    out = tmp_path / "sets" / "mine" / "gt" / name
+    (tmp_path / "sets" / "mine" / "manifests").mkdir(parents=True)
+    assert run(*files, "-k", 3, "--out", out).exit_code == 0
+    verdicts = verify_manifests(tmp_path / "sets")
+    assert [each.problem for each in verdicts] == [None, None]
+    assert {each.file.name for each in verdicts} == {name, beside(out).name}
+
+
+def test_distances_of_something_else_are_not_replaced(files: tuple[Path, Path], tmp_path: Path) -> None:
+    (tmp_path / "truth.distances.npy").write_bytes(b"mine")
+    result = run(*files, "-k", 3, "--out", tmp_path / "truth.npy")
+    assert result.exit_code == 1 and "truth.distances.npy exists; replace it with --overwrite" in result.stderr
+    assert (tmp_path / "truth.distances.npy").read_bytes() == b"mine" and not (tmp_path / "truth.npy").exists()
 
 
 def test_no_changed_byte_of_a_state_is_more_than_a_warning(

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .dtypes import name_of
-from .neighbours import HDF5, RANGE, is_knn_truth, is_range_truth, read_range_truth, read_truth
+from .neighbours import HDF5, RANGE, is_knn_truth, is_range_truth, range_counts, truth_shape
 from .vectors import ENDINGS, ending, existing, open_vectors
 
 
@@ -28,18 +28,17 @@ class Contents:
 
 
 def contents(path: str | Path, part: str | None = None) -> Contents:
-    """What `path` holds; `part` as in open_vectors.
+    """What `path` holds, by sizes and headers; `part` as in open_vectors.
 
     Raises:
         DatasetError: for a file that is missing, torn, empty, inconsistent or of an unknown format.
     """
     path = existing(path)
     if path.suffix.lower() == RANGE or is_range_truth(path):
-        return Contents("ranges", len(read_range_truth(path).limits) - 1, None, "i32", distances=True)
+        return Contents("ranges", len(range_counts(path)), None, "i32", distances=True)
     if is_knn_truth(path, part):
-        truth = read_truth(path)
-        queries, k = truth.ids.shape
-        return Contents("neighbours", queries, k, "i32", distances=truth.distances is not None)
+        queries, k, dtype, distances = truth_shape(path)
+        return Contents("neighbours", queries, k, name_of(dtype), distances=distances)
     with open_vectors(path, part) as vectors:
         return Contents("vectors", len(vectors), vectors.dim, name_of(vectors.dtype), vectors.metric)
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from ..errors import DatasetError
 from ..graph.threads import Helpers
+from ..storage.platform import cpu_count
 from ..types import AnyArray
 from .exact import CENTRED, Search, centre_of, check_task
 from .neighbours import Truth
@@ -78,6 +79,24 @@ def exact_truth(
     ids, distances = search.results()
     with np.errstate(over="ignore"):
         return Truth(ids, distances.astype(np.float32))
+
+
+def check_memory(
+    base: Vectors, queries: Vectors, k: int, *, rows: int | None = None, threads: int | None = None,
+    memory_bytes: int = MEMORY,
+) -> None:  # fmt: skip
+    """Refuse a search whose queries and answers would not fit into the memory, before the queries are read.
+
+    Args: as of exact_truth.
+
+    Raises:
+        DatasetError: for shapes that do not fit, or too little memory; the message says how much is needed.
+        InvalidArgumentError: for k < 1.
+    """
+    count = len(base) if rows is None else min(rows, len(base))
+    check_task((count, base.dim), queries.shape, k)
+    wide = is_wide(base.dtype, queries.dtype)
+    plan(count, len(queries), base.dim, min(k, count), threads or cpu_count(), wide, memory_bytes)
 
 
 def _offer(search: Search, base: Vectors, block: AnyArray, first: int) -> None:

@@ -20,7 +20,9 @@ from .options import (
     command_line,
     must_be_free,
     record,
+    record_truth,
     show_written,
+    truth_must_be_free,
     type_of,
 )
 
@@ -64,13 +66,15 @@ def convert(
     if kind == "vectors":
         known = _convert_vectors(file, out, dtype, part, out_part, rows, metric)
     elif dtype is None and rows is None and out_part is None:
+        if kind == "neighbours":
+            truth_must_be_free(out, overwrite)
         known = _convert_truth(file, out, kind, metric)
     else:
         console.fail(f"{file} holds {kind}; --dtype, --rows and --out-part are for vectors")
     line = command_line(
         "convert", file, out, dtype=dtype, part=part, out_part=out_part, rows=rows, metric=metric, overwrite=overwrite
     )
-    written = record(out, file, line, known, always=manifest)
+    written = (record_truth if kind == "neighbours" else record)(out, file, line, known, always=manifest)
     shown = "neighbors" if kind == "neighbours" and out.suffix.lower() in HDF5 else out_part
     show_written(out, shown, file, written, as_json)
 

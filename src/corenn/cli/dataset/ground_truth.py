@@ -17,9 +17,9 @@ from .options import (
     Part,
     Record,
     command_line,
-    must_be_free,
-    record,
+    record_truth,
     size_line,
+    truth_must_be_free,
 )
 
 if TYPE_CHECKING:
@@ -57,18 +57,20 @@ def ground_truth(
     Into a file of ann-benchmarks: corenn dataset ground-truth sift.hdf5 sift.hdf5 --out sift.hdf5
     """
     from ...datasets import open_vectors, write_truth
+    from ...datasets.neighbours import check_writable
 
     if metric not in (None, *METRICS):
         console.fail(f"--metric {metric}: choose one of {', '.join(METRICS)}")
-    must_be_free(out, "neighbors" if out.suffix.lower() in HDF5 else None, overwrite)
+    truth_must_be_free(out, overwrite)
     state = out.with_name(f".{out.name}.state")
     if restart:
         state.unlink(missing_ok=True)
     began = time.perf_counter()
     with open_vectors(base, part) as vectors:
         known = metric or vectors.metric or "l2"
-        asked = _queries(queries, query_part)
         count = min(rows or len(vectors), len(vectors))
+        check_writable(out, count)
+        asked = _queries(queries, query_part, vectors, k, count, threads, memory)
         if k > count:
             console.say(f"{base} has {count:,} rows to search: {count:,} neighbours per query instead of {k:,}.")
         truth = _search(vectors, asked, k, known, count, state, threads, memory)
@@ -78,7 +80,7 @@ def ground_truth(
         "ground-truth", base, queries, out=out, k=None, metric=known, part=part, query_part=query_part, rows=rows,
         overwrite=overwrite,
     ).replace(" --out", f" -k {k} --out", 1)  # fmt: skip
-    written = record(out, base, line, known, always=manifest)
+    written = record_truth(out, base, line, known, always=manifest)
     figures = {
         "path": str(out), "rows": count, "queries": len(asked), "k": truth.ids.shape[1], "metric": known,
         "seconds": round(time.perf_counter() - began, 3), "bytes": out.stat().st_size,
@@ -87,14 +89,19 @@ def ground_truth(
     _show(figures, as_json)
 
 
-def _queries(file: Path, part: str | None) -> AnyArray:
+def _queries(
+    file: Path, part: str | None, base: Vectors, k: int, rows: int, threads: int | None, memory: int
+) -> AnyArray:
+    """All queries; refused unread if they do not fit into the memory."""
     import numpy as np
 
     from ...datasets import open_vectors
+    from ...datasets.truth import check_memory
 
     if part is None and file.suffix.lower() in HDF5:
         part = "test"
     with open_vectors(file, part) as vectors:
+        check_memory(base, vectors, k, rows=rows, threads=threads, memory_bytes=memory * MB)
         return np.array(vectors.rows(0, len(vectors)))
 
 

@@ -54,6 +54,14 @@ def must_be_free(out: Path, part: str | None, overwrite: bool) -> None:
     console.fail(f"{out} exists; replace it with --overwrite")
 
 
+def truth_must_be_free(out: Path, overwrite: bool) -> None:
+    """As must_be_free, for all files that neighbours would be written to."""
+    from ...datasets.neighbours import files_of
+
+    for each in files_of(out):
+        must_be_free(each, "neighbors", overwrite)
+
+
 def type_of(out: Path, wanted: str | None, given: DType) -> DType:
     """The type of the numbers in `out`: what is wanted, else what is given if the format can carry it."""
     from ...datasets.vectors import as_dtype, fitting
@@ -71,6 +79,14 @@ def record(out: Path, source: Path, command: str, metric: str | None, *, always:
     with bytes_progress("checksum", out.stat().st_size) as advance:
         manifest = describe(out, source=str(source), command=command, metric=metric, progress=advance)
     return write_manifest(out, manifest)
+
+
+def record_truth(out: Path, source: Path, command: str, metric: str | None, *, always: bool) -> Path | None:
+    """As record, for neighbours and for their distances where these have a file of their own."""
+    from ...datasets.neighbours import files_of
+
+    written = [record(each, source, command, metric, always=always) for each in files_of(out) if each.exists()]
+    return written[0]
 
 
 def bytes_progress(title: str, total: int) -> Any:

@@ -55,6 +55,11 @@ def parts(path: Path) -> dict[str, tuple[tuple[int, ...], str]]:
         }
 
 
+def check_library() -> None:
+    """Raise ModuleNotFoundError where h5py, of the extra `datasets`, is missing."""
+    import h5py  # noqa: F401
+
+
 @contextmanager
 def opened(path: Path) -> Iterator[Any]:
     """The h5py.File of `path`, to read from; errors of HDF5 come out as DatasetError."""
