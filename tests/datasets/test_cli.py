@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import json
 import shlex
+import subprocess
+import sys
 import tracemalloc
 from pathlib import Path
 from typing import Any
@@ -21,6 +23,7 @@ from corenn import CoreNN
 from corenn.cli import app
 from corenn.datasets import open_vectors, read_truth, write_truth
 from corenn.datasets.manifest import read_manifest
+from tests.crash.harness import environment
 
 from .contract import Rows, read, same, some_rows, written
 
@@ -389,3 +392,43 @@ def test_distances_beside_ids_are_converted_with_them(here: Path) -> None:
     Path("x.distances.npy").write_bytes(b"mine")
     assert "x.distances.npy exists" in refused("dataset", "convert", "gt.ibin", "x.npy")
     assert Path("x.distances.npy").read_bytes() == b"mine" and not Path("x.npy").exists()
+
+
+@pytest.mark.parametrize("name", [".", "train/x"])
+def test_names_that_hdf5_does_not_take(here: Path, name: str) -> None:
+    pytest.importorskip("h5py")
+    done("convert", "a.npy", "a.hdf5")
+    before = Path("a.hdf5").read_bytes()
+    assert "a.hdf5: HDF5 cannot keep" in refused("dataset", "convert", "a.npy", "a.hdf5", "--out-part", name)
+    assert Path("a.hdf5").read_bytes() == before
+    assert sorted(each.name for each in here.iterdir()) == ["a.hdf5", "a.npy"]
+
+
+FULL = """
+import resource, signal, sys
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, 300_000))
+from corenn.cli import main
+main()
+"""
+
+
+@pytest.mark.parametrize(
+    ("ending", "rows"),
+    [(each, 80_000) for each in (".npy", ".fvecs", ".raw", ".hdf5", ".parquet", ".arrow")]
+    + [(each, 74_980) for each in (".npy", ".hdf5", ".parquet", ".arrow")],
+)
+def test_a_disk_that_is_full_is_one_line_and_leaves_nothing(here: Path, ending: str, rows: int) -> None:
+    """Be it found out by a write, or as late as by the close of a file."""
+    pytest.importorskip("h5py")
+    pytest.importorskip("pyarrow")
+    np.save("a.npy", np.ones((rows, 1), np.float32))
+    before = sorted(here.iterdir())
+    ended = subprocess.run(
+        [sys.executable, "-c", FULL, "dataset", "convert", "a.npy", f"b{ending}"], env=environment(),
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert ended.returncode == 1, ended.stderr
+    assert f"error: cannot write b{ending}: " in ended.stderr and "Traceback" not in ended.stderr
+    assert "Exception ignored" not in ended.stderr
+    assert sorted(here.iterdir()) == before

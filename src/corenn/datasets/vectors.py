@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
+from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
 from types import TracebackType
@@ -19,6 +20,7 @@ from typing import Any, Self
 import numpy as np
 
 from ..errors import DatasetError, InvalidArgumentError
+from ..storage.files import translated
 from ..types import AnyArray
 from .atomic import publish, temporary
 from .dtypes import DType, converted, dtype_named, name_of
@@ -138,7 +140,9 @@ class Writer(ABC):
         if self._expected is not None and self.count + len(block) > self._expected:
             raise DatasetError(f"{self.path}: more rows than the {self._expected:,} announced")
         if len(block):
-            self._write(converted(block, self.dtype, str(self.path), self.count))
+            rows = converted(block, self.dtype, str(self.path), self.count)
+            with translated("write", self.path):
+                self._write(rows)
             self.count += len(block)
 
     @abstractmethod
@@ -161,12 +165,12 @@ class Writer(ABC):
         publish(self._part, self.path)
 
     def __enter__(self) -> Self:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            self._begin()
+            with translated("write", self.path):
+                self.path.parent.mkdir(parents=True, exist_ok=True)
+                self._begin()
         except BaseException:
-            self._abort()
-            self._part.unlink(missing_ok=True)
+            self._discard()
             raise
         return self
 
@@ -176,11 +180,20 @@ class Writer(ABC):
         try:
             if kind is None:
                 self._check_count()
-                self._finish()
-                self._publish()
+                with translated("write", self.path):
+                    self._finish()
+                    self._publish()
         finally:
-            self._abort()
-            self._part.unlink(missing_ok=True)
+            self._discard()
+
+    def _discard(self) -> None:
+        """Remove the temporary file, if it is still there, though it cannot even be closed: on a full disk."""
+        try:
+            with suppress(OSError, RuntimeError):
+                self._abort()
+        finally:
+            with suppress(FileNotFoundError, NotADirectoryError):
+                self._part.unlink()
 
     def _check_count(self) -> None:
         if self.count == 0:

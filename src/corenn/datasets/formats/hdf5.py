@@ -190,11 +190,24 @@ class _Writer(Writer):
 
     def _begin(self) -> None:
         self._file = _opened_copy(self.path, self._part, self._keep)
-        if self._name in self._file:
-            del self._file[self._name]
+        with self._named():
+            if self._name in self._file:
+                del self._file[self._name]
         describe(self._file, self.dim, self.dtype, self._metric)
         if self._expected:
-            self._found = self._file.create_dataset(self._name, (self._expected, self.dim), self.dtype)
+            self._found = self._create((self._expected, self.dim))
+
+    @contextmanager
+    def _named(self) -> Iterator[None]:
+        """What HDF5 says about the name of a data set, such as "." or one below another data set, as one line."""
+        try:
+            yield
+        except (RuntimeError, KeyError, ValueError, TypeError) as error:
+            raise DatasetError(f"{self.path}: HDF5 cannot keep a data set {self._name!r} ({error})") from error
+
+    def _create(self, shape: tuple[int, int], **options: Any) -> Any:
+        with self._named():
+            return self._file.create_dataset(self._name, shape, self.dtype, **options)
 
     def _write(self, block: AnyArray) -> None:
         if self._found is not None:
@@ -202,9 +215,7 @@ class _Writer(Writer):
             return
         self._gathered.append(block.copy())
         if sum(map(len, self._gathered)) >= self._chunk:
-            shape, most = (0, self.dim), (None, self.dim)
-            chunks = (self._chunk, self.dim)
-            self._found = self._file.create_dataset(self._name, shape, self.dtype, maxshape=most, chunks=chunks)
+            self._found = self._create((0, self.dim), maxshape=(None, self.dim), chunks=(self._chunk, self.dim))
             self._put(0, np.concatenate(self._gathered))
             self._gathered = []
 
@@ -215,7 +226,7 @@ class _Writer(Writer):
 
     def _finish(self) -> None:
         if self._found is None:
-            self._file.create_dataset(self._name, data=np.concatenate(self._gathered))
+            self._create((self.count, self.dim), data=np.concatenate(self._gathered))
         self._file.close()
 
     def _abort(self) -> None:
