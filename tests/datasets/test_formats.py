@@ -205,6 +205,15 @@ class TestHdf5(FormatContract):
         with open_vectors(path) as opened:
             assert opened.metric == metric[0]
 
+    def test_attributes_stay_those_of_the_vectors(self, tmp_path: Path) -> None:
+        path = written(tmp_path / "a.hdf5", some_rows(5, 6, "f32"))
+        written(path, some_rows(5, 1, "i32"), part="clusters")
+        with h5py.File(path) as file:
+            assert (file.attrs["dimension"], file.attrs["point_type"]) == (6, "float")
+        written(path, some_rows(5, 3, "i32"), part="train")
+        with h5py.File(path) as file:
+            assert (file.attrs["dimension"], file.attrs["point_type"]) == (3, "int")
+
     def test_parts_are_kept_beside_each_other(self, tmp_path: Path) -> None:
         path, train, test = tmp_path / "a.h5", some_rows(9, 4, "f32"), some_rows(3, 4, "f32", 1)
         written(path, train, metric="cosine")

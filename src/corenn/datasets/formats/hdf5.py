@@ -26,6 +26,7 @@ CACHE_BYTES = 64 << 20  # a chunk that does not fit is unpacked anew for every b
 MAX_CHUNK_BYTES = 1 << 30
 MAX_WORD_BYTES = 256
 DEFAULT_PART = "train"
+VECTORS = (DEFAULT_PART, "test")
 
 
 def carried(_ending: str) -> tuple[DType, ...]:
@@ -193,7 +194,9 @@ class _Writer(Writer):
         with self._named():
             if self._name in self._file:
                 del self._file[self._name]
-        describe(self._file, self.dim, self.dtype, self._metric)
+        # The attributes are of the vectors, not of a column of clusters beside them.
+        of_vectors = self._name in VECTORS or "dimension" not in self._file.attrs
+        describe(self._file, self.dim if of_vectors else None, self.dtype, self._metric)
         if self._expected:
             self._found = self._create((self._expected, self.dim))
 
