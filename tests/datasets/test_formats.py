@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from corenn.datasets import ENDINGS, create_vectors, open_vectors
 from corenn.datasets.dtypes import NAMES, converted, dtype_named, name_of
 from corenn.datasets.vectors import carried, fitting
-from corenn.errors import DatasetError
+from corenn.errors import DatasetError, InvalidArgumentError
 
 from .contract import FormatContract, Rows, read, same, some_rows, written
 
@@ -62,7 +62,9 @@ class TestNpy(FormatContract):
         with pytest.raises(DatasetError, match=r"a\.npy"):
             open_vectors(tmp_path / "a.npy")
 
-    @pytest.mark.parametrize("shape", ["(-2, 3)", "(2, 3, )*9", f"({2**62}, {2**62})", "(2, 3.0)", "(" * 500])
+    @pytest.mark.parametrize(
+        "shape", ["(-2, 3)", "(2, 3, )*9", f"({2**62}, {2**62})", "(2, 3.0)", "(" * 500, "-" * 9_000 + "1"]
+    )
     def test_hostile_headers(self, tmp_path: Path, shape: str) -> None:
         header = f"{{'descr': '<f4', 'fortran_order': False, 'shape': {shape}, }}\n".encode()
         (tmp_path / "a.npy").write_bytes(b"\x93NUMPY\x01\0" + struct.pack("<H", len(header)) + header + bytes(24))
@@ -367,6 +369,14 @@ class TestArrow(Tables):
     def read_table(self, path: Path) -> Any:
         return pa.ipc.open_file(str(path)).read_all()
 
+    def test_a_closed_file_is_not_mapped_any_more(self, tmp_path: Path) -> None:
+        path = self.file(tmp_path)
+        opened = open_vectors(path)
+        opened.rows(0, 2)
+        opened.close()
+        maps = Path("/proc/self/maps")
+        assert not maps.exists() or str(path) not in maps.read_text()
+
     def test_compressed_feather(self, tmp_path: Path) -> None:
         feather, rows = pytest.importorskip("pyarrow.feather"), some_rows(300, 8, "f32")
         for compression in ("lz4", "zstd", "uncompressed"):
@@ -484,3 +494,13 @@ def test_infinity_and_nan_stay_what_they_are() -> None:
     for to in ("f16", "bf16", "f32", "f64"):
         found = converted(np.array([[np.inf, -np.inf, np.nan]], np.float32), dtype_named(to), "file")
         assert np.array_equal(found.astype(np.float64), [[np.inf, -np.inf, np.nan]], equal_nan=True)
+
+
+@pytest.mark.parametrize("ending", [".npy", ".raw", ".hdf5", ".fvecs"])
+def test_dimensions_of_any_integer_type_and_known_metrics_only(tmp_path: Path, ending: str) -> None:
+    path = tmp_path / f"a{ending}"
+    with create_vectors(path, np.int64(3), "f32") as out:  # type: ignore[arg-type]
+        out.append(some_rows(2, 3, "f32"))
+    assert same(read(path), some_rows(2, 3, "f32"))
+    with pytest.raises(InvalidArgumentError, match="unknown metric 'l1'"):
+        create_vectors(path, 3, "f32", metric="l1")

@@ -13,6 +13,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import suppress
 from importlib import import_module
+from operator import index
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -241,8 +242,11 @@ def create_vectors(
 
     Raises:
         DatasetError: for an unknown format, a type that the format cannot carry, or dimensions out of range.
+        InvalidArgumentError: for an unknown metric.
     """
-    path = Path(path)
+    path, dim = Path(path), index(dim)
+    if metric not in (None, "l2", "cosine", "ip"):
+        raise InvalidArgumentError(f"{path}: unknown metric {metric!r}; choose one of l2, cosine, ip")
     kind = as_dtype(dtype)
     if not 1 <= dim <= MAX_DIM:
         raise DatasetError(f"{path}: {dim} dimensions; needs 1 to {MAX_DIM:,}")

@@ -41,7 +41,7 @@ def open_file(path: Path, part: str | None) -> Batched:
 class _Vectors(Batched):
     def __init__(self, path: Path, file: Any, pages: mmap.mmap) -> None:
         self._file = file
-        self._pages = pages
+        self._pages: mmap.mmap | None = pages
         batches = [self._count(at) for at in range(file.num_record_batches)]
         self._firsts: list[int] = [0, *accumulate(batches)]
         if self._firsts[-1] == 0:
@@ -72,6 +72,10 @@ class _Vectors(Batched):
                 yield matrix_of(column, self.dim, where)
             del column
             release(self._pages)
+
+    def close(self) -> None:
+        super().close()
+        self._file = self._pages = None
 
 
 def create_file(

@@ -15,6 +15,8 @@ from ..dtypes import NAMES, NATIVE, DType, name_of
 from .plain import Mapped, PlainWriter, check_size, map_file
 
 MOST_HEADER = 1 << 16
+# What the parser of Python says of wrong text; out of memory, to it, is what is nested too deeply.
+DAMAGE = (ValueError, TypeError, SyntaxError, EOFError, ArithmeticError, RecursionError, MemoryError, TokenError)
 
 
 def carried(_ending: str) -> tuple[DType, ...]:
@@ -46,7 +48,7 @@ def _header(path: Path) -> tuple[tuple[int, ...], bool, DType, int]:
             # 3.0 is 2.0 with names in UTF-8, and an array of numbers has no names.
             read = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
             shape, fortran, dtype = read(head)
-    except (ValueError, TypeError, SyntaxError, EOFError, ArithmeticError, RecursionError, TokenError) as error:
+    except DAMAGE as error:
         raise DatasetError(f"{path}: not an array of numbers in NumPy's format ({error})") from error
     return shape, fortran, dtype, head.tell()
 
