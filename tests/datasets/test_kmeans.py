@@ -8,6 +8,7 @@ them.
 from __future__ import annotations
 
 import json
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -214,3 +215,31 @@ def test_files_that_cannot_be_written_are_refused_before_the_work(
     result = run(blobs[0], "-k", 3, *outs)
     assert result.exit_code == 1 and reason in result.stderr, result.output
     assert [each.name for each in tmp_path.iterdir()] == ["blobs.npy"]
+
+
+def test_a_sample_of_many_rows_lists_no_others(tmp_path: Path) -> None:
+    """A tenth of ten million: their numbers alone would be 80 MB."""
+    path = tmp_path / "many.u8bin"
+    with path.open("wb") as file:
+        file.write(np.array([10_000_000, 1], "<u4").tobytes())
+        file.truncate(8 + 10_000_000)
+    tracemalloc.start()
+    try:
+        with open_vectors(path) as vectors:
+            rows = module.drawn(vectors, 1_000_000, np.random.default_rng(0))
+        assert rows.shape == (1_000_000, 1)
+        assert tracemalloc.get_traced_memory()[1] < 40 << 20
+    finally:
+        tracemalloc.stop()
+
+
+def test_every_row_may_be_drawn_and_none_twice(tmp_path: Path) -> None:
+    path = stored(tmp_path / "rows.npy", np.arange(20, dtype=np.float32)[:, None])
+    seen: set[float] = set()
+    with open_vectors(path) as vectors:
+        for seed in range(60):
+            rows = module.drawn(vectors, 3, np.random.default_rng(seed))[:, 0].tolist()
+            assert rows == sorted(set(rows)) and len(rows) == 3
+            seen |= set(rows)
+        assert module.drawn(vectors, 20, np.random.default_rng(0))[:, 0].tolist() == list(range(20))
+    assert seen == set(range(20))

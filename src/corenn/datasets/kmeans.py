@@ -16,6 +16,7 @@ from ..graph.threads import Helpers
 from ..kernels.clusters import add_up, draw_near
 from ..types import AnyArray, Float32s, Float64s, Int64s
 from .exact import Search, lengths_squared
+from .transform import deal
 from .vectors import Vectors
 from .work import MEMORY, plan, single_threaded_products
 
@@ -118,15 +119,18 @@ def _check_memory(count: int, dim: int, memory: int) -> None:
 
 def drawn(vectors: Vectors, count: int, random: np.random.Generator) -> Float32s:
     """`count` rows drawn without replacement, in the order of the file, as float32."""
-    chosen = np.sort(random.choice(len(vectors), count, replace=False, shuffle=False))
     out = np.empty((count, vectors.dim), np.float32)
-    step = _step(vectors.dim)
+    step, filled = _step(vectors.dim), 0
+    # Generator.choice would list all rows of the file, 8 bytes each, for more than a twentieth of them.
+    counts = [count, len(vectors) - count]
+    owners = deal(len(vectors), counts, int(random.integers(2**63)), step) if all(counts) else None
     for first in range(0, len(vectors), step):
-        low, high = np.searchsorted(chosen, (first, first + step))
-        if low < high:
-            block = vectors.rows(first, min(first + step, len(vectors)))
-            out[low:high] = _checked(vectors, block[chosen[low:high] - first], chosen[low:high])
-    return out
+        stop = min(first + step, len(vectors))
+        chosen = np.arange(stop - first) if owners is None else np.flatnonzero(next(owners) == 0)
+        if len(chosen):
+            out[filled : filled + len(chosen)] = _checked(vectors, vectors.rows(first, stop)[chosen], first + chosen)
+            filled += len(chosen)
+    return out[:filled]
 
 
 def _step(dim: int) -> int:
