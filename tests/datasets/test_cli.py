@@ -8,6 +8,7 @@ exit code.
 from __future__ import annotations
 
 import json
+import os
 import shlex
 import subprocess
 import sys
@@ -432,3 +433,17 @@ def test_a_disk_that_is_full_is_one_line_and_leaves_nothing(here: Path, ending: 
     assert f"error: cannot write b{ending}: " in ended.stderr and "Traceback" not in ended.stderr
     assert "Exception ignored" not in ended.stderr
     assert sorted(here.iterdir()) == before
+
+
+@pytest.mark.skipif(sys.platform == "darwin", reason="its file system takes UTF-8 only")
+def test_names_of_files_that_are_no_text(here: Path) -> None:
+    name = os.fsdecode(b"b\xff\xc3\xa9.fbin")
+    for arguments in (("convert", "a.npy", name, "--manifest", "--json"), ("info", name), ("info", name, "--json")):
+        ended = subprocess.run(
+            [sys.executable, "-m", "corenn", "dataset", *arguments], env=environment(), capture_output=True, text=True,
+            check=False,
+        )  # fmt: skip
+        assert ended.returncode == 0, ended.stderr
+    assert json.loads(ended.stdout)["path"] == name
+    assert read_manifest(here / f"{name}.json").file == name
+    assert "é" in (here / f"{name}.json").read_text(encoding="utf-8")

@@ -115,8 +115,10 @@ def now() -> str:
 def write_manifest(file: Path, manifest: Manifest, root: Path | None = None) -> Path:
     """Write the manifest of `file` where it belongs, and return that path."""
     path = manifest_path(file, root)
+    text = json.dumps(asdict(manifest), indent=2, ensure_ascii=False) + "\n"
     with replacing(path) as part:
-        part.write_text(json.dumps(asdict(manifest), indent=2, ensure_ascii=False) + "\n")
+        # Of a file name that is no UTF-8, what Python has for its bytes becomes an escape that JSON knows.
+        part.write_bytes(text.encode("utf-8", "backslashreplace"))
     return path
 
 
