@@ -67,6 +67,13 @@ def test_the_first_rows_and_queries_have_their_own_truth(hdf5: Path, vectors: tu
     assert more.about["truth"] == "computed"  # the file has ten neighbours
 
 
+def test_neighbours_by_another_metric_do_not_count(hdf5: Path, vectors: tuple[Any, Any], tmp_path: Path) -> None:
+    subject = made(locate(str(hdf5), metric="ip"), tmp_path / "work")
+    assert subject.about["truth"] == "computed"
+    assert np.allclose(subject.truth, exact_neighbours(*vectors, K, "ip")[1])
+    assert made(locate(str(hdf5), metric="l2"), tmp_path / "same").about["truth"] == "file"
+
+
 def test_more_rows_than_there_are_means_all(hdf5: Path, tmp_path: Path) -> None:
     said: list[str] = []
     (tmp_path / "work").mkdir()

@@ -75,7 +75,7 @@ def locate(
         dataset: a file, or else a name of the catalogue that was fetched, whole or its first `rows` rows.
         queries: a file of queries; those of the data set unless given, which a file has in HDF5 only.
         truth: a file of true neighbours; those of the data set unless given.
-        metric: that of the data set unless given.
+        metric: that of the data set unless given; with another one, neighbours that come with the data do not count.
         rows: how many will be indexed.
         root: folder of all data sets.
 
@@ -92,7 +92,19 @@ def locate(
         found = _fetched(dataset, rows, root)
         if queries is not None:
             found = replace(found, queries=queries, queries_part=None, truth=None)
+    if metric is not None and found.truth is not None and metric != _stated(found):
+        found = replace(found, truth=None)  # neighbours by another metric than the one asked for
     return replace(found, truth=truth or found.truth, metric=metric or found.metric)
+
+
+def _stated(source: Source) -> str | None:
+    """The metric that the data set says it has."""
+    from ..datasets import open_vectors
+
+    if source.metric is not None:
+        return source.metric
+    with open_vectors(source.base, source.base_part) as base:
+        return base.metric
 
 
 def _file(path: Path, queries: Path | None) -> Source:
