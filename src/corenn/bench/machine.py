@@ -31,7 +31,7 @@ def machine() -> dict[str, Any]:
     described = _cpuinfo()
     return {
         "cpu": described.get("model name") or platform.processor() or None,
-        "flags": described.get("flags", "").split(),
+        "flags": (described.get("flags") or described.get("Features", "")).split(),  # x86; arm64
         "cores": cores(),
         "cores_total": os.cpu_count(),
         "memory_bytes": _memory(),
@@ -58,11 +58,17 @@ def version_of(name: str) -> str | None:
 
 def commit() -> str | None:
     """Commit of the sources, with a + if they are changed; None outside a clone."""
-    asked = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--abbrev=40", "--dirty=+", "--exclude=*"]
+    file = Path(__file__)
     try:
-        return subprocess.run(asked, capture_output=True, text=True, check=True).stdout.strip()
+        _git(file.parent, "ls-files", "--error-unmatch", file.name)  # else we lie in the .venv of somebody's clone
+        return _git(file.parent, "describe", "--always", "--abbrev=40", "--dirty=+", "--exclude=*")
     except (OSError, subprocess.CalledProcessError):
         return None
+
+
+def _git(folder: Path, *arguments: str) -> str:
+    asked = ["git", "-C", str(folder), *arguments]
+    return subprocess.run(asked, capture_output=True, text=True, check=True).stdout.strip()
 
 
 def cores() -> int:
