@@ -241,8 +241,17 @@ def test_hopeless_points_of_a_second_curve_are_not_timed() -> None:
 
     fast = [first(0.5, 900), first(0.9, 500), first(0.95, 400)]
     slow = [first(0.4, 449), first(0.9, 251), first(0.95, 199), first(0.99, 100)]
-    assert worth_timing([fast, slow]) == [fast, [slow[1], slow[3]]]
+    assert worth_timing([fast, slow]) == [fast, slow]  # the first and third are needed beside the second and fourth
+    assert worth_timing([fast, [first(0.1, 1), slow[0], slow[1]]]) == [fast, slow[:2]]
     assert worth_timing([fast, [first(0.2, 1)]]) == [fast]
+
+
+def test_a_second_curve_keeps_what_its_speed_at_a_recall_follows_from() -> None:
+    """Without the hopeless point the speed at .95 would be that at 1.0, and the curve be said to begin there."""
+    fast = [Point({}, 0.9, 0, 0, 900, [900.0])]
+    slow = [Point({}, 0.9, 0, 0, 400, [400.0]), Point({}, 1.0, 0, 0, 100, [100.0])]
+    figures, _ = reach(worth_timing([fast, slow]), 0.95)
+    assert not figures["at_least"] and figures["recall"] == 0.95 and figures["qps"] == pytest.approx(200)
 
 
 def test_summary_of_latencies() -> None:

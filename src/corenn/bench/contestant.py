@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -213,14 +214,20 @@ class Contestant:
 def worth_timing(lines: Sequence[Sequence[Point]]) -> list[list[Point]]:
     """Of several curves of one system, the points that are not far behind: a warm-up tells hopeless ones for certain.
 
-    A point goes if another has at least its recall at more than BEHIND times its speed.
+    A point is hopeless if another has at least its recall at more than BEHIND times its speed. It goes, unless the next
+    point of its curve stays: without the hastier neighbour there is nothing to interpolate from.
     """
     everything = [point for line in lines for point in line]
 
     def hopeless(point: Point) -> bool:
         return any(each.recall >= point.recall and each.first_qps > BEHIND * point.first_qps for each in everything)
 
-    return [kept for line in lines if (kept := [point for point in line if not hopeless(point)])]
+    found = []
+    for line in lines:
+        stays = [*(not hopeless(point) for point in line), False]
+        kept = [point for point, pair in zip(line, pairwise(stays), strict=True) if any(pair)]
+        found += [kept] if kept else []
+    return found
 
 
 def summary(seconds: Any) -> dict[str, float]:
