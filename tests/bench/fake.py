@@ -40,7 +40,7 @@ class Fake(System):
         self.base = np.array(base)
 
     def grid(self, k: int) -> list[Params]:
-        return [{"share": tenths / 10} for tenths in range(1, 11)]
+        return [] if self.option["fault"] == "grid" else [{"share": tenths / 10} for tenths in range(1, 11)]
 
     def query(self, queries: Float32s, k: int) -> AnyArray:
         self._note(f"query {self.share} {len(queries)} {cores()}")
@@ -54,10 +54,11 @@ class Fake(System):
 
     def work(self, queries: Float32s, k: int) -> dict[str, float]:
         self._misbehave("work")
-        return {"distances": self.share * len(self.base)}
+        odd: dict[str, Any] = {"nan": np.nan, "object": object()}
+        return {"distances": odd.get(self.option["fault"], self.share * len(self.base))}
 
     def memory_parts(self) -> dict[str, int]:
-        return {"rows": self.base.nbytes}
+        return {"rows": 0.5 if self.option["fault"] == "bytes" else np.int64(self.base.nbytes)}  # type: ignore[dict-item]
 
     def _note(self, what: str) -> None:
         if self.option["trace"]:

@@ -126,6 +126,28 @@ def test_turns(race: Race, tmp_path: Path) -> None:
     assert not list(tmp_path.glob("corenn-bench-*"))
 
 
+@pytest.mark.parametrize("fault", ["nan", "object", "bytes", "grid"])
+def test_figures_that_are_none_are_the_fault_of_their_system(race: Race, fault: str) -> None:
+    """They must not reach the log, whose refusal would take the lines of all others along."""
+    told = f"{FAKE}:fault={fault}"
+    lines = race(told, FAKE, repetitions=1, recalls=(0.3,))
+    assert not [each for line in lines for each in faults(line)]
+    assert of(lines, "point", FAKE) and of(lines, "target", FAKE)
+    wrong = [line["message"] for line in of(lines, "failure", told)]
+    wrong += [error for line in of(lines, "point", told) for error in line["errors"]]
+    assert wrong and all(line["reason"] in ("wrong", "failed") for line in of(lines, "failure", told))
+
+
+def test_an_interpreter_that_cannot_be_started_is_a_failure(race: Race, tmp_path: Path) -> None:
+    python = tmp_path / "python"
+    python.write_text("no program")
+    other = f"{FAKE}:child=0"
+    lines = race(FAKE, other, repetitions=1, recalls=(0.3,), pythons={other: python})
+    (failure,) = of(lines, "failure")
+    assert (failure["label"], failure["stage"], failure["reason"]) == (other, "start", "failed")
+    assert of(lines, "point", FAKE)
+
+
 def test_systems_that_fall_over_are_reported_and_the_others_go_on(race: Race) -> None:
     wanted = {
         "tests.bench.fake_absent": ("start", "not installed", "no_such_package_anywhere"),

@@ -188,7 +188,7 @@ class Contestant:
         try:
             point.work = self._ask("work", params=point.params, k=self.plan.k, count=count)
         except Fault as fault:
-            if fault.reason != "failed":
+            if fault.reason not in ("failed", "wrong"):
                 raise
             self.errors.append(f"work: {fault.message}")
 

@@ -48,6 +48,9 @@ class Process:
             environment: further variables.
             python: another interpreter; it needs NumPy, and gets this package lent.
             scratch: folder through which the package is lent; that of the log unless given.
+
+        Raises:
+            Fault: if there is no starting it.
         """
         self.log = log
         self._buffer = b""
@@ -55,11 +58,15 @@ class Process:
         variables = {**os.environ, **dict.fromkeys(THREAD_VARIABLES, str(threads)), **environment}
         if self._lent is not None:
             variables["PYTHONPATH"] = str(self._lent)
-        with log.open("ab") as errors:
-            self._process = subprocess.Popen(
-                [str(python or sys.executable), "-m", worker.__name__],
-                stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, env=variables, start_new_session=True,
-            )  # fmt: skip
+        command = [str(python or sys.executable), "-m", worker.__name__]
+        try:
+            with log.open("ab") as errors:
+                self._process = subprocess.Popen(
+                    command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, env=variables,
+                    start_new_session=True,
+                )  # fmt: skip
+        except OSError as error:
+            raise Fault("start", "failed", str(error)) from error
 
     def ask(self, do: str, seconds: float, **arguments: Any) -> Any:
         """One request and its answer.

@@ -12,6 +12,7 @@ import ctypes
 import faulthandler
 import gc
 import json
+import operator
 import os
 import signal
 import sys
@@ -87,8 +88,8 @@ class Worker:
         growth = None if now is None or self.start_anonymous is None else max(now - self.start_anonymous, 0)
         system = self.system
         return {
-            "memory_bytes": system.memory_bytes(), "memory_parts": system.memory_parts(),
-            "disk_bytes": system.disk_bytes(), "disk_parts": system.disk_parts(),
+            "memory_bytes": _bytes(system.memory_bytes()), "memory_parts": _parts(system.memory_parts()),
+            "disk_bytes": _bytes(system.disk_bytes()), "disk_parts": _parts(system.disk_parts()),
             "resident": memory.resident(), "anonymous": now, "growth": growth,
         }  # fmt: skip
 
@@ -98,7 +99,10 @@ class Worker:
 
     def grid(self, k: int) -> list[dict[str, Any]]:
         """Query-time parameters to try."""
-        return self.system.grid(k)
+        settings = list(self.system.grid(k))
+        if not settings:
+            raise WrongAnswerError("a grid without settings; one for a system that has no parameters is [{}]")
+        return settings
 
     def query(self, params: dict[str, Any], k: int, count: int, least: float, out: str | None) -> dict[str, float]:
         """Answer the first `count` queries, again and again for `least` seconds; the ids go to the file `out`."""
@@ -130,7 +134,7 @@ class Worker:
     def work(self, params: dict[str, Any], k: int, count: int) -> dict[str, float]:
         """Distances and hops per query, where they are counted."""
         self.system.configure(**params)
-        return self.system.work(self.queries[:count], k)
+        return {name: float(value) for name, value in self.system.work(self.queries[:count], k).items()}
 
     def close(self) -> None:
         """Release everything."""
@@ -148,9 +152,20 @@ class Worker:
 
 def _version(system: System) -> str | None:
     try:
-        return system.version()
+        return str(system.version())
     except PackageNotFoundError:
         return None
+
+
+def _bytes(size: Any) -> int | None:
+    try:
+        return None if size is None else operator.index(size)
+    except TypeError:
+        raise WrongAnswerError(f"{size!r} is no number of bytes") from None
+
+
+def _parts(sizes: Any) -> dict[str, int | None] | None:
+    return None if sizes is None else {str(name): _bytes(size) for name, size in sizes.items()}
 
 
 def _mapped(path: Path) -> Float32s:
@@ -171,6 +186,21 @@ def answer(worker: Worker, request: dict[str, Any]) -> dict[str, Any]:
     except Exception as error:  # noqa: BLE001
         traceback.print_exc()
         return {"error": _reason(worker, error), "message": f"{type(error).__name__}: {error}"}
+
+
+def reply(worker: Worker, request: dict[str, Any]) -> str:
+    """The line that answers a request; what JSON has no words for, such as NaN, is a wrong answer."""
+    try:
+        return json.dumps(answer(worker, request), allow_nan=False, default=_plain)
+    except (TypeError, ValueError) as error:
+        return json.dumps({"error": "wrong", "message": f"{type(error).__name__}: {error}"})
+
+
+def _plain(value: Any) -> Any:
+    """A number of NumPy as one of Python."""
+    if isinstance(value, np.generic):
+        return value.item()
+    raise TypeError(f"{value!r} is neither a number nor a text")
 
 
 def _reason(worker: Worker, error: Exception) -> str:
@@ -199,7 +229,7 @@ def main() -> None:
     faulthandler.enable()
     worker = Worker()
     for line in sys.stdin:
-        channel.write(json.dumps(answer(worker, json.loads(line))) + "\n")
+        channel.write(reply(worker, json.loads(line)) + "\n")
         channel.flush()
 
 
