@@ -1,5 +1,7 @@
 """A system that keeps its rows in a file."""
 
+import os
+
 import numpy as np
 
 from tests.bench import fake
@@ -15,6 +17,7 @@ class OnDisk(fake.Fake):
         np.save(self.folder / "rows.npy", self.base)
 
     def open(self, dim: int, metric: str) -> None:
+        self._note(f"open pool {os.environ['OMP_NUM_THREADS']}")
         self._misbehave("open")
         self.base = np.load(self.folder / "rows.npy")
         assert self.base.shape[1] == dim

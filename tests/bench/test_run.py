@@ -126,6 +126,13 @@ def test_turns(race: Race, tmp_path: Path) -> None:
     assert not list(tmp_path.glob("corenn-bench-*"))
 
 
+def test_one_that_is_opened_again_is_told_the_threads_of_a_search(race: Race, tmp_path: Path) -> None:
+    trace = tmp_path / "trace"
+    race(f"tests.bench.fake_disk:trace={trace}", build_threads=2, repetitions=1, recalls=(0.3,))
+    built, opened = (line.split() for line in trace.read_text().splitlines()[:2])
+    assert built[1:4] == ["build", "2", "2"] and opened[1:] == ["open", "pool", "1"]
+
+
 @pytest.mark.parametrize("fault", ["nan", "object", "bytes", "grid"])
 def test_figures_that_are_none_are_the_fault_of_their_system(race: Race, fault: str) -> None:
     """They must not reach the log, whose refusal would take the lines of all others along."""

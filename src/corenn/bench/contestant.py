@@ -89,7 +89,7 @@ class Contestant:
     def build(self) -> None:
         """Start, index all rows; a system on disk is then opened again in a process of its own."""
         (self._folder / "files").mkdir(parents=True)
-        started = self._start()
+        started = self._start(self.plan.threads if self.spec.system.pools == "search" else self.plan.build_threads)
         self.facts["version"] = started["version"]
         built = self._ask("build", self.plan.build_timeout, metric=self.subject.metric, threads=self.plan.build_threads)
         self.facts["build_seconds"] = built["seconds"]
@@ -100,9 +100,8 @@ class Contestant:
         self._grid = self._ask("grid", k=self.plan.k)
         self._ask("confine", threads=self.plan.threads)
 
-    def _start(self) -> dict[str, Any]:
+    def _start(self, pools: int) -> dict[str, Any]:
         system, plan = self.spec.system, self.plan
-        pools = plan.threads if system.pools == "search" else plan.build_threads
         python = plan.pythons.get(self.spec.label, plan.pythons.get(self.spec.name))
         self._process = Process(self._log, pools, dict(system.environment), python, self._folder)
         started: dict[str, Any] = self._ask(
@@ -116,7 +115,7 @@ class Contestant:
         grid = self._ask("grid", k=self.plan.k)
         self._ask("close", self.plan.build_timeout)
         self.close()
-        started = self._start()
+        started = self._start(self.plan.threads)
         self._ask("confine", threads=self.plan.threads)
         opened = self._ask(
             "open", self.plan.build_timeout, dim=self.subject.base.shape[1], metric=self.subject.metric,

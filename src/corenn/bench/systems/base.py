@@ -32,7 +32,8 @@ class System(ABC):
     as not installed. package: the distribution that has the version. options: build options and their defaults.
     on_disk: `open` brings back in a new process what `build` has left in `folder`. environment: variables set before
     anything is imported. pools: what libraries that take their threads from the environment alone are told, the
-    threads of the build or those of a search. notes: what a reader must know to judge the figures.
+    threads of the build or those of a search; once opened again, always those of a search. notes: what a reader must
+    know to judge the figures.
     """
 
     name: ClassVar[str]
