@@ -17,12 +17,12 @@ from corenn.types import AnyArray, Float32s
 
 
 class Fake(System):
-    """fault: what happens, stage: where. trace: a file in which calls are noted. nap: seconds that a query takes."""
+    """fault: what happens, stage: where. trace: file that notes calls. nap, call: seconds of a query, a call."""
 
     name = "tests.bench.fake"
     module = "json"
     package = "numpy"
-    options: ClassVar[Options] = {"fault": "", "stage": "query", "trace": "", "nap": 0.0, "child": 0}
+    options: ClassVar[Options] = {"fault": "", "stage": "query", "trace": "", "nap": 0.0, "call": 0.0, "child": 0}
     notes = ("not real",)
     base: Float32s
     share: float = 1.0
@@ -44,7 +44,7 @@ class Fake(System):
 
     def query(self, queries: Float32s, k: int) -> AnyArray:
         self._note(f"query {self.share} {len(queries)} {cores()}")
-        time.sleep(self.option["nap"])
+        time.sleep(self.option["nap"] * len(queries) + self.option["call"])
         wrong = self._misbehave("query")
         if wrong is not None:
             return wrong

@@ -202,12 +202,14 @@ def test_a_slow_system_is_asked_fewer_queries(race: Race, monkeypatch: pytest.Mo
     assert 5 <= slow["queries"] <= 10 and quick["queries"] == 50
     assert f"slow: asked the first {slow['queries']} of 50 queries" in slow["notes"]
     assert slow["latency_ms"]["count"] == slow["queries"]
+    (point, *_) = of(race(f"{FAKE}:call=0.02", repetitions=1, recalls=(0.3,), point_seconds=0.2), "point")
+    assert point["queries"] == 50  # one alone takes as long as all in a call
 
 
 def test_ctrl_c_keeps_what_was_timed(data: list[str], tmp_path: Path) -> None:
     out, trace = tmp_path / "out", tmp_path / "trace"
     command = [
-        sys.executable, "-m", "corenn", "bench", "run", *data, "--systems", f"{FAKE}:trace={trace},nap=0.01",
+        sys.executable, "-m", "corenn", "bench", "run", *data, "--systems", f"{FAKE}:trace={trace},call=0.01",
         "--out", str(out), "--recalls", "0.5", "--repetitions", "100000", "--no-report",
     ]  # fmt: skip
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}

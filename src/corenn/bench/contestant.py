@@ -154,16 +154,25 @@ class Contestant:
         self.points = [point for line in self.curves for point in line]
 
     def _decide_count(self) -> None:
-        """A system that needs longer than `point_seconds` for all queries is asked fewer."""
+        """A system that needs longer than `point_seconds` for all queries is asked fewer.
+
+        A few single calls tell how many it can certainly be asked, and a call with those how many it can: one query of
+        many in a call may take a tenth of one alone.
+        """
         params = self._grid[len(self._grid) // 2]
         out = str(self._folder / "probe.npy")
-        probed = self._ask("latency", params=params, k=self.plan.k, count=min(PROBES, self.count), out=out)
-        fastest = float(np.load(out).min())
-        affordable = math.ceil(self.plan.point_seconds / fastest) if fastest else self.count
-        if affordable < self.count and probed["seconds"]:
-            self.count = min(self.count, max(affordable, FEWEST))
+        self._ask("latency", params=params, k=self.plan.k, count=min(PROBES, self.count), out=out)
+        alone = self._affordable(float(np.load(out).min()))
+        if alone < self.count:
+            took = self._ask("query", params=params, k=self.plan.k, count=alone, least=0, out=None)
+            self.count = self._affordable(took["seconds"] / alone)
         if self.count < len(self.subject.queries):
             self.notes.append(f"slow: asked the first {self.count:,} of {len(self.subject.queries):,} queries")
+
+    def _affordable(self, seconds: float) -> int:
+        """How many queries it can be asked if one takes so long."""
+        affordable = math.ceil(self.plan.point_seconds / seconds) if seconds else self.count
+        return min(self.count, max(affordable, FEWEST))
 
     def _first(self, params: dict[str, Any]) -> Point:
         """Recall at one setting, and a warm-up of it."""
