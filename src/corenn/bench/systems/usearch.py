@@ -64,5 +64,5 @@ class Usearch(System):
         return keys
 
     def memory_bytes(self) -> int:
-        """As it tells."""
-        return int(self.index.memory_usage)
+        """Length of the index if it were written, as of faiss and hnswlib: `memory_usage` has what is reserved, too."""
+        return int(self.index.serialized_length)
