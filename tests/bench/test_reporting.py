@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree
 
 import numpy as np
@@ -16,6 +17,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from corenn.bench import plots
 from corenn.bench.palette import FIXED, look, looks
 from corenn.bench.runs import TARGETS, entries, read, settings
 from tests.bench.made_up import Line, common, curve, failure, target, write
@@ -241,6 +243,32 @@ def test_every_system_of_the_harness_has_a_look_of_its_own() -> None:
     names = {path.stem.replace("_", "-") for path in folder.glob("*.py")} - {"--init--", "base"}
     assert names and names <= set(FIXED), names - set(FIXED)
 
+    assert len(set(looks(["hnswlib"] * 8))) == 8
+
+
+@pytest.mark.parametrize("plot", [plots.recall_qps, plots.recall_latency])
+def test_many_systems_with_long_names_leave_the_plot_its_room(plot: Any) -> None:
+    names = [f"hnswlib:M={number},ef_construction={100 * number}" for number in range(8, 38)]
+    every = entries(
+        [line for at, name in enumerate(names) for line in curve("hnswlib", 9e4 / (1 + at), 2.2, label=name)]
+    )
+    (setting,) = settings(every[0].points)
+    figure = plot(setting, every)
+    figure.draw_without_rendering()
+    whole, legend = figure.bbox, figure.legends[0].get_window_extent()
+    assert len(figure.legends[0].get_texts()) == len(names)
+    assert legend.y0 >= whole.y0 and legend.x1 <= whole.x1 + 1
+    for axes in figure.axes:
+        box = axes.get_window_extent()
+        assert box.x1 <= legend.x0 and box.width / figure.dpi >= 2.5
+
+
+def test_strangers_never_look_alike_in_a_plot() -> None:
+    """Those without a look of their own choose among a few by their names, and a relative has that of its family."""
+    strangers = [f"mine.system{number}" for number in range(24)]
+    assert len({look(system) for system in strangers}) < len(strangers)
+    assert len(set(looks(strangers))) == len(strangers)
+    assert looks(["faiss-hnsw", "faiss-hnsw-pq"])[0] != looks(["faiss-hnsw", "faiss-hnsw-pq"])[1]
 
 def test_the_frontier_leaves_out_what_another_point_beats(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)

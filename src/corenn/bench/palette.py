@@ -49,6 +49,7 @@ FIXED: dict[str, Look] = {
 OTHERS = tuple(Look(colour, marker, MIXED) for marker in "d8H" for colour in (BLUE, GREEN, PURPLE, SKY, BLACK, ORANGE))
 VARIANTS: tuple[tuple[bool, tuple[float, ...] | None], ...] = (
     (False, None), (True, (4, 1.5)), (True, (1, 1.2)), (False, (6, 1.5, 1, 1.5)),
+    (False, (4, 1.5)), (True, (6, 1.5, 1, 1.5)), (False, (1, 1.2)), (True, (8, 3)),
 )  # fmt: skip
 
 
@@ -61,13 +62,15 @@ def look(system: str) -> Look:
 
 
 def looks(systems: Sequence[str]) -> list[Look]:
-    """One look for each of `systems`; one that occurs again keeps colour and marker, and gets other lines."""
-    seen: dict[str, int] = {}
+    """One look for each of `systems`; one that occurs again keeps colour and marker, and gets other lines.
+
+    So does a system whose look another one of them has already.
+    """
+    seen: dict[Look, int] = {}
     found = []
-    for system in systems:
-        again = seen[system] = seen.get(system, -1) + 1
+    for base in map(look, systems):
+        again = seen[base] = seen.get(base, -1) + 1
         hollow, dashes = VARIANTS[again % len(VARIANTS)]
-        base = look(system)
         found.append(base if dashes is None else replace(base, hollow=hollow, line=(0, dashes)))
     return found
 

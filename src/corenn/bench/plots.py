@@ -37,6 +37,8 @@ LEAST_SPAN = 4.0  # of a log axis, as a factor
 TEXT_WIDTH = 0.2  # of a text beside a dot, as a share of the axis
 SPACE = 1.35  # of a log axis beyond its values, as a factor
 HEADER = 0.56  # inches of title and subtitle
+LEGEND_LINE = 0.205  # inches of a system in a legend
+NAME_LENGTH, LETTER = 18, 0.066  # longer names widen the figure, by so many inches a letter
 
 
 def draw(setting: Setting, entries: Sequence[Entry], folder: Path) -> list[Path]:
@@ -354,11 +356,15 @@ def _plain_log(axes: Axes) -> None:
 def _figure(
     setting: Setting, panels: int, title: str, entries: Sequence[Entry], rows: int | None = None
 ) -> tuple[Figure, Sequence[Axes]]:
-    """A titled figure with as many axes beside each other; `rows` sets the height of one with a row per system."""
+    """A titled figure with as many axes beside each other; `rows` sets the height of one with a row per system.
+
+    Without it, the figure is as high as the legend needs. Long names do not take the room of the axes.
+    """
     from matplotlib.figure import Figure
 
-    height = 4.7 if rows is None else HEADER + 0.6 + 0.26 * rows
-    figure = Figure(figsize=(7.2 if panels == 1 else 9.4, height), layout="constrained")
+    height = HEADER + 0.6 + (max(3.54, LEGEND_LINE * len(entries)) if rows is None else 0.26 * rows)
+    longer = max(max(len(entry.label) for entry in entries) - NAME_LENGTH, 0)
+    figure = Figure(figsize=((7.2 if panels == 1 else 9.4) + LETTER * longer, height), layout="constrained")
     engine: Any = figure.get_layout_engine()
     engine.set(rect=(0.01, 0.01, 0.98, 1 - HEADER / height - 0.01), wspace=0.04)
     figure.text(0.015, 1 - 0.1 / height, title, va="top", fontsize=11, fontweight="bold")
