@@ -213,6 +213,15 @@ def test_plots_are_whole_files_under_names_that_tell(tmp_path: Path, lines: list
         assert root.tag.endswith("svg") and len(list(root.iter())) > 100
 
 
+def test_settings_that_differ_in_what_names_do_not_say_have_plots_of_their_own(tmp_path: Path) -> None:
+    once = curve("corenn", 90_000, 2.2)
+    twice = [line | {"build_threads": 4, "build_seconds": 4.0} for line in curve("corenn", 90_000, 2.2)]
+    page = report(tmp_path, once + twice, plots=True)
+    links = re.findall(r"\]\(([^)]+)\)", page)
+    assert len(set(links)) == len(links) == 8
+    assert len(list((tmp_path / "out").glob("*-build-time.svg"))) == 2
+
+
 def test_the_same_log_gives_the_same_bytes(tmp_path: Path) -> None:
     for name in ("one", "two"):
         report(tmp_path / name, curve("corenn", 90_000, 2.2, latency_ms=None), plots=True)
@@ -234,15 +243,6 @@ def test_no_two_known_systems_look_alike_and_ours_stands_out() -> None:
     twice = looks(["hnswlib", "hnswlib"])
     assert {(each.colour, each.marker) for each in twice} == {(look("hnswlib").colour, look("hnswlib").marker)}
     assert twice[0] != twice[1]
-
-
-def test_every_system_of_the_harness_has_a_look_of_its_own() -> None:
-    from corenn.bench import systems
-
-    folder = Path(systems.__file__).parent
-    names = {path.stem.replace("_", "-") for path in folder.glob("*.py")} - {"--init--", "base"}
-    assert names and names <= set(FIXED), names - set(FIXED)
-
     assert len(set(looks(["hnswlib"] * 8))) == 8
 
 
@@ -269,6 +269,15 @@ def test_strangers_never_look_alike_in_a_plot() -> None:
     assert len({look(system) for system in strangers}) < len(strangers)
     assert len(set(looks(strangers))) == len(strangers)
     assert looks(["faiss-hnsw", "faiss-hnsw-pq"])[0] != looks(["faiss-hnsw", "faiss-hnsw-pq"])[1]
+
+
+def test_every_system_of_the_harness_has_a_look_of_its_own() -> None:
+    from corenn.bench import systems
+
+    folder = Path(systems.__file__).parent
+    names = {path.stem.replace("_", "-") for path in folder.glob("*.py")} - {"--init--", "base"}
+    assert names and names <= set(FIXED), names - set(FIXED)
+
 
 def test_the_frontier_leaves_out_what_another_point_beats(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)

@@ -41,8 +41,8 @@ LEGEND_LINE = 0.205  # inches of a system in a legend
 NAME_LENGTH, LETTER = 18, 0.066  # longer names widen the figure, by so many inches a letter
 
 
-def draw(setting: Setting, entries: Sequence[Entry], folder: Path) -> list[Path]:
-    """Every plot for which there are figures: the files, .svg and .png, written into `folder`.
+def draw(setting: Setting, entries: Sequence[Entry], stem: Path) -> list[Path]:
+    """Every plot for which there are figures: the files, .svg and .png, whose names begin with `stem`.
 
     Systems that keep files have plots of speed of their own if there are others beside them.
     """
@@ -54,11 +54,11 @@ def draw(setting: Setting, entries: Sequence[Entry], folder: Path) -> list[Path]
     made: list[Path] = []
     with rc_context(STYLE):
         for name, plot in SPEED.items():
-            made += _save(plot(setting, others or on_disk), folder / f"{setting.slug}-{name}")
+            made += _save(plot(setting, others or on_disk), stem.with_name(f"{stem.name}-{name}"))
             if others and on_disk:
-                made += _save(plot(setting, on_disk), folder / f"{setting.slug}-{name}-disk")
+                made += _save(plot(setting, on_disk), stem.with_name(f"{stem.name}-{name}-disk"))
         for name, plot in SIZES.items():
-            made += _save(plot(setting, measured), folder / f"{setting.slug}-{name}")
+            made += _save(plot(setting, measured), stem.with_name(f"{stem.name}-{name}"))
     return made
 
 

@@ -11,7 +11,7 @@ from typing import Any
 from ..errors import InvalidArgumentError
 from . import tables
 from .plots import draw
-from .runs import Entry, Setting, latest, read, settings
+from .runs import Entry, Setting, file_names, latest, read, settings
 
 REPORT = "report.md"
 BEGIN, END = "<!-- corenn bench report: begin -->", "<!-- corenn bench report: end -->"
@@ -66,9 +66,12 @@ def write_report(logs: Sequence[Path], out: Path, *, plots: bool = True) -> Repo
     lines, unread = read(logs)
     out.mkdir(parents=True, exist_ok=True)
     parts = []
-    for setting, group in settings(lines).items():
+    found = settings(lines)
+    names = file_names(found)
+    for setting, group in found.items():
         entries, older = latest(group)
-        parts.append(Part(setting, entries, older, draw(setting, entries, out) if plots else []))
+        drawn = draw(setting, entries, out / names[setting]) if plots else []
+        parts.append(Part(setting, entries, older, drawn))
     _write(out / REPORT, "# Benchmark report\n\n" + body(parts, unread))
     return Report(parts, unread, out / REPORT)
 

@@ -160,6 +160,15 @@ def settings(lines: Sequence[Line]) -> dict[Setting, list[Line]]:
     return dict(sorted(found.items()))
 
 
+def file_names(every: Iterable[Setting]) -> dict[Setting, str]:
+    """The slug of each, with a number where another setting has the same: they may differ in what it does not say."""
+    found: dict[Setting, str] = {}
+    for setting in every:
+        same = sum(other.slug == setting.slug for other in found)
+        found[setting] = f"{setting.slug}-{same + 1}" if same else setting.slug
+    return found
+
+
 def entries(lines: Sequence[Line]) -> list[Entry]:
     """Every system in every run, oldest first."""
     found: dict[tuple[str, str], list[Line]] = {}
