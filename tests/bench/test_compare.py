@@ -184,6 +184,24 @@ def test_two_logs(log: Path, tmp_path: Path) -> None:
     assert next(change for change in told if change["figure"] == SPEED)["repetitions"] == 9
 
 
+def test_the_report_has_the_comparison(log: Path, tmp_path: Path) -> None:
+    told = figures("bench", "report", log, "--compare", "aaaa", "bbbb", "--no-plots", "--out", tmp_path / "out")
+    assert told["changes"] == figures("bench", "compare", "aaaa", "bbbb", "--log", log)
+    page = (tmp_path / "out" / "report.md").read_text().partition("\n## From aaaa to bbbb\n")[2]
+    (row,) = [line for line in page.splitlines() if f"| corenn | {SPEED} |" in line]
+    assert row.endswith("| better |") and "| +4" in row and "hnswlib" not in page
+    assert "no run of this commit" in refused("bench", "report", log, "--compare", "cccc", "bbbb", "--no-plots")
+
+
+def test_a_beginning_of_several_commits_is_refused(tmp_path: Path) -> None:
+    """Taken for one, the runs of both would be a side."""
+    log = write(
+        tmp_path / "runs.jsonl", runs("corenn", 50_000, 1, commit=OLD) + runs("corenn", 9_000, 1, commit="aaab" * 10)
+    )
+    assert "several commits begin so" in refused("bench", "compare", "aaa", "aaab", "--log", log)
+    assert corenn("bench", "compare", "aaaa", "aaab", "--log", log).exit_code == 0
+
+
 def test_what_cannot_be_compared_is_one_line(log: Path, tmp_path: Path) -> None:
     assert "name the log to look in with --log" in refused("bench", "compare", "aaaa", "bbbb")
     assert "there are aaaaaaaaa, bbbbbbbbb" in refused("bench", "compare", "cccc", "bbbb", "--log", log)

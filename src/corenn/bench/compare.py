@@ -17,12 +17,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
 
+from ..errors import InvalidArgumentError
 from .curve import bracket, interpolate
-from .runs import TARGETS, Entry, Line, Setting, by_curve, entries, number, repetitions_of, settings
+from .runs import TARGETS, Entry, Line, Setting, by_curve, entries, number, read, repetitions_of, settings
 
 Samples: TypeAlias = list[list[float]]  # the repetitions of each run
 Pair: TypeAlias = tuple[list[Entry], list[Entry]]  # a system before and after, run by run
@@ -81,6 +83,43 @@ def _alike(pair: Pair, recall: float) -> bool:
     """Whether all can be told at `recall`, or begin above it at the same recall."""
     lowest = [min(float(point["recall"]) for point in entry.points) for side in pair for entry in side]
     return max(lowest) <= recall or max(lowest) - min(lowest) <= SAME_RECALL
+
+
+def between(before: str, after: str, logs: Sequence[Path], *, ours: Sequence[str] | None = None) -> list[Change]:
+    """What changed from one side to the other, as `compare` tells; each is a log, or a commit to be found in `logs`.
+
+    Raises:
+        InvalidArgumentError: if one of them cannot be found, or if they have no measured system in common.
+    """
+    changes = compare(_side(before, logs), _side(after, logs), ours=ours)
+    if not changes:
+        raise InvalidArgumentError(
+            f"{before} and {after} have no system in common that was measured on the same data and setting"
+        )
+    return changes
+
+
+def _side(given: str, logs: Sequence[Path]) -> list[Line]:
+    """The lines of a log, or of a commit in `logs`."""
+    if Path(given).exists():
+        return read([Path(given)])[0]
+    if not logs:
+        raise InvalidArgumentError(f"{given}: no such log; for a commit, name the log to look in with --log")
+    every = read(logs)[0]
+    found = of_commit(every, given)
+    if not found:
+        known = sorted({_short(str(line["commit"])) for line in every if line.get("commit")})
+        raise InvalidArgumentError(
+            f"{given}: no run of this commit; there are {', '.join(known) or 'none with a commit'}"
+        )
+    commits = sorted({str(line["commit"]) for line in found})
+    if len(commits) > 1:
+        raise InvalidArgumentError(f"{given}: several commits begin so: {', '.join(commits)}; give more of the one")
+    return found
+
+
+def _short(commit: str) -> str:
+    return commit[:9] + commit[40:]
 
 
 def of_commit(lines: Sequence[Line], commit: str) -> list[Line]:

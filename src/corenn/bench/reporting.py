@@ -10,6 +10,7 @@ from typing import Any
 
 from ..errors import InvalidArgumentError
 from . import tables
+from .compare import Change, between
 from .plots import draw
 from .runs import Entry, Setting, file_names, latest, read, settings
 
@@ -29,16 +30,17 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What was written. unread: lines of the log that could not be read."""
+    """What was written. unread: lines of the log that could not be read. changes: between two commits, if asked for."""
 
     parts: list[Part]
     unread: int
     page: Path
+    changes: list[Change]
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, ready for JSON."""
         return {
-            "page": str(self.page), "unread": self.unread,
+            "page": str(self.page), "unread": self.unread, "changes": [change.as_dict() for change in self.changes],
             "parts": [
                 {"setting": str(part.setting), "older": part.older, "plots": [str(path) for path in part.plots],
                  "systems": [_told(entry) for entry in part.entries]}
@@ -57,13 +59,18 @@ def _told(entry: Entry) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def write_report(logs: Sequence[Path], out: Path, *, plots: bool = True) -> Report:
+def write_report(
+    logs: Sequence[Path], out: Path, *, plots: bool = True, compared: tuple[str, str] | None = None
+) -> Report:
     """Read logs, and write report.md and, unless they are not wanted, its plots into `out`; made if it is missing.
 
+    compared: two commits in the logs, or two other logs, whose comparison ends the report.
+
     Raises:
-        InvalidArgumentError: for a path without a log, or if no line can be read.
+        InvalidArgumentError: for a path without a log, or if no line can be read; as of compare.between.
     """
     lines, unread = read(logs)
+    changes = between(*compared, logs) if compared else []
     out.mkdir(parents=True, exist_ok=True)
     parts = []
     found = settings(lines)
@@ -72,8 +79,11 @@ def write_report(logs: Sequence[Path], out: Path, *, plots: bool = True) -> Repo
         entries, older = latest(group)
         drawn = draw(setting, entries, out / names[setting]) if plots else []
         parts.append(Part(setting, entries, older, drawn))
-    _write(out / REPORT, "# Benchmark report\n\n" + body(parts, unread))
-    return Report(parts, unread, out / REPORT)
+    text = f"# Benchmark report\n\n{body(parts, unread)}"
+    if compared:
+        text += f"\n## From {compared[0]} to {compared[1]}\n\n{tables.comparison(changes)}"
+    _write(out / REPORT, text)
+    return Report(parts, unread, out / REPORT, changes)
 
 
 def body(parts: Sequence[Part], unread: int, images: str = "") -> str:

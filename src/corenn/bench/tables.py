@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .palette import own
 from .runs import Entry, Line, Setting, number
 
+if TYPE_CHECKING:
+    from .compare import Change
+
 MB = 1e6
 NONE = "–"
+VERDICTS = {
+    "better": "better", "worse": "worse", "noise": "noise", "same": "the same",
+    "too few": "too few runs to tell", "missing": "not on both sides",
+}  # fmt: skip
 
 
 def section(setting: Setting, entries: Sequence[Entry], images: Sequence[str] = ()) -> str:
@@ -98,6 +105,33 @@ def failures(entries: Sequence[Entry]) -> str:
         if not entry.points and not entry.targets and not entry.failures
     ]
     return _table(["not measured", "why", "when", "message"], rows, left=(0, 1, 2, 3)) if rows else ""
+
+
+def comparison(changes: Sequence[Change]) -> str:
+    """What changed between two sides, and what is noise: a table for each setting, below headings of the third rank."""
+    heads = ["system", "figure", "before", "after", "change", "95 % interval", "drift", "verdict"]
+    parts = []
+    for setting in dict.fromkeys(change.setting for change in changes):
+        rows = [
+            [_cell(change.label), change.figure, *change_cells(change), VERDICTS[change.verdict]]
+            for change in changes
+            if change.setting == setting and (change.before is not None or change.after is not None)
+        ]
+        parts += [f"### {setting}", _table(heads, rows, left=(0, 1, 7))]
+    return "\n\n".join(parts) + "\n"
+
+
+def change_cells(change: Change) -> tuple[str, ...]:
+    """Before, after, change, interval and drift."""
+    interval = NONE
+    if change.low is not None and change.high is not None and change.low != change.high:
+        interval = f"{_percent(change.low)} to {_percent(change.high)}"
+    drift = NONE if change.drift is None else f"± {(change.drift - 1):.1%}"
+    return _figure(change.before), _figure(change.after), _percent(change.ratio), interval, drift
+
+
+def _percent(ratio: float | None) -> str:
+    return NONE if ratio is None else f"{ratio - 1:+.1%}"
 
 
 def recalls(entries: Sequence[Entry]) -> list[float]:

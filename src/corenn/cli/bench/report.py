@@ -16,6 +16,10 @@ def report(
         Path | None, typer.Option(help="Folder of report and plots. Default: that of the first log.")
     ] = None,
     update: Annotated[Path | None, typer.Option(help="Page whose generated part is made anew.")] = None,
+    compare: Annotated[
+        tuple[str, str] | None,
+        typer.Option(metavar="OLD NEW", help="Two commits, or other logs: what changed from one to the other."),
+    ] = None,
     plots: Annotated[bool, typer.Option(help="Draw the plots as well; needs matplotlib.")] = True,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
@@ -26,6 +30,8 @@ def report(
     Example: corenn bench report results --out results
 
     Into the documentation: corenn bench report results --update docs/benchmarks.md
+
+    With what changed between two commits: corenn bench report results --compare 3dde540 97d0500
     """
     from ...bench.reporting import split_page, update_page, write_report
 
@@ -33,7 +39,7 @@ def report(
         split_page(update)
     folder = out or (logs[0] if logs[0].is_dir() else logs[0].parent)
     with console.status("drawing"):
-        made = write_report(logs, folder, plots=plots)
+        made = write_report(logs, folder, plots=plots, compared=compare)
         pages = [] if update is None else update_page(update, made)
     if made.unread:
         console.say(f"{made.unread} lines could not be read and are left out")
