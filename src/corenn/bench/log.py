@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -59,11 +59,17 @@ def _fits(value: Any, types: Types) -> bool:
 
 
 class Log:
-    """A file of lines, appended to; what stands in it is never changed. A context manager."""
+    """A file of lines, appended to; what stands in it is never changed. A context manager.
 
-    def __init__(self, folder: Path) -> None:
+    name: of the file. check: what is wrong with a line.
+    """
+
+    def __init__(
+        self, folder: Path, name: str = FILE, check: Callable[[Mapping[str, Any]], list[str]] = faults
+    ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        self.path = folder / FILE
+        self.path = folder / name
+        self._check = check
         self._file = self.path.open("a+b")
         self._end_torn_line()
 
@@ -73,7 +79,7 @@ class Log:
         Raises:
             ValueError: for a line that does not have its fields, which is a mistake of ours.
         """
-        wrong = faults(line)
+        wrong = self._check(line)
         if wrong:
             raise ValueError(f"{line.get('label')}: {'; '.join(wrong)}")
         self._file.write(json.dumps(line, allow_nan=False, ensure_ascii=False).encode() + b"\n")

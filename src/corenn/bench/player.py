@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import json
-import os
 import secrets
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,7 +18,7 @@ from ..types import AnyArray, Float32s, Hits, Int64s
 from . import memory
 from .harness import list_for
 from .machine import commit, machine, versions
-from .recall import MISSING, distances_of, recall_by_distance, table
+from .recall import MISSING, distances_of, once, recall_by_distance, table
 from .runbook import NOTHING, Live, Runbook, Step
 
 if TYPE_CHECKING:
@@ -125,8 +122,7 @@ class Player:
 
     def _distances(self, rows: Int64s) -> AnyArray:
         """Exact distances of the rows found, each counted once."""
-        again = (rows[:, :, None] == rows[:, None, :]) & np.tri(rows.shape[1], k=-1, dtype=bool)
-        known, places = np.unique(np.where(again.any(axis=2), NOTHING, rows), return_inverse=True)
+        known, places = np.unique(once(rows), return_inverse=True)
         vectors = np.array(_gather(self.base, known[known != NOTHING]), np.float32)
         shift = len(known) - len(vectors)  # NOTHING comes first if it is there, and becomes MISSING
         return distances_of(places.reshape(rows.shape) - shift, vectors, self.queries, self.metric)
@@ -184,30 +180,3 @@ def _gather(base: Vectors, rows: Int64s) -> AnyArray:
     if not runs:
         return np.empty((0, base.dim), base.dtype)
     return np.concatenate([base.rows(start, stop) for start, stop in runs])
-
-
-class Log:
-    """`runbook.jsonl` in a folder: one JSON object per line, each written as soon as it is known. A context manager."""
-
-    def __init__(self, folder: Path) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
-        self.path = folder / FILE
-        self._file = self.path.open("a+b")
-        size = self._file.seek(0, os.SEEK_END)
-        if size:  # a line that a killed run has left half written stays one line
-            self._file.seek(size - 1)
-            if self._file.read(1) != b"\n":
-                self._file.write(b"\n")
-
-    def append(self, line: Line) -> None:
-        """Write one line."""
-        self._file.write(json.dumps(line, allow_nan=False, ensure_ascii=False).encode() + b"\n")
-        self._file.flush()
-
-    def __enter__(self) -> Log:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._file.flush()
-        os.fsync(self._file.fileno())
-        self._file.close()

@@ -55,6 +55,12 @@ def table(rows: Sequence[Sequence[float] | AnyArray], width: int, fill: float) -
     return full
 
 
+def once(ids: Int64s) -> Int64s:
+    """`ids` with every id that stands earlier in its row made MISSING: the same row found twice counts once."""
+    again = (ids[:, :, None] == ids[:, None, :]) & np.tri(ids.shape[1], k=-1, dtype=bool)
+    return np.where(again.any(axis=2), MISSING, ids)
+
+
 def distances_of(ids: AnyArray, base: Float32s, queries: Float32s, metric: str) -> Float64s:
     """Exact distances, in float64, of rows of `base` by id.
 

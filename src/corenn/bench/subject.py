@@ -13,7 +13,7 @@ from ..config import METRICS
 from ..datasets.neighbours import HDF5
 from ..errors import DatasetError, InvalidArgumentError
 from ..types import Float32s, Float64s, Int64s
-from .recall import distances_of, exact_neighbours, recall_by_distance
+from .recall import distances_of, exact_neighbours, once, recall_by_distance
 
 Tell = Callable[[str], None]
 
@@ -56,7 +56,7 @@ class Subject:
         """recall@k, 1@1 and 1@k of the answers to the first len(ids) queries, ties counted by distance."""
         k, count = self.truth.shape[1], len(ids)
         truth = self.truth[:count]
-        found = distances_of(_once(ids), self.base, self.queries[:count], self.metric)
+        found = distances_of(once(ids), self.base, self.queries[:count], self.metric)
         best = found.min(axis=1, keepdims=True)
         return (
             recall_by_distance(found, truth, k),
@@ -223,9 +223,3 @@ def _known(source: Source, queries: int, k: int) -> Int64s | None:
     if len(ids) < queries or ids.shape[1] < k or ids[:queries, :k].min() < 0:
         return None
     return ids[:queries, :k]
-
-
-def _once(ids: Int64s) -> Int64s:
-    """`ids` with every id that stands earlier in its row taken out: the same row found twice counts once."""
-    again = (ids[:, :, None] == ids[:, None, :]) & np.tri(ids.shape[1], k=-1, dtype=bool)
-    return np.where(again.any(axis=2), -1, ids)

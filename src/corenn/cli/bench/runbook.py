@@ -54,7 +54,8 @@ def runbook(
 
     Example: corenn bench runbook simple.yaml --dataset sift-128-euclidean.hdf5 --out results
     """
-    from ...bench.player import Log
+    from ...bench.log import Log
+    from ...bench.player import FILE
     from ...bench.runbook import read_runbook, section_of
 
     with ExitStack() as opened:
@@ -67,7 +68,7 @@ def runbook(
             "k": k, "path": path, "queries": queries, "dtype": dtype, "max_edges": max_edges,
             "search_list": search_list, "threads": threads, "batch": batch,
         })  # fmt: skip
-        log = opened.enter_context(Log(out))
+        log = opened.enter_context(Log(out, FILE, lambda _: []))
         lines, ended = _play(player, log)
     plots = _draw(lines, out / file.stem)
     if as_json:
