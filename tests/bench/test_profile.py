@@ -102,6 +102,21 @@ def test_a_profile_of_inserts_without_a_sampler(tmp_path: Path, monkeypatch: pyt
     assert any("py-spy" in note for note in found["notes"])
 
 
+@pytest.mark.compiled
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a shell")
+def test_a_sampler_that_does_not_end_is_told_of(
+    database: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stuck = tmp_path / "py-spy"
+    stuck.write_text("#!/bin/sh\nexec sleep 600\n")
+    stuck.chmod(0o755)
+    monkeypatch.setattr(profiling.shutil, "which", lambda name: str(stuck))
+    monkeypatch.setattr(profiling, "SPIN_UP_SECONDS", 0.1)
+    found = run("profile", "query", database, "--seconds", 1, "--out", tmp_path / "out")
+    assert found["flame"] is None and found["operations"] > 0
+    assert any("does not end" in note for note in found["notes"])
+
+
 def test_what_cannot_be_profiled_is_one_line(database: Path, tmp_path: Path) -> None:
     np.save(tmp_path / "few.npy", np.ones((5, 16), np.float32))
     for arguments in (

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..config import MAX_SEARCH_LIST
 from ..types import AnyArray, Explain, Float32s, Hits
 from . import memory, probe
 from .curve import Point, bracket, interpolate, sweep
@@ -126,7 +127,7 @@ def targets(subject: Evaluation, recalls: Sequence[float], repeat: int) -> list[
     qps_low, qps_high: from the slowest and the fastest of the repetitions. at_least: the shortest list allowed, k, has
     more recall than asked for already.
     """
-    grid = sorted({int(step * subject.k) for step in STEPS})
+    grid = sorted({min(int(step * subject.k), MAX_SEARCH_LIST) for step in STEPS})
     points = sweep(subject, grid, max(recalls))
     near = {point.search_list: point for target in recalls for point in bracket(points, target)}
     runs = [partial(subject.run, search_list) for search_list in near]

@@ -109,9 +109,15 @@ def _look(pid: int, seconds: float, rate: int, out: Path) -> tuple[Path | None, 
     time.sleep(seconds)
     counters = None
     if sampling is not None:
-        _, said = sampling.communicate(timeout=SPIN_UP_SECONDS)
+        try:
+            _, said = sampling.communicate(timeout=SPIN_UP_SECONDS)
+        except subprocess.TimeoutExpired:
+            sampling.kill()
+            sampling.communicate()
+            said = b"nothing and does not end"
         if sampling.returncode or not flame.exists():
-            notes.append(f"no flame graph: py-spy says {said.decode(errors='replace').strip().splitlines()[-1:]}")
+            words = said.decode(errors="replace").strip().splitlines()
+            notes.append(f"no flame graph: py-spy says {words[-1] if words else 'nothing'}")
     if counting is not None:
         counting.send_signal(2)
         _, said = counting.communicate()

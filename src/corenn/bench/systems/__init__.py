@@ -20,7 +20,7 @@ def load(name: str) -> type[System]:
     """The system of that name; its package is not imported. A name with dots is that of a module with one system.
 
     Raises:
-        InvalidArgumentError: if there is no such system.
+        InvalidArgumentError: if there is no such system, or its module needs another one that is not there.
     """
     if "." not in name and name not in names():
         raise InvalidArgumentError(
@@ -31,7 +31,9 @@ def load(name: str) -> type[System]:
         module = import_module(path)
     except ModuleNotFoundError as error:
         if error.name is None or not f"{path}.".startswith(f"{error.name}."):
-            raise
+            raise InvalidArgumentError(
+                f"system {name!r} cannot be imported: {error}; import what may be missing where it is used"
+            ) from error
         raise InvalidArgumentError(f"unknown system {name!r}: there is no module of that name") from None
     own = [each for each in vars(module).values() if isinstance(each, type) and each.__module__ == path]
     found = [each for each in own if issubclass(each, System)]
