@@ -26,7 +26,7 @@ def common(system: str, **changes: Any) -> Line:
         "n": 100_000, "dim": 128, "k": 10, "threads": 1, "build_threads": 2, "params": {}, "build_params": {},
         "query_params": {}, "build_seconds": 12.5, "build_rows_per_second": 8_000.0, "index_bytes": 66_000_000,
         "memory_parts": None, "disk_bytes": None, "disk_parts": None, "import_seconds": None, "open_seconds": None,
-        "first_query_seconds": None, "notes": [], "errors": [],
+        "first_query_seconds": None, "evaluation": None, "notes": [], "errors": [],
         "rss": {"start": 50_000_000, "peak": 260_000_000, "steady": 140_000_000, "anonymous": 120_000_000}, **changes,
     }  # fmt: skip
 

@@ -6,6 +6,7 @@ as something else, a mode whose figures are missing or contradict each other, an
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,8 @@ from numpy.typing import NDArray
 
 from corenn import CoreNN, InvalidArgumentError
 from corenn.bench.judge import Judge
+from corenn.bench.log import faults
+from corenn.bench.machine import commit
 from corenn.bench.recall import exact_neighbours
 from corenn.datasets import create_vectors, write_truth
 from tests.conftest import Sample
@@ -119,6 +122,28 @@ def test_a_sweep_gives_the_speed_at_each_recall(files: Path) -> None:
             recalls = [figures(*asked(files, "--search-list", length))["recall"] for length in (below, above)]
             assert recalls[0] < target["target"] <= recalls[1]
     assert others[1]["distances_per_query"] >= others[0]["distances_per_query"] > 10
+
+
+@pytest.mark.compiled
+def test_an_evaluation_is_added_to_the_log(files: Path, tmp_path: Path) -> None:
+    more = ("--recalls", "0.97,0.9999", "--scale", 1, "--repeat", 2, "--search-list", 40, "--out", tmp_path / "log")
+    told = figures(*asked(files, *more, "--fresh"))
+    figures(*asked(files, "--out", tmp_path / "log"))
+    lines = [json.loads(line) for line in (tmp_path / "log" / "runs.jsonl").read_text().splitlines()]
+    assert not [fault for line in lines for fault in faults(line)]
+    first, *points = [line for line in lines[:-1] if line["kind"] == "point"]
+    assert first["query_params"] == {"search_list": 40} and first["params"]["max_edges"] == 32
+    assert (first["recall"], first["qps_runs"]) == (told["recall"], told["qps_runs"]) and first["latency_ms"]["p99"] > 0
+    assert (first["n"], first["dim"], first["k"], first["commit"]) == (ROWS, 128, K, commit())
+    assert first["rss"]["steady"] == told["fresh"]["rss"] and first["open_seconds"] > 0
+    assert [line["query_params"] for line in points] == [
+        {"search_list": point["search_list"]} for point in told["points"] if point["search_list"] != 40
+    ]
+    targets = [line for line in lines if line["kind"] == "target"]
+    assert [line["qps"] for line in targets] == [target["qps"] for target in told["targets"]]
+    assert first["evaluation"]["scaling"] == told["scaling"] and lines[-1]["run"] != first["run"]
+    page = figures("bench", "report", tmp_path / "log", "--no-plots")
+    assert [each["label"] for each in page["parts"][0]["systems"]] == ["corenn eval"] and page["unread"] == 0
 
 
 @pytest.mark.compiled

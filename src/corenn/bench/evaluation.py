@@ -107,22 +107,25 @@ def figures(subject: Evaluation, repeat: int) -> dict[str, Any]:
     """Recall and work of all queries, speed of one call with all of them, latency of calls with one each."""
     recalls, works = subject.answers()
     (taken,) = turns(repeat, subject.run, least=LEAST_SECONDS)
-    rates = sorted(len(subject.queries) / seconds for seconds in taken)
+    rates = [round(len(subject.queries) / seconds, 1) for seconds in taken]
     alone = closed_loop(subject.ask, calls(subject))
     stats = subject.db.stats()
     return {
         "rows": stats.rows, "queries": len(subject.queries), "k": subject.k,
         "search_list": works[0].search_list, "threads": subject.threads,
         **recalls.as_dict(), "recall_by": subject.judge.by,
-        "qps": round(rates[-1], 1), "qps_slowest": round(rates[0], 1), "repeat": repeat,
-        **alone.latency.percentiles_ms(50, 90, 95, 99, 99.9),
+        "qps": max(rates), "qps_slowest": min(rates), "qps_runs": rates, "repeat": repeat,
+        **alone.latency.percentiles_ms(50, 90, 95, 99, 99.9), "max_ms": round(alone.latency.greatest * 1e3, 4),
+        "mean_ms": round(alone.latency.mean * 1e3, 4), "calls": len(alone.latency),
         "distances_per_query": round(_mean(works, "distances"), 1), "hops_per_query": round(_mean(works, "hops"), 1),
         "memory": stats.memory, "disk_bytes": stats.disk_bytes,
     }  # fmt: skip
 
 
-def targets(subject: Evaluation, recalls: Sequence[float], repeat: int) -> list[dict[str, Any]]:
-    """Queries per second at exactly each of `recalls`, between the neighbouring search lists that were swept.
+def targets(
+    subject: Evaluation, recalls: Sequence[float], repeat: int
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Queries per second at exactly each of `recalls`, and the operating points that each lies between.
 
     qps_low, qps_high: from the slowest and the fastest of the repetitions. at_least: the shortest list allowed, k, has
     more recall than asked for already.
@@ -133,7 +136,18 @@ def targets(subject: Evaluation, recalls: Sequence[float], repeat: int) -> list[
     runs = [partial(subject.run, search_list) for search_list in near]
     rates = {at: [len(subject.queries) / one for one in taken]
              for at, taken in zip(near, turns(repeat, *runs, least=LEAST_SECONDS), strict=True)}  # fmt: skip
-    return [_target(target, bracket(points, target), rates, points[-1].recall) for target in recalls]
+    told = [_target(target, bracket(points, target), rates, points[-1].recall) for target in recalls]
+    return told, [_operating(subject, search_list, rates[search_list]) for search_list in sorted(near)]
+
+
+def _operating(subject: Evaluation, search_list: int, rates: Sequence[float]) -> dict[str, Any]:
+    """What there is to say about a search list that was timed."""
+    recalls, works = subject.answers(search_list)
+    return {
+        "search_list": search_list, **recalls.as_dict(), "qps": round(max(rates), 1),
+        "qps_runs": [round(rate, 1) for rate in rates],
+        "distances_per_query": round(_mean(works, "distances"), 1), "hops_per_query": round(_mean(works, "hops"), 1),
+    }  # fmt: skip
 
 
 def _target(target: float, points: list[Point], rates: dict[int, list[float]], best: float) -> dict[str, Any]:

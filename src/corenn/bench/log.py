@@ -23,11 +23,11 @@ EVERY: dict[str, Types] = {
     "k": WHOLE, "threads": WHOLE, "params": OBJECT, "build_params": OBJECT, "query_params": OBJECT,
     "build_seconds?": NUMBER, "build_rows_per_second?": NUMBER, "build_threads": WHOLE, "index_bytes?": WHOLE,
     "memory_parts?": OBJECT, "disk_bytes?": WHOLE, "disk_parts?": OBJECT, "rss?": OBJECT, "import_seconds?": NUMBER,
-    "open_seconds?": NUMBER, "first_query_seconds?": NUMBER, "notes": LIST, "errors": LIST,
+    "open_seconds?": NUMBER, "first_query_seconds?": NUMBER, "evaluation?": OBJECT, "notes": LIST, "errors": LIST,
 }  # fmt: skip
 POINT: dict[str, Types] = {
     "recall": NUMBER, "recall_1": NUMBER, "recall_1_at_k": NUMBER, "queries": WHOLE, "qps": NUMBER, "qps_runs": LIST,
-    "qps_spread": NUMBER, "cores_used": NUMBER, "latency_ms?": OBJECT, "distances?": NUMBER, "hops?": NUMBER,
+    "qps_spread": NUMBER, "cores_used?": NUMBER, "latency_ms?": OBJECT, "distances?": NUMBER, "hops?": NUMBER,
 }  # fmt: skip
 TARGET: dict[str, Types] = {
     "target": NUMBER, "reached": TRUTH, "at_least": TRUTH, "recall": NUMBER, "qps?": NUMBER, "qps_low?": NUMBER,

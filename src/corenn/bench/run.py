@@ -139,7 +139,7 @@ class Run:
             "time": datetime.now(UTC).isoformat(timespec="seconds"),
             "params": {**built, **params}, "build_params": built, "query_params": params,
             "build_rows_per_second": self._common["n"] / seconds if seconds else None,
-            "notes": list(each.notes), "errors": list(each.errors), **figures,
+            "evaluation": None, "notes": list(each.notes), "errors": list(each.errors), **figures,
         }  # fmt: skip
         self._log.append(line)
         self.lines.append(line)

@@ -116,7 +116,7 @@ def _file(path: Path, queries: Path | None) -> Source:
     truth = path if own and "neighbors" in _parts(path) else None
     return Source(
         path.name, path, "train" if hdf5 else None, queries or path, "test" if own else None, truth, None,
-        _sha256(path, None),
+        sha256_of(path),
     )  # fmt: skip
 
 
@@ -139,12 +139,13 @@ def _fetched(name: str, rows: int | None, root: Path | None) -> Source:
             ready = fetch(entry, rows=wanted, folder=root)  # nothing is left to fetch
             return Source(
                 ready.name, ready.base, ready.base_part, ready.queries, ready.queries_part, ready.truth, ready.metric,
-                _sha256(ready.base, root),
+                sha256_of(ready.base, root),
             )  # fmt: skip
     raise DatasetError(f"{entry.name} is not here yet; get it with `corenn dataset fetch {entry.name}`")
 
 
-def _sha256(file: Path, root: Path | None) -> str | None:
+def sha256_of(file: Path, root: Path | None = None) -> str | None:
+    """What the manifest of a file says; None if it has none."""
     from ..datasets.layout import manifest_path
     from ..datasets.manifest import read_manifest
 

@@ -40,6 +40,7 @@ def evaluate(
     arrivals: Annotated[str, typer.Option(help=f"When offered queries arrive: {' or '.join(ARRIVALS)}.")] = "poisson",
     duration: Annotated[float, typer.Option(min=0.001, help="Seconds of each offered load.")] = 5.0,
     fresh: Annotated[bool, typer.Option(help="Measure opening and memory in a new process.")] = True,
+    out: Annotated[Path | None, typer.Option(help="Folder of a log, runs.jsonl, to which lines are added.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Measure recall, speed, latency, sizes and memory against known neighbours.
@@ -83,18 +84,40 @@ def evaluate(
         subject = evaluation.Evaluation(db, rows, judge, k, search_list, threads)
         figures |= evaluation.figures(subject, repeat)
         if targets:
-            figures["targets"] = evaluation.targets(subject, targets, repeat)
+            figures["targets"], figures["points"] = evaluation.targets(subject, targets, repeat)
         if scale is not None:
             figures["scaling"] = evaluation.scaling(subject, scale, repeat)
         figures |= loads(subject, clients, open_loop, hold_p99, duration, arrivals)
+        settings = db.settings.as_dict()
     if fresh:
         figures["fresh"] = evaluation.fresh(path, rows, k, search_list)
+    if out is not None:
+        config = {
+            "queries": len(rows), "repetitions": repeat, "recalls": targets, "search_list": search_list,
+            "clients": clients, "open_loop": open_loop, "hold_p99": hold_p99, "arrivals": arrivals,
+            "duration": duration,
+        }  # fmt: skip
+        logged(out, vectors or path, figures, settings, config)
     if as_json:
         console.print_json({"path": str(path), **figures})
     else:
         from .evaluated import show
 
         show(path, figures)
+
+
+def logged(out: Path, data: Path, figures: dict[str, Any], settings: dict[str, Any], config: dict[str, Any]) -> None:
+    """Add what was measured to the log in `out`. data: the file of the rows, or the database that has them."""
+    from ..bench.record import record
+    from ..bench.subject import sha256_of
+
+    file = data.is_file()
+    dataset = {
+        "name": data.name, "rows": figures["rows"], "dim": settings["dim"], "metric": settings["metric"],
+        "sha256": sha256_of(data) if file else None, "bytes": data.stat().st_size if file else figures["disk_bytes"],
+        "queries": figures["queries"], "truth": "file",
+    }  # fmt: skip
+    console.say(f"log: {record(out, figures, settings, dataset, config, figures['k'])}")
 
 
 def recall_targets(given: str | None) -> list[float]:
