@@ -64,7 +64,7 @@ def unpack_key(words: UInt64s, heap: Bytes) -> Key | None:
 
 
 class KeyColumn(Sequence[Key]):
-    """Keys of some rows, made into Python objects one by one when asked for.
+    """Keys of some rows, made into Python objects when asked for.
 
     Holds its own copy of the words; the heap is append-only, so the bytes behind them never change.
     """
@@ -85,4 +85,11 @@ class KeyColumn(Sequence[Key]):
         return key
 
     def __iter__(self) -> Iterator[Key]:
-        return (self[row] for row in range(len(self)))
+        return iter(self.tolist())
+
+    def tolist(self) -> list[Key]:
+        """All of them: numbers without a NumPy scalar each."""
+        return [
+            (value - (1 << 64) if value & _SIGN else value) if kind == KIND_INT else self[row]
+            for row, (kind, value) in enumerate(self._words.tolist())
+        ]
