@@ -46,7 +46,21 @@ def commands(group: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
 
 COMMANDS: dict[str, Any] = dict(commands(typer.main.get_command(app)))
 PUBLIC = [name for name in vars(CoreNN) if not name.startswith("_")]
-WORDS = ("PUBLISHED", "LINKED", "JOURNAL", "RADIUS", "ELECTED", "ENTRY_COUNT", "GROWTH", "GROWN", "ENTRIES", "HEAP_END")
+WORDS = (
+    "PUBLISHED",
+    "LINKED",
+    "JOURNAL",
+    "RADIUS",
+    "ELECTED",
+    "ENTRY_COUNT",
+    "GROWTH",
+    "GROWN",
+    "ENTRIES",
+    "HEAP_END",
+    "CODED",
+    "CHOSEN",
+    "CENTRE",
+)
 
 
 @cache
@@ -245,7 +259,9 @@ def test_kernels_are_as_many_as_the_design_says() -> None:
     )
     assert found
     rows = taking.count("rows")
-    counted = (len(taking), rows, len(taking) - rows, rows * len(META["dtype"]["choices"]) + len(taking) - rows)
+    kinds = len(META["dtype"]["choices"])
+    twice = kinds  # choose_edges
+    counted = (len(taking), rows, len(taking) - rows, rows * kinds + twice + len(taking) - rows)
     assert tuple(map(int, found.groups())) == counted
 
 

@@ -20,6 +20,7 @@ MAX_SEARCH_LIST = 1 << 16
 METRICS = ("l2", "cosine", "ip")
 DTYPES = ("f32", "f16", "bf16", "i8", "u8")
 DURABILITIES = ("os", "sync")
+COMPRESSIONS = ("auto", "none", "sq8", "sq4", "rabitq")
 
 
 def setting(
@@ -46,6 +47,15 @@ class Settings:
         "os", "What an acknowledged write survives: os = death of the process, sync = loss of power.",
         choices=DURABILITIES, mutable=True,
     )  # fmt: skip
+    compression_mode: str = setting(
+        "auto",
+        "Codes over which walks go before the best are ranked by their vectors: none, sq8, sq4, rabitq, or auto, which "
+        "picks once there are enough rows.",
+        choices=COMPRESSIONS,
+    )
+    compression_threshold: int = setting(
+        10_000, "Rows from which on there are codes; below, walks measure vectors.", low=0, high=MAX_ROWS, mutable=True
+    )
     max_edges: int = setting(
         32, "Out-edges per node after a prune (R); up to half as many again before one.", low=4, high=512
     )

@@ -27,6 +27,7 @@ from .errors import (
     KeyNotFoundError,
     ReadOnlyError,
 )
+from .graph.codes import chosen_mode
 from .graph.insert import Linker
 from .graph.query import FOUND, Answers, Searcher
 from .graph.scratch import ScratchPool
@@ -405,7 +406,7 @@ class CoreNN:
             commit=view.head.commit,
             reclaimable_bytes=view.head.dead * sum(size for name, size in row_bytes.items() if name != "keys.heap"),
             repair_backlog=view.head.dead,
-            compression_mode="none",
+            compression_mode="none" if view.codes is None else chosen_mode(self._store),
             memory=memory,
             disk_bytes=self._store.disk_bytes(),
         )

@@ -13,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from .graph.check import GraphFaults, check_graph
+from .graph.codes import wrong_codes
 from .graph.view import View, radius_needed, set_entries, set_radius
 from .kernels.checksum import TABLES, mismatched_rows
 from .kernels.link import thread_ring
@@ -28,6 +29,7 @@ from .writer import Writer
 log = logging.getLogger("corenn.repair")
 
 BLOCK = 8192
+WRONG_CODES = "rows whose codes are missing or not those of their vectors"
 TRIES = 3  # of a reader, beside a writer that goes on
 
 
@@ -59,6 +61,9 @@ def verify(store: Store, view: View, *, exclusive: bool = True) -> Report:
         )  # fmt: skip
     faults = check_graph(view, exclusive=exclusive)
     problems += _graph_problems(faults)
+    wrong = wrong_codes(store, view)
+    if wrong:
+        problems.append(Problem("codes", WRONG_CODES, wrong))
     repaired = tuple(Problem("open", fault, 1) for fault in store.recovered.faults)
     return Report(counted.live, counted.dead, faults.edges, len(faults.unreachable), tuple(problems), repaired)
 
@@ -150,6 +155,7 @@ def repair(writer: Writer) -> Report:
     mended += _mend_vectors(writer)
     mended += _mend_keys(writer)
     mended += mend_graph(writer)
+    mended += _mend_codes(writer)
     counted = _count(writer.view)
     if counted != writer.view.head and isinstance(store.metadata, RocksMetadata):
         store.metadata.rewrite_head(counted)
@@ -260,6 +266,15 @@ def mend_graph(writer: Writer) -> list[Problem]:
     for problem in problems:
         log.warning("mended: %s (%d)", problem.description, problem.count)
     return problems
+
+
+def _mend_codes(writer: Writer) -> list[Problem]:
+    wrong = wrong_codes(writer.store, writer.view)
+    if not wrong:
+        return []
+    writer.linker.coder.make_again(writer.view)
+    writer.republish()
+    return [Problem("codes", WRONG_CODES, wrong)]
 
 
 def _thread_all(writer: Writer) -> None:

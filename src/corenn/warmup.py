@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -53,7 +54,10 @@ def warm(settings: Settings, progress: Callable[[str], None] | None = None) -> N
         if compiled(settings):
             return
         log.info("compiling the kernels for %s into %s, once per machine", settings.dtype, cache_folder())
-        _exercise(Settings(dim=8, metric="ip", dtype=settings.dtype, max_edges=8), progress or (lambda step: None))
+        example = Settings(
+            dim=8, metric="ip", dtype=settings.dtype, max_edges=8, compression_mode="sq4", compression_threshold=0
+        )
+        _exercise(example, progress or (lambda step: None))
         _marker(settings).touch()
 
 
@@ -80,6 +84,7 @@ def _exercise(settings: Settings, progress: Callable[[str], None]) -> None:
     queries = np.ones((2, 8), np.float32)
     searcher = Searcher(scratches, helpers)
     progress("search")
+    searcher.query(replace(view, codes=None), queries, 5, 16, exact=False, threads=1)
     searcher.query(view, queries, 5, 16, exact=False, threads=1)
     progress("scan")
     searcher.query(view, queries, 5, 16, exact=True, threads=1)

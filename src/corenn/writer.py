@@ -21,6 +21,7 @@ import numpy as np
 
 from .config import Settings
 from .errors import ClosedError, CoreNNError, DiskFullError, DuplicateKeyError, KeyNotFoundError, ReadOnlyError
+from .graph.codes import chosen_mode
 from .graph.insert import Linker
 from .graph.view import View, radius_of, raise_radius, take_view
 from .kernels.rows import NORM
@@ -177,6 +178,8 @@ class Writer:
         self.view = self._take()
         if self._backlog:
             self._start()
+        if chosen_mode(store) != "none" and self.view.codes is None:
+            self.schedule(Task(self._make_codes))  # queries measure vectors until then
 
     # --- callers ---------------------------------------------------------------------------------------------------
 
@@ -390,6 +393,10 @@ class Writer:
             self.store.fault = error  # a failed sync is never tried again
             raise
         self._since_checkpoint = [0, 0]
+
+    def _make_codes(self) -> None:
+        self.linker.coder.extend(self.view)
+        self._publish()
 
     # --- tasks -----------------------------------------------------------------------------------------------------
 

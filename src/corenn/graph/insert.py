@@ -12,12 +12,14 @@ from dataclasses import replace
 
 import numpy as np
 
+from ..kernels.codes import scorer_of
 from ..kernels.link import Shape, choose_edges, link_back, rank_batch, thread_ring
 from ..kernels.search import DEGREE, DIED, FIRST_NEIGHBOUR, GEOMETRY, LIFELINE, Plan
 from ..storage.commit import Head
 from ..storage.format import ELECTED, JOURNAL
 from ..storage.store import Store
 from ..types import AnyArray, UInt32s
+from .codes import Coder
 from .entries import elect
 from .scratch import ScratchPool, workbench
 from .threads import Helpers
@@ -41,10 +43,12 @@ class Linker:
         self._store = store
         self._scratches = scratches
         self._helpers = helpers
+        self.coder = Coder(store, scratches, helpers)
 
     def link(self, ids: UInt32s, head: Head, stop: Callable[[], bool]) -> UInt32s:
         """Link ids that are committed at `head`; returns those left over if `stop` became true on the way."""
         elected = int(self._store.edges.header[ELECTED])
+        self.coder.extend(self._view(head))
         while len(ids) and not stop():
             linked = max(int(ids[0]), elected)
             size = min(BATCH_ROWS, max(FIRST_ROWS, linked // SHARE))
@@ -53,6 +57,7 @@ class Linker:
             if linked + len(batch) >= elected * ELECTION + FIRST_ROWS:
                 elected = linked + len(batch)
                 self.elect_entries(head, elected)
+            self.coder.begin(self._view(head), linked + len(batch))
         return ids
 
     def elect_entries(self, head: Head, linked: int) -> None:
@@ -108,11 +113,17 @@ class Linker:
 
         def choose(start: int, stop: int) -> None:
             key, scratch = self._scratches.take(view, plan, TRAIL * plan.search_list)
+            scorer, asked = view.rows, None
+            if view.codes is not None:
+                asked = self._scratches.take_asked(view.codes)
+                scorer = scorer_of(view.codes, asked)
             choose_edges(
-                view.rows, view.graph, view.live, plan, shape, batch[start:stop], nearest[start:stop],
+                view.rows, scorer, view.graph, view.live, plan, shape, batch[start:stop], nearest[start:stop],
                 growth[start:stop], scratch, workbench(settings.dim, room), np.zeros(4, np.int64),
             )  # fmt: skip
             self._scratches.give(key, scratch)
+            if view.codes is not None and asked is not None:
+                self._scratches.give_asked(view.codes, asked)
 
         self._helpers.run(choose, len(batch), SLICE)
         note_growth(self._store, growth[growth > 0])

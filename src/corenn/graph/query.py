@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 
+from ..kernels.codes import search_codes
 from ..kernels.jit import entry_point
 from ..kernels.search import (
     DISTANCES,
@@ -56,7 +58,7 @@ class Searcher:
     def __init__(self, scratches: ScratchPool, helpers: Helpers) -> None:
         self._scratches = scratches
         self._helpers = helpers
-        self._search: Callable[..., int] | None = None  # found at the first walk: all views have the same types
+        self._entry_points: dict[Callable[..., int], Callable[..., int]] = {}
 
     def query(self, view: View, queries: Float32s, k: int, search_list: int, *, exact: bool, threads: int) -> Answers:
         """The k nearest rows that the view sees, for queries of shape (n, dim). Fewer only if there are fewer."""
@@ -104,12 +106,23 @@ class Searcher:
 
     def _walk(self, view: View, plan: Plan, queries: Float32s, results: Results, room: int = TOMBSTONE_ROOM) -> int:
         size, scratch = self._scratches.take(view, plan, room=room)
-        arguments = (view.rows, view.graph, view.live, plan, queries, scratch, results)
-        if self._search is None:
-            self._search = entry_point(search_batch, *arguments)
-        fewest = self._search(*arguments)
+        if view.codes is None:
+            fewest = self._call(search_batch, view.rows, view.graph, view.live, plan, queries, scratch, results)
+        else:
+            asked = self._scratches.take_asked(view.codes)
+            fewest = self._call(
+                search_codes, view.rows, view.codes, view.graph, view.live, plan, queries, scratch, asked, results
+            )
+            self._scratches.give_asked(view.codes, asked)
         self._scratches.give(size, scratch)
         return fewest
+
+    def _call(self, kernel: Callable[..., int], *arguments: Any) -> int:
+        """Call the machine code of a kernel: all views have the same types."""
+        code = self._entry_points.get(kernel)
+        if code is None:
+            code = self._entry_points[kernel] = entry_point(kernel, *arguments)
+        return code(*arguments)
 
     def _widen(self, view: View, plan: Plan, queries: Float32s, results: Results, threads: int) -> None:
         """Walk again with more room, and in the end scan, for queries among so many dead rows that the live ones

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from ..kernels.codes import Asked, Codes, asked_of
 from ..kernels.link import Workbench
 from ..kernels.search import TOMBSTONE_ROOM, Plan, Scratch
 from .view import View
@@ -19,6 +20,7 @@ class ScratchPool:
 
     def __init__(self) -> None:
         self._free: dict[Size, list[Scratch]] = {}
+        self._asked: dict[tuple[int, int], list[Asked]] = {}
 
     def take(self, view: View, plan: Plan, trail: int = 0, room: int = TOMBSTONE_ROOM) -> tuple[Size, Scratch]:
         """A scratch that no other thread uses, to be given back with its size.
@@ -30,6 +32,15 @@ class ScratchPool:
         size = (view.settings.dim, columns, entries, plan.search_list, plan.beam_width, pool, trail)
         free = self._free.get(size)
         return size, free.pop() if free else _make(*size)
+
+    def take_asked(self, codes: Codes) -> Asked:
+        """Room for a query over codes, to be given back."""
+        free = self._asked.get((codes.signs.shape[1], codes.bits))
+        return free.pop() if free else asked_of(codes.signs.shape[1], codes.bits)
+
+    def give_asked(self, codes: Codes, asked: Asked) -> None:
+        """Keep it for the next call."""
+        self._asked.setdefault((codes.signs.shape[1], codes.bits), []).append(asked)
 
     def give(self, size: Size, scratch: Scratch) -> None:
         """Keep a scratch for the next call."""

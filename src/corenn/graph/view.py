@@ -13,12 +13,14 @@ from numpy.typing import NDArray
 
 from ..config import Settings
 from ..kernels import search
+from ..kernels.codes import Codes
 from ..kernels.rows import NORM, BFloat16Rows, CodeRows, Float16Rows, Float32Rows, Rows
 from ..kernels.search import BORN, DIED, Graph, Live
 from ..storage.commit import Head, LiveView
 from ..storage.format import ENTRIES, ENTRY_COUNT, GROWN, GROWTH, MAX_ENTRIES, RADIUS
 from ..storage.store import Store
 from ..types import AnyArray, Bytes, Float32s, UInt32s, UInt64s
+from .codes import codes_for
 
 MEMORY_ROWS = 1 << 17  # rows after which the mean of growth follows new ones
 METRICS = {"l2": search.L2, "cosine": search.COSINE, "ip": search.IP}
@@ -29,7 +31,8 @@ ROWS: dict[str, Any] = {"f32": Float32Rows, "f16": Float16Rows, "bf16": BFloat16
 class View:
     """rows, graph, live: what kernels take. keys, heap: keys by id. pending: ids committed but not linked.
 
-    tombstones: whether walks may meet rows that the snapshot does not see. growth: see growth_of.
+    tombstones: whether walks may meet rows that the snapshot does not see. growth: see growth_of. codes: over which
+    walks go, None while there are none.
     """
 
     head: Head
@@ -42,6 +45,7 @@ class View:
     pending: UInt32s
     tombstones: bool
     growth: float
+    codes: Codes | None
 
     @property
     def lookup_view(self) -> LiveView:
@@ -144,10 +148,11 @@ def take_view(store: Store, head: Head, pending: UInt32s) -> View:
 
     Rows of later commits have higher ids, which walks leave out; so only deleted rows can stand in their way.
     """
+    rows = rows_of(store.settings, store.vectors.array, store.seals.array, radius_of(store))
     return View(
         head=head,
         settings=store.settings,
-        rows=rows_of(store.settings, store.vectors.array, store.seals.array, radius_of(store)),
+        rows=rows,
         graph=Graph(store.edges.array, entries_of(store)),
         live=Live(store.state.array, np.uint64(head.commit), head.rows),
         keys=store.keys.array,
@@ -155,4 +160,5 @@ def take_view(store: Store, head: Head, pending: UInt32s) -> View:
         pending=pending,
         tombstones=head.dead > 0,
         growth=growth_of(store),
+        codes=codes_for(store, rows, head.rows),
     )

@@ -1,4 +1,4 @@
-"""What plain Python cannot say: prefetch, the lowest bit, and reading a number's bits as another type.
+"""What plain Python cannot say: prefetch, products of bytes, the lowest bit, reading a number's bits as another type.
 
 Each is a plain function, which runs when the JIT is off, and the instruction that replaces it in compiled code.
 """
@@ -8,14 +8,20 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from llvmlite import ir
+from llvmlite import binding, ir
 from numba import types
-from numba.core import cgutils
+from numba.core import cgutils, config
 from numba.extending import intrinsic as _intrinsic
 
-from .jit import compiled_for
+from ..types import AnyArray, Bytes
+from .jit import compiled_for, inlined
 
 LINE_BYTES = 64
+WIDTHS = (8, 4, 2, 1)  # bits of a code
+# Whether code is made for a CPU that multiplies bytes in lanes of 512 bits.
+BYTE_PRODUCTS = not (getattr(config, "CPU_NAME") or getattr(config, "CPU_FEATURES")) and bool(  # noqa: B009
+    binding.get_host_cpu_features().get("avx512vnni", False)
+)
 intrinsic: Any = _intrinsic  # its type does not tell what it makes of a function
 
 
@@ -46,6 +52,101 @@ def brain_float(bits: np.uint16) -> np.float32:
 def lowest_bit(bits: np.uint32) -> int:
     """The place of the lowest bit that is set; there has to be one."""
     return (int(bits) & -int(bits)).bit_length() - 1
+
+
+def dot_bytes(codes: Bytes, row: int, levels: AnyArray, body: int, bits: int) -> int:
+    """The product of a row of codes, small unsigned integers, with signed bytes.
+
+    Each of the first `body` bytes of the row holds 8 / bits codes: those in its lowest bits meet the first part of
+    `levels`, those in the next bits the second, and so on. levels: int8; its parts are alike, padded with zeros to a
+    multiple of 16, up to which a row must reach as well.
+    """
+    return _dot_bytes_plainly(codes, row, levels, body, bits)
+
+
+@inlined
+def _dot_bytes_plainly(codes: Any, row: Any, levels: Any, body: Any, bits: Any) -> Any:
+    stored, total = codes[row], np.int32(0)
+    part, mask = levels.shape[0] * bits >> 3, np.uint8((1 << bits) - 1)
+    start = 0
+    for shift in range(0, 8, bits):
+        asked = levels[start : start + part]
+        for i in range(body):
+            total += np.int32((stored[i] >> np.uint8(shift)) & mask) * np.int32(asked[i])
+        start += part
+    return total
+
+
+@intrinsic
+def _dot_bytes(_typing: Any, codes: Any, row: Any, levels: Any, body: Any, bits: Any) -> Any:
+    """The same with the instruction for products of bytes: 64 at once, then 16."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        word, index = ir.IntType(32), ir.IntType(64)
+        view, asked = (context.make_array(signature.args[at])(context, builder, args[at]) for at in (0, 2))
+        row_index, length, width = (
+            context.cast(builder, args[at], signature.args[at], types.int64) for at in (1, 3, 4)
+        )
+        row_bytes = cgutils.unpack_tuple(builder, view.shape, 2)[1]
+        start = builder.gep(view.data, [builder.mul(row_index, row_bytes)])
+        every = cgutils.unpack_tuple(builder, asked.shape, 1)[0]
+        chunks = builder.lshr(builder.add(length, index(15)), index(4))
+        total = cgutils.alloca_once_value(builder, word(0))
+
+        def pass_over(lanes: int, first: Any, count: Any, bits: int) -> None:
+            """Add the products of `count` pieces of 4 * lanes bytes, from the byte `first` on."""
+            kind, multiply = _multiplier(builder, lanes)
+            sums = [cgutils.alloca_once_value(builder, ir.Constant(kind, [0] * lanes)) for _ in range(2)]
+            mask = ir.Constant(kind, [((1 << bits) - 1) * 0x01010101] * lanes)
+            with cgutils.for_range(builder, count) as loop:
+                at = builder.add(first, builder.mul(loop.index, index(4 * lanes)))
+
+                def load(base: Any) -> Any:
+                    return builder.load(builder.bitcast(builder.gep(base, [at]), kind.as_pointer()), align=1)
+
+                given = load(start)
+                for field in range(8 // bits):
+                    fields = builder.and_(builder.lshr(given, ir.Constant(kind, [field * bits] * lanes)), mask)
+                    part = builder.gep(asked.data, [builder.udiv(builder.mul(every, index(field)), index(8 // bits))])
+                    multiply(sums[field % 2], given if bits == 8 else fields, load(part))
+            whole = builder.add(builder.load(sums[0]), builder.load(sums[1]))
+            reduce = cgutils.get_or_insert_function(
+                builder.module, ir.FunctionType(word, [kind]), f"llvm.vector.reduce.add.v{lanes}i32"
+            )
+            builder.store(builder.add(builder.load(total), builder.call(reduce, [whole])), total)
+
+        def run(bits: int) -> None:
+            large, small = builder.lshr(chunks, index(2)), builder.and_(chunks, index(3))
+            pass_over(16, index(0), large, bits)
+            with builder.if_then(builder.icmp_unsigned(">", small, index(0))):
+                pass_over(4, builder.mul(large, index(64)), small, bits)
+
+        after = builder.append_basic_block("after")
+        switch = builder.switch(builder.trunc(width, word), after)
+        for bits in WIDTHS:
+            block = builder.append_basic_block(f"bits{bits}")
+            switch.add_case(word(bits), block)
+            builder.position_at_end(block)
+            run(bits)
+            builder.branch(after)
+        builder.position_at_end(after)
+        return builder.load(total)
+
+    return types.int32(codes, row, levels, body, bits), codegen
+
+
+def _multiplier(builder: Any, lanes: int) -> Any:
+    """A type of vectors of int32, and what adds the products of the bytes of two of them to a third, in memory."""
+    kind = ir.VectorType(ir.IntType(32), lanes)
+    operand = ir.VectorType(ir.IntType(8), 4 * lanes) if binding.llvm_version_info[0] >= 22 else kind
+    name = f"llvm.x86.avx512.vpdpbusd.{32 * lanes}"
+    function = cgutils.get_or_insert_function(builder.module, ir.FunctionType(kind, [kind, operand, operand]), name)
+
+    def multiply(total: Any, unsigned: Any, signed: Any) -> None:
+        given = [builder.bitcast(each, operand) for each in (unsigned, signed)]
+        builder.store(builder.call(function, [builder.load(total), *given]), total)
+
+    return kind, multiply
 
 
 @intrinsic
@@ -124,6 +225,13 @@ def _(bits: Any) -> Any:
 @compiled_for(brain_float)
 def _(bits: Any) -> Any:
     return lambda bits: _bits_float(np.uint32(bits) << np.uint32(16))
+
+
+@compiled_for(dot_bytes)
+def _(codes: Any, row: Any, levels: Any, body: Any, bits: Any) -> Any:
+    if BYTE_PRODUCTS:
+        return lambda codes, row, levels, body, bits: _dot_bytes(codes, row, levels, body, bits)
+    return lambda codes, row, levels, body, bits: _dot_bytes_plainly(codes, row, levels, body, bits)
 
 
 @compiled_for(lowest_bit)

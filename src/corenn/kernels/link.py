@@ -14,8 +14,8 @@ import numpy as np
 from ..types import Bytes, Float32s, UInt64s
 from .candidates import NOTHING, distance_of, id_of, insert_sorted, pack, sort
 from .jit import inlined, kernel
-from .rows import NORM, decode, distance, lift_of, prefetch_row
-from .search import DEGREE, DIED, DISTANCES, FIRST_NEIGHBOUR, HOPS, LIFELINE, beam_search
+from .rows import NORM, aim_at, decode, distance, estimates, lift_of, prefetch_row
+from .search import AHEAD, DEGREE, DIED, DISTANCES, FIRST_NEIGHBOUR, HOPS, LIFELINE, beam_search
 
 BEYOND = -2
 
@@ -118,28 +118,45 @@ def rank_batch(rows: Any, batch: Any, start: Any, stop: Any, nearest: Any, vecto
 
 @kernel
 def choose_edges(
-    rows: Any, graph: Any, live: Any, plan: Any, shape: Any, batch: Any, nearest: Any, growth: Any, scratch: Any,
-    bench: Any, info: Any,
+    rows: Any, scorer: Any, graph: Any, live: Any, plan: Any, shape: Any, batch: Any, nearest: Any, growth: Any,
+    scratch: Any, bench: Any, info: Any,
 ) -> None:  # fmt: skip
     """Give each row of `batch` its out-edges.
 
-    nearest: what rank_batch found for them. growth: float32 (batch,), receives growth_of what each has found.
+    scorer: by which walks go, the rows or their codes; edges are chosen by distances. nearest: what rank_batch found
+    for them. growth: float32 (batch,), receives growth_of what each has found.
     info: int64 (4,), working memory.
     """
     for i in range(batch.shape[0]):
         node = np.int64(batch[i])
         decode(rows, node, scratch.query)
         lift = lift_of(rows, node)
-        count = beam_search(rows, graph, live, plan, lift, scratch, info)
+        aim_at(scorer, scratch.query)
+        count = beam_search(scorer, graph, live, plan, lift, scratch, info)
         growth[i] = growth_of(scratch.best if plan.tombstones else scratch.pool, count, plan.search_list)
         total = _gather(live, plan, node, count, nearest[i], scratch, bench, info)
+        if estimates(scorer):
+            _measure(rows, scratch.query, lift, bench.candidates, total)
         if rows.radius > 0:
             aim_as_query(rows, node, scratch.query)
-            count = beam_search(rows, graph, live, plan, np.float32(0), scratch, info)
+            aim_at(scorer, scratch.query)
+            count = beam_search(scorer, graph, live, plan, np.float32(0), scratch, info)
             total = _add_answers(rows, live, plan, node, count, total, scratch, bench)
             info[HOPS] = 0
         sort(bench.candidates, total)
         write_edges(rows, node, shape, bench, total, graph.edges[node])
+
+
+@inlined
+def _measure(rows: Any, query: Any, lift: Any, candidates: Any, count: Any) -> None:
+    """Give candidates their distances where they had estimates."""
+    for t in range(min(AHEAD, count)):
+        prefetch_row(rows, id_of(candidates[t]))
+    for t in range(count):
+        if t + AHEAD < count:
+            prefetch_row(rows, id_of(candidates[t + AHEAD]))
+        row = id_of(candidates[t])
+        candidates[t] = pack(distance(rows, query, lift, row), row)
 
 
 @inlined

@@ -160,7 +160,8 @@ def _decode_codes(rows: Any, row: Any, out: Any) -> None:
         out[i] = scale * np.float32(stored[i]) + offset
 
 
-_SCORE: dict[type, Any] = {
+# By the type of rows; codes (scalar.py) add theirs.
+SCORERS: dict[type, Any] = {
     Float32Rows: _score_float32, Float16Rows: _score_float16, BFloat16Rows: _score_bfloat16, CodeRows: _score_codes,
 }  # fmt: skip
 _INNER: dict[type, Any] = {
@@ -174,7 +175,7 @@ _DECODE: dict[type, Any] = {
 
 def flat_distance(rows: Any, query: Any, row: Any) -> Any:
     """Squared distance of a stored row to `query` (float32, at least `dim` long), without lifts."""
-    return _SCORE[type(rows)](rows, query, row)
+    return SCORERS[type(rows)](rows, query, row)
 
 
 def inner(rows: Any, query: Any, row: Any) -> Any:
@@ -187,6 +188,21 @@ def decode(rows: Any, row: Any, out: Any) -> None:
     _DECODE[type(rows)](rows, row, out)
 
 
+# Scorers that estimate, by their type, and how each is aimed at a query.
+AIMERS: dict[type, Any] = {}
+
+
+def aim_at(scorer: Any, query: Any) -> None:
+    """Prepare a scorer for a query, float32 (dim,) in the graph's geometry. Rows need no preparation."""
+    if type(scorer) in AIMERS:
+        AIMERS[type(scorer)](scorer, query)
+
+
+def estimates(scorer: Any) -> bool:
+    """Whether a scorer estimates distances; rows measure them."""
+    return type(scorer) in AIMERS
+
+
 def _choose(table: dict[type, Any], rows: Any) -> Any:
     """The function for a compile-time type of rows: what makes one kernel serve all stored types."""
     return table[rows.instance_class] if isinstance(rows, types.BaseNamedTuple) else None  # type: ignore[attr-defined]
@@ -194,7 +210,7 @@ def _choose(table: dict[type, Any], rows: Any) -> Any:
 
 @compiled_for(flat_distance)
 def _(rows: Any, query: Any, row: Any) -> Any:
-    chosen = _choose(_SCORE, rows)
+    chosen = _choose(SCORERS, rows)
     return lambda rows, query, row: chosen(rows, query, row)
 
 
@@ -208,6 +224,20 @@ def _(rows: Any, query: Any, row: Any) -> Any:
 def _(rows: Any, row: Any, out: Any) -> Any:
     chosen = _choose(_DECODE, rows)
     return lambda rows, row, out: chosen(rows, row, out)
+
+
+@compiled_for(aim_at)
+def _(scorer: Any, query: Any) -> Any:
+    chosen = AIMERS.get(scorer.instance_class)
+    if chosen is None:
+        return lambda scorer, query: None
+    return lambda scorer, query: chosen(scorer, query)
+
+
+@compiled_for(estimates)
+def _(scorer: Any) -> Any:
+    answer = scorer.instance_class in AIMERS
+    return lambda scorer: answer
 
 
 @inlined

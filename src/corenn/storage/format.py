@@ -29,6 +29,10 @@ GROWN = 39  # edges.slab: rows of which GROWTH is the mean
 ENTRIES = 64  # edges.slab: the entries, one word each
 MAX_ENTRIES = 256
 HEAP_END = 32  # keys.heap: bytes in use
+CODED = 32  # codes.slab: every row below this one has its code
+CHOSEN = 33  # codes.slab: the codes that were chosen, an index into CODINGS; 0 while there are none
+CENTRE = 34  # codes.slab: the row that RaBitQ's residuals are taken from
+CODINGS = ("", "none", "sq8", "sq4", "rabitq")
 
 KEY_ROW = struct.Struct("<II")  # metadata, key → id, id before it (NO_ID for none)
 HEAD_ROW = struct.Struct("<QIQQ")  # metadata: commit, ids in use, live rows, dead rows

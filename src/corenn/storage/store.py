@@ -30,9 +30,10 @@ from ..errors import (
     StorageError,
 )
 from ..kernels.checksum import TABLES, checksum_rows
+from ..kernels.codes import code_width
 from ..kernels.keytable import KIND_STR
 from ..kernels.link import mend_ring
-from ..types import AnyArray, Bytes, Key, UInt32s
+from ..types import AnyArray, Bytes, Float32s, Key, UInt32s
 from . import format as fmt
 from .commit import NO_IDS, Commit, Head, Metadata, Record
 from .encode import STORED, seal_columns, stored_columns
@@ -56,14 +57,17 @@ def slab_specs(settings: Settings, database: int = 0) -> dict[str, SlabSpec]:
     # Half as many edges again before a prune; whole cache lines where that leaves some slack.
     lines = settings.max_edges * 3 // 2 // LINE_WORDS * LINE_WORDS
     edges = lines if lines >= 2 + settings.max_edges * 9 // 8 else 2 + settings.max_edges * 3 // 2
-    specs = (
+    specs = [
         SlabSpec("vectors.slab", STORED[settings.dtype], stored_columns(settings), hard=True, dim=settings.dim),
         SlabSpec("seals.slab", word, seal_columns(settings), hard=True),
         SlabSpec("state.slab", np.dtype(np.uint64), 2, hard=True),
         SlabSpec("edges.slab", word, edges, hard=False),
         SlabSpec("keys.slab", np.dtype(np.uint64), 2, hard=False),
         SlabSpec("keys.heap", np.dtype(np.uint8), 1, hard=False),
-    )
+    ]
+    if settings.compression_mode != "none":
+        codes = code_width(settings.dim, settings.compression_mode)
+        specs.append(SlabSpec("codes.slab", np.dtype(np.uint8), codes, hard=False, dim=settings.dim))
     return {spec.name: replace(spec, database=database) for spec in specs}
 
 
@@ -101,6 +105,8 @@ class Store:
         self.slabs: dict[str, Slab] = slabs
         self.vectors, self.seals, self.state = (slabs[f"{name}.slab"] for name in ("vectors", "seals", "state"))
         self.edges, self.keys, self.heap = slabs["edges.slab"], slabs["keys.slab"], slabs["keys.heap"]
+        self.codes: Slab | None = slabs.get("codes.slab")
+        self.centre: tuple[int, Float32s] | None = None  # of RaBitQ's codes: its row and its vector
         self.recovered = Recovered()
         self.lock: int | None = None
         self.fault: Exception | None = None
@@ -232,7 +238,7 @@ class Store:
             log.warning("%s; mending it", error)
             FileSlab.recreate(files, path, spec)
             slab = FileSlab(files, path, spec, writable=True)
-        rows = 0 if spec.name == "keys.heap" else head.rows
+        rows = 0 if spec.name in ("keys.heap", "codes.slab") else head.rows
         if len(slab.array) < rows:
             message = f"{path} is truncated: it holds {len(slab.array):,} of {rows:,} rows; run `corenn repair`"
             if not mendable:
@@ -258,6 +264,8 @@ class Store:
         head = metadata.head
         durable, boot = metadata.marks()
         restarted = boot != boot_id() and head.commit > 0
+        if self.codes is not None and self.writable and (restarted or len(self.codes.array) < head.rows):
+            self.codes.header[fmt.CODED] = 0  # what was not brought to the disk is made again
         if head.commit > 0 and (durable is None or boot is None) and self.writable:
             self.recovered.faults.append("the mark of the last checkpoint is lost; edges are checked in full")
             self.recovered.suspect = True
@@ -385,6 +393,8 @@ class Store:
         words, raw = pack_keys(commit.keys, end)
         for slab in (self.vectors, self.seals, self.state, self.edges, self.keys):
             slab.reserve(stop)
+        if self.codes is not None and self.codes.header[fmt.CODED]:
+            self.codes.reserve(stop)
         self._append_heap(raw, end)
         assert commit.vectors is not None and commit.seals is not None
         self.vectors.write(commit.first, commit.vectors)
@@ -472,7 +482,7 @@ class Store:
             assert isinstance(slab, FileSlab)
             slab.remap()
         for name, slab in self.slabs.items():
-            if name != "keys.heap" and len(slab.array) < head.rows:
+            if name not in ("keys.heap", "codes.slab") and len(slab.array) < head.rows:
                 raise CorruptionError(f"{name} holds {len(slab.array):,} of {head.rows:,} rows; run `corenn repair`")
         self.recovered = Recovered()
         self._recover(self.metadata)

@@ -1,0 +1,179 @@
+"""Codes of the rows: which, and keeping them whole.
+
+They are made in one pass once there are enough rows, then row by row. Codes are soft: made from the vectors, at
+millions of rows per second, whenever they are not there.
+"""
+
+from __future__ import annotations
+
+import logging
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ..errors import DiskFullError
+from ..kernels.codes import AUTO, TAIL, Codes, asked_of, bits_of, codes_of, encode_rows, search_codes
+from ..kernels.rotation import rotation_signs
+from ..kernels.rows import Rows, decode_rows
+from ..kernels.search import LIFELINE, Plan, Results, search_batch
+from ..storage.format import CENTRE, CHOSEN, CODED, CODINGS
+from ..storage.store import Store
+from ..types import Float32s
+from .threads import Helpers
+
+if TYPE_CHECKING:
+    from .scratch import ScratchPool
+    from .view import View
+
+log = logging.getLogger("corenn.codes")
+
+SEED = 0xC0DE  # of the rotation; the same everywhere, so that it need not be kept
+SLICE = 1 << 12  # rows per kernel call: some milliseconds
+TRIED = 64  # rows that stand for queries when codes are chosen
+K, LIST = 10, 48
+FAITHFUL = 0.97  # share of the walk's own answers that a walk over codes must find
+
+
+def chosen_mode(store: Store) -> str:
+    """The codes in use; "none" also while there are none."""
+    number = 0 if store.codes is None else int(store.codes.header[CHOSEN])
+    return CODINGS[number] if 0 < number < len(CODINGS) else "none"
+
+
+def codes_for(store: Store, rows: Rows, count: int) -> Codes | None:
+    """The codes of a store as kernels take them, if all of the first `count` rows have theirs."""
+    mode = chosen_mode(store)
+    if store.codes is None or mode == "none" or not count <= int(store.codes.header[CODED]) <= len(store.codes.array):
+        return None
+    return _as_codes(store, rows, mode)
+
+
+def _as_codes(store: Store, rows: Rows, mode: str) -> Codes:
+    assert store.codes is not None
+    dim = store.settings.dim
+    if mode != "rabitq":
+        signs, centre = _unturned(dim)
+    else:
+        signs, centre = _signs(dim), _centre(store, rows)
+    return codes_of(store.codes.array, rows, bits_of(mode, dim), signs, centre)
+
+
+@lru_cache(maxsize=16)
+def _unturned(dim: int) -> tuple[Float32s, Float32s]:
+    return np.zeros((0, dim), np.float32), np.zeros(dim, np.float32)
+
+
+@lru_cache(maxsize=16)
+def _signs(dim: int) -> Float32s:
+    return rotation_signs(dim, SEED)
+
+
+def _centre(store: Store, rows: Rows) -> Float32s:
+    """The vector of the row that was made the centre, which never changes."""
+    assert store.codes is not None
+    row = min(int(store.codes.header[CENTRE]), len(rows.vectors) - 1)
+    if store.centre is None or store.centre[0] != row:
+        vector = np.empty((1, store.settings.dim), np.float32)
+        decode_rows(rows, np.array([row], np.uint32), vector)
+        store.centre = (row, vector[0])
+    return store.centre[1]
+
+
+def wrong_codes(store: Store, view: View) -> int:
+    """How many rows have codes that are not those of their vectors, among all if codes are in use."""
+    mode, rows = chosen_mode(store), view.head.rows
+    if store.codes is None or mode == "none":
+        return 0
+    coded = min(int(store.codes.header[CODED]), len(store.codes.array), rows)
+    codes, wrong = _as_codes(store, view.rows, mode), rows - coded
+    vector = np.empty(view.settings.dim, np.float32)
+    turned = np.zeros((2, codes.signs.shape[1]), np.float32)
+    for start in range(0, coded, SLICE):
+        found = store.codes.array[start : min(start + SLICE, coded)]
+        made = np.zeros_like(found)
+        encode_rows(view.rows, codes, start, made, vector, turned)
+        width = codes.body + TAIL
+        wrong += int((made[:, :width] != found[:, :width]).any(axis=1).sum())
+    return wrong
+
+
+class Coder:
+    """Chooses and makes codes. Used by the one thread that writes."""
+
+    def __init__(self, store: Store, scratches: ScratchPool, helpers: Helpers) -> None:
+        self._store = store
+        self._scratches = scratches
+        self._helpers = helpers
+
+    def extend(self, view: View) -> bool:
+        """Give rows that have no code yet theirs, if codes are in use; True if that has made them whole again."""
+        slab, mode, rows = self._store.codes, chosen_mode(self._store), view.head.rows
+        if slab is None or mode == "none" or int(slab.header[CODED]) >= rows:
+            return False
+        slab.reserve(rows)
+        self._encode(view, mode, int(slab.header[CODED]), rows)
+        return True
+
+    def begin(self, view: View, linked: int) -> bool:
+        """Choose codes and make them, once enough rows are linked; True if that is now."""
+        store = self._store
+        if store.codes is None or store.codes.header[CHOSEN] or linked < store.settings.compression_threshold:
+            return False
+        asked = store.settings.compression_mode
+        try:
+            store.codes.reserve(view.head.rows)
+        except DiskFullError:
+            log.warning("no room on the disk for codes; walks measure vectors until there is")
+            return False
+        for mode in AUTO if asked == "auto" else (asked,):
+            store.codes.header[CENTRE] = int(view.graph.entries[0]) if len(view.graph.entries) else 0
+            store.codes.header[CODED] = 0
+            self._encode(view, mode, 0, view.head.rows)
+            if asked != "auto" or self._faithful(view, mode):
+                store.codes.header[CHOSEN] = CODINGS.index(mode)
+                log.info("walks go over codes of the kind %s from now on", mode)
+                return True
+        store.codes.header[CHOSEN] = CODINGS.index("none")
+        log.info("no codes are faithful to these vectors; walks measure them as before")
+        return False
+
+    def make_again(self, view: View) -> None:
+        """Make the codes of all rows from their vectors."""
+        if self._store.codes is not None:
+            self._store.codes.header[CODED] = 0
+            self.extend(view)
+
+    def _encode(self, view: View, mode: str, first: int, stop: int) -> None:
+        store, dim = self._store, view.settings.dim
+        assert store.codes is not None
+        codes = _as_codes(store, view.rows, mode)
+        out = store.codes.array
+
+        def part(start: int, end: int) -> None:
+            vector, turned = np.empty(dim, np.float32), np.zeros((2, codes.signs.shape[1]), np.float32)
+            encode_rows(view.rows, codes, first + start, out[first + start : first + end], vector, turned)
+
+        self._helpers.run(part, stop - first, SLICE)
+        store.codes.header[CODED] = stop
+
+    def _faithful(self, view: View, mode: str) -> bool:
+        """Whether walks over the codes find what walks over the vectors find: tried with rows as queries."""
+        linked = np.flatnonzero(view.graph.edges[: view.head.rows, LIFELINE] != 0)
+        sample = linked[np.linspace(0, len(linked) - 1, min(TRIED, len(linked))).astype(np.int64)].astype(np.uint32)
+        queries = np.empty((len(sample), view.settings.dim), np.float32)
+        decode_rows(view.rows, sample, queries)
+        plan = Plan(LIST, 1, view.metric, view.tombstones, LIST + 1, np.float32(1))
+        plain, coded = _results(len(sample)), _results(len(sample))
+        size, scratch = self._scratches.take(view, plan)
+        search_batch(view.rows, view.graph, view.live, plan, queries, scratch, plain)
+        codes = _as_codes(self._store, view.rows, mode)
+        asked = asked_of(codes.signs.shape[1], codes.bits)
+        search_codes(view.rows, codes, view.graph, view.live, plan, queries, scratch, asked, coded)
+        self._scratches.give(size, scratch)
+        found = np.mean([np.isin(one, other).mean() for one, other in zip(plain.ids, coded.ids, strict=True)])
+        return bool(found >= FAITHFUL)
+
+
+def _results(count: int) -> Results:
+    return Results(np.zeros((count, K), np.uint32), np.zeros((count, K), np.float32), np.zeros((count, 4), np.int64))

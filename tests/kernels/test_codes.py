@@ -1,0 +1,206 @@
+"""One class of tests that every kind of codes passes, and what each kind promises besides.
+
+Rules out a product of bytes that differs between the instruction and the plain loop, errors beyond the stated bound,
+estimates that lie on one side, an order that is lost, codes that depend on who makes them, and codes of empty, constant
+or extreme vectors that poison a walk.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from corenn.kernels.codes import (
+    ALIGNED,
+    TAIL,
+    Asked,
+    Codes,
+    aim_codes,
+    asked_of,
+    code_bytes,
+    code_width,
+    codes_of,
+    encode_rows,
+    scorer_of,
+)
+from corenn.kernels.intrinsics import dot_bytes
+from corenn.kernels.jit import kernel
+from corenn.kernels.rotation import padded, rotated, rotation_signs
+from corenn.kernels.rows import Float32Rows, flat_distance
+from tests.conftest import COMPILED, Sample
+
+Floats = NDArray[np.float32]
+SEED = 7
+
+
+class Kind(NamedTuple):
+    """error: of an estimate, in standard deviations of the residuals' product; see test_errors_stay_within_bounds."""
+
+    name: str
+    bits: int
+    turned: bool
+
+
+KINDS = [Kind("sq8", 8, False), Kind("sq4", 4, False), Kind("rabitq4", 4, True), Kind("rabitq2", 2, True),
+         Kind("rabitq1", 1, True)]  # fmt: skip
+
+
+@kernel
+def estimate_all(codes: Any, asked: Any, queries: Any, out: Any) -> None:
+    scorer = scorer_of(codes, asked)
+    for i in range(queries.shape[0]):
+        aim_codes(codes, queries[i], asked)
+        for row in range(out.shape[1]):
+            out[i, row] = flat_distance(scorer, queries[i], row)
+
+
+@kernel
+def product(codes: Any, row: Any, levels: Any, body: Any, bits: Any) -> Any:
+    return dot_bytes(codes, row, levels, body, bits)
+
+
+def rows_of(vectors: Floats) -> Float32Rows:
+    return Float32Rows(vectors, np.zeros((len(vectors), 1), np.float32), vectors.shape[1], np.float32(0))
+
+
+def encoded(kind: Kind, vectors: Floats, seed: int = SEED) -> tuple[Codes, Asked]:
+    dim = vectors.shape[1]
+    signs = rotation_signs(dim, seed) if kind.turned else np.zeros((0, dim), np.float32)
+    centre = vectors.mean(axis=0) if kind.turned and len(vectors) else np.zeros(dim, np.float32)
+    length = signs.shape[1]
+    codes = codes_of(np.zeros((len(vectors), code_bytes(length, kind.bits)), np.uint8), rows_of(vectors), kind.bits,
+                     signs, centre.astype(np.float32))  # fmt: skip
+    encode_rows(rows_of(vectors), codes, 0, codes.vectors, np.empty(dim, np.float32), np.zeros((2, length), np.float32))
+    return codes, asked_of(length, kind.bits)
+
+
+def estimates(kind: Kind, vectors: Floats, queries: Floats, seed: int = SEED) -> Floats:
+    codes, asked = encoded(kind, vectors, seed)
+    out = np.zeros((len(queries), len(vectors)), np.float32)
+    estimate_all(codes, asked, queries, out)
+    return out
+
+
+def exact(vectors: Floats, queries: Floats) -> NDArray[np.float64]:
+    wide, asked = vectors.astype(np.float64), queries.astype(np.float64)
+    return np.array([((wide - query) ** 2).sum(axis=1) for query in asked])
+
+
+@pytest.mark.parametrize("bits", [8, 4, 2, 1])
+@given(st.integers(1, 300), st.integers(0, 2**32 - 1))
+def test_a_product_of_bytes_is_that_of_its_fields(bits: int, body: int, seed: int) -> None:
+    random = np.random.default_rng(seed)
+    width, part = -(-(body + TAIL) // ALIGNED) * ALIGNED, -(-body // ALIGNED) * ALIGNED
+    codes = random.integers(0, 256, (2, width), dtype=np.uint8)
+    levels = np.zeros((8 // bits, part), np.int8)
+    levels[:, :body] = random.integers(-127, 128, (8 // bits, body))
+    wanted = sum(
+        int(
+            (codes[1, :body].astype(np.int64) >> field * bits & (1 << bits) - 1) @ levels[field, :body].astype(np.int64)
+        )
+        for field in range(8 // bits)
+    )
+    assert product(codes, 1, levels.reshape(-1), body, bits) == wanted
+
+
+@pytest.mark.parametrize("dim", [1, 3, 31, 64, 96, 100, 128, 384, 1000])
+def test_a_rotation_keeps_lengths_and_angles(rng: np.random.Generator, dim: int) -> None:
+    vectors = rng.normal(size=(6, dim)).astype(np.float32)
+    turned = rotated(vectors, rotation_signs(dim, SEED)).astype(np.float64)
+    assert turned.shape == (6, padded(dim))
+    assert np.allclose(turned @ turned.T, vectors.astype(np.float64) @ vectors.T.astype(np.float64), atol=1e-4 * dim)
+
+
+@pytest.mark.parametrize("dim", [64, 96, 384])
+def test_a_rotation_spreads_a_single_component_over_all(dim: int) -> None:
+    turned = rotated(np.eye(dim, dtype=np.float32)[:8], rotation_signs(dim, SEED))
+    assert np.abs(turned).max() < 8 / np.sqrt(padded(dim))
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
+class TestEveryKind:
+    @pytest.mark.parametrize("dim", [1, 5, 64, 97, 128, 200])
+    def test_errors_stay_within_bounds(self, rng: np.random.Generator, kind: Kind, dim: int) -> None:
+        """Of scalar codes: half a step per component, of the row and of the query, and what is cut off. Of RaBitQ: with
+        a probability of 1 - exp(-2 e²) or so, e / sqrt(D) times what the code misses of a residual (their theorem 3.2).
+        """
+        vectors = rng.normal(size=(200, dim)).astype(np.float32) + 3
+        queries = rng.normal(size=(20, dim)).astype(np.float32) + 3
+        errors = estimates(kind, vectors, queries) - exact(vectors, queries)
+        scale = np.sqrt(exact(vectors, queries)) + 1e-9
+        if not kind.turned:
+            span = np.ptp(vectors, axis=1)[None, :]
+            step = span / ((1 << kind.bits) - 1) + 0.5 * span * (0.24 if kind.bits < 8 else 0)
+            level = np.abs(queries).max(axis=1)[:, None] / 127
+            lengths = np.linalg.norm(vectors, axis=1)[None, :]
+            bound = scale * step * np.sqrt(dim) + step**2 * dim / 2 + level * np.sqrt(dim) * lengths + 1e-3
+            assert (np.abs(errors) <= bound).all()
+            return
+        centre = vectors.mean(axis=0)
+        residuals = np.linalg.norm(vectors - centre, axis=1)[None, :]
+        asked = np.linalg.norm(queries - centre, axis=1)[:, None]
+        missed = {4: 0.13, 2: 0.40, 1: 0.80}[kind.bits]
+        deviation = 2 * residuals * asked * (missed + 0.03) / np.sqrt(padded(dim) - 1) + 1e-3
+        assert np.mean(np.abs(errors) > 2.5 * deviation) < 0.02
+        assert (np.abs(errors) <= 6 * deviation).all()
+
+    def test_estimates_are_right_on_the_whole(self, rng: np.random.Generator, kind: Kind) -> None:
+        """Of scalar codes for queries near the vector; of RaBitQ for any, over all rotations."""
+        vectors = rng.normal(size=(100, 64)).astype(np.float32)
+        if not kind.turned:
+            queries = vectors + 0.1 * rng.normal(size=vectors.shape).astype(np.float32)
+            errors = np.diag(estimates(kind, vectors, queries) - exact(vectors, queries))
+            assert abs(errors.mean()) < 5 * errors.std() / np.sqrt(len(errors)) + 2e-3
+            return
+        queries = rng.normal(size=(10, 64)).astype(np.float32)
+        seeds = 40 if COMPILED else 4
+        errors = np.array([estimates(kind, vectors, queries, seed) - exact(vectors, queries) for seed in range(seeds)])
+        means, spread = errors.mean(axis=0).ravel(), errors.std() / np.sqrt(seeds)
+        assert abs(means.mean()) < 5 * spread / np.sqrt(len(means)) + 2e-3
+        assert means.std() < 1.5 * spread + 1e-3
+
+    def test_the_order_is_kept(self, sift: Sample, embeddings: Sample, kind: Kind) -> None:
+        """Of the ten nearest, nearly all are among the first few by estimate."""
+        wide = {8: 12, 4: 20, 2: 60, 1: 200}[kind.bits]
+        for rows, queries in (sift, embeddings):
+            near, few = np.ascontiguousarray(rows[:1500]), np.ascontiguousarray(queries[: 40 if COMPILED else 4])
+            found = np.argsort(estimates(kind, near, few), axis=1)[:, :wide]
+            best = np.argsort(exact(near, few), axis=1)[:, :10]
+            assert np.mean([np.isin(one, other).mean() for one, other in zip(best, found, strict=True)]) > 0.97
+
+    def test_codes_depend_on_nothing_but_the_vector(self, rng: np.random.Generator, kind: Kind) -> None:
+        vectors = rng.normal(size=(40, 50)).astype(np.float32)
+        whole, _ = encoded(kind, vectors)
+        part = whole._replace(vectors=np.zeros_like(whole.vectors))
+        work = np.empty(50, np.float32), np.zeros((2, whole.signs.shape[1]), np.float32)
+        for first in (33, 20, 0):
+            encode_rows(rows_of(vectors), part, first, part.vectors[first : first + 20], *work)
+        assert np.array_equal(whole.vectors, part.vectors)
+
+    def test_no_rows_and_one_row(self, kind: Kind) -> None:
+        vectors = np.ones((1, 20), np.float32)
+        assert len(encoded(kind, vectors[:0])[0].vectors) == 0
+        assert np.allclose(estimates(kind, vectors, vectors * 2), 20, rtol=0.2)
+
+    @pytest.mark.parametrize("value", [0.0, 1.0, -3.5, 1e-30, 1e15])
+    def test_constant_vectors(self, kind: Kind, value: float) -> None:
+        vectors = np.full((3, 33), value, np.float32)
+        found = estimates(kind, vectors, vectors)
+        assert np.isfinite(found).all()
+        assert (np.abs(found) <= 0.05 * 33 * value**2 + 1e-6).all()
+
+    def test_extreme_values_are_far_and_never_nan(self, kind: Kind) -> None:
+        vectors = np.array([[3e38] * 8, [-3e38] * 8, [3e38, -3e38] * 4, [1e-45] * 8, [1.0] * 8], np.float32)
+        found = estimates(kind, vectors, np.ones((1, 8), np.float32))
+        assert not np.isnan(found).any()
+
+    def test_every_row_has_room(self, kind: Kind) -> None:
+        mode = kind.name.rstrip("124") if kind.turned else kind.name
+        for dim in (1, 2, 15, 16, 17, 255, 256, 1023, 1024, 4097):
+            assert code_width(dim, mode) % ALIGNED == 0
+            assert code_width(dim, "auto") >= code_width(dim, "sq4")
