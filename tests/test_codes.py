@@ -83,7 +83,7 @@ def test_auto_declines_codes_that_tell_rows_apart_badly(memory: Create, rng: np.
     rows = np.repeat(rng.normal(size=(1, 64)) * 100, MANY, axis=0) + rng.normal(size=(MANY, 64)) * 1e-3
     db = fill(memory(dim=64, metric="l2", compression_threshold=1_000), rows.astype(np.float32))
     queries = rows[:20].astype(np.float32)
-    assert db.stats().compression_mode in ("none", "rabitq")
+    assert db.stats().compression_mode in ("none", "sq8")
     assert found(db, rows.astype(np.float32), queries) >= 0.95
 
 

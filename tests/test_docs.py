@@ -60,6 +60,7 @@ WORDS = (
     "CODED",
     "CHOSEN",
     "CENTRE",
+    "TRIED",
 )
 
 

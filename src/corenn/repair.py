@@ -61,9 +61,9 @@ def verify(store: Store, view: View, *, exclusive: bool = True) -> Report:
         )  # fmt: skip
     faults = check_graph(view, exclusive=exclusive)
     problems += _graph_problems(faults)
-    wrong = wrong_codes(store, view)
-    if wrong:
-        problems.append(Problem("codes", WRONG_CODES, wrong))
+    wrong = np.setdiff1d(wrong_codes(store, view), damaged)
+    if len(wrong):
+        problems.append(Problem("codes", WRONG_CODES, len(wrong)))
     repaired = tuple(Problem("open", fault, 1) for fault in store.recovered.faults)
     return Report(counted.live, counted.dead, faults.edges, len(faults.unreachable), tuple(problems), repaired)
 
@@ -270,11 +270,11 @@ def mend_graph(writer: Writer) -> list[Problem]:
 
 def _mend_codes(writer: Writer) -> list[Problem]:
     wrong = wrong_codes(writer.store, writer.view)
-    if not wrong:
+    if not len(wrong):
         return []
     writer.linker.coder.make_again(writer.view)
     writer.republish()
-    return [Problem("codes", WRONG_CODES, wrong)]
+    return [Problem("codes", WRONG_CODES, len(wrong))]
 
 
 def _thread_all(writer: Writer) -> None:

@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..errors import DiskFullError
-from ..kernels.codes import AUTO, TAIL, Codes, asked_of, bits_of, codes_of, encode_rows, search_codes
+from ..kernels.codes import AUTO, TAIL, Codes, asked_of, bits_of, code_width, codes_of, encode_rows, search_codes
 from ..kernels.rotation import rotation_signs
 from ..kernels.rows import Rows, decode_rows
 from ..kernels.search import LIFELINE, Plan, Results, search_batch
-from ..storage.format import CENTRE, CHOSEN, CODED, CODINGS
+from ..storage.commit import NO_IDS
+from ..storage.format import CENTRE, CHOSEN, CODED, CODINGS, TRIED
 from ..storage.store import Store
-from ..types import Float32s
+from ..types import Float32s, UInt32s
 from .threads import Helpers
 
 if TYPE_CHECKING:
@@ -30,8 +31,9 @@ log = logging.getLogger("corenn.codes")
 
 SEED = 0xC0DE  # of the rotation; the same everywhere, so that it need not be kept
 SLICE = 1 << 12  # rows per kernel call: some milliseconds
-TRIED = 64  # rows that stand for queries when codes are chosen
+SAMPLE = 64  # rows that stand for queries when codes are chosen
 K, LIST = 10, 48
+WORTH_BYTES = 128  # a vector has to be larger for codes to be tried
 FAITHFUL = 0.97  # share of the walk's own answers that a walk over codes must find
 
 
@@ -44,9 +46,10 @@ def chosen_mode(store: Store) -> str:
 def codes_for(store: Store, rows: Rows, count: int) -> Codes | None:
     """The codes of a store as kernels take them, if all of the first `count` rows have theirs."""
     mode = chosen_mode(store)
-    if store.codes is None or mode == "none" or not count <= int(store.codes.header[CODED]) <= len(store.codes.array):
+    if store.codes is None or mode == "none" or int(store.codes.header[CODED]) < count:
         return None
-    return _as_codes(store, rows, mode)
+    codes = _as_codes(store, rows, mode)
+    return codes if len(codes.vectors) >= count else None
 
 
 def _as_codes(store: Store, rows: Rows, mode: str) -> Codes:
@@ -56,7 +59,15 @@ def _as_codes(store: Store, rows: Rows, mode: str) -> Codes:
         signs, centre = _unturned(dim)
     else:
         signs, centre = _signs(dim), _centre(store, rows)
-    return codes_of(store.codes.array, rows, bits_of(mode, dim), signs, centre)
+    width = code_width(dim, mode)
+    flat = store.codes.array.reshape(-1)
+    vectors = flat[: len(flat) // width * width].reshape(-1, width)
+    return codes_of(vectors, rows, bits_of(mode, dim), signs, centre)
+
+
+def _candidates(store: Store) -> tuple[str, ...]:
+    """What auto tries. Vectors of one or two cache lines are as quickly measured as codes are scored."""
+    return AUTO if store.vectors.spec.row_bytes > WORTH_BYTES else ()
 
 
 @lru_cache(maxsize=16)
@@ -80,22 +91,23 @@ def _centre(store: Store, rows: Rows) -> Float32s:
     return store.centre[1]
 
 
-def wrong_codes(store: Store, view: View) -> int:
-    """How many rows have codes that are not those of their vectors, among all if codes are in use."""
+def wrong_codes(store: Store, view: View) -> UInt32s:
+    """Ids of the rows whose codes are missing or not those of their vectors, if codes are in use."""
     mode, rows = chosen_mode(store), view.head.rows
     if store.codes is None or mode == "none":
-        return 0
-    coded = min(int(store.codes.header[CODED]), len(store.codes.array), rows)
-    codes, wrong = _as_codes(store, view.rows, mode), rows - coded
+        return NO_IDS
+    codes = _as_codes(store, view.rows, mode)
+    coded = min(int(store.codes.header[CODED]), len(codes.vectors), rows)
+    wrong = [np.arange(coded, rows, dtype=np.uint32)]
     vector = np.empty(view.settings.dim, np.float32)
     turned = np.zeros((2, codes.signs.shape[1]), np.float32)
     for start in range(0, coded, SLICE):
-        found = store.codes.array[start : min(start + SLICE, coded)]
+        found = codes.vectors[start : min(start + SLICE, coded)]
         made = np.zeros_like(found)
         encode_rows(view.rows, codes, start, made, vector, turned)
-        width = codes.body + TAIL
-        wrong += int((made[:, :width] != found[:, :width]).any(axis=1).sum())
-    return wrong
+        differ = (made[:, : codes.body + TAIL] != found[:, : codes.body + TAIL]).any(axis=1)
+        wrong.append((start + np.flatnonzero(differ)).astype(np.uint32))
+    return np.concatenate(wrong)
 
 
 class Coder:
@@ -106,37 +118,39 @@ class Coder:
         self._scratches = scratches
         self._helpers = helpers
 
-    def extend(self, view: View) -> bool:
-        """Give rows that have no code yet theirs, if codes are in use; True if that has made them whole again."""
-        slab, mode, rows = self._store.codes, chosen_mode(self._store), view.head.rows
-        if slab is None or mode == "none" or int(slab.header[CODED]) >= rows:
-            return False
-        slab.reserve(rows)
-        self._encode(view, mode, int(slab.header[CODED]), rows)
-        return True
+    def extend(self, view: View) -> None:
+        """Give rows that have no code yet theirs, if codes are in use."""
+        slab, mode = self._store.codes, chosen_mode(self._store)
+        if slab is not None and mode != "none" and int(slab.header[CODED]) < view.head.rows:
+            self._encode(view, mode, int(slab.header[CODED]))
 
-    def begin(self, view: View, linked: int) -> bool:
-        """Choose codes and make them, once enough rows are linked; True if that is now."""
+    def begin(self, view: View, linked: int) -> None:
+        """Choose codes and make them, once enough rows are linked; try the choice again whenever these have doubled."""
         store = self._store
-        if store.codes is None or store.codes.header[CHOSEN] or linked < store.settings.compression_threshold:
-            return False
-        asked = store.settings.compression_mode
-        try:
-            store.codes.reserve(view.head.rows)
-        except DiskFullError:
-            log.warning("no room on the disk for codes; walks measure vectors until there is")
-            return False
-        for mode in AUTO if asked == "auto" else (asked,):
-            store.codes.header[CENTRE] = int(view.graph.entries[0]) if len(view.graph.entries) else 0
-            store.codes.header[CODED] = 0
-            self._encode(view, mode, 0, view.head.rows)
+        if store.codes is None or linked < store.settings.compression_threshold:
+            return
+        header, asked = store.codes.header, store.settings.compression_mode
+        if not header[CHOSEN]:
+            modes = _candidates(store) if asked == "auto" else (asked,)
+        elif asked == "auto" and chosen_mode(store) != "none" and linked >= 2 * int(header[TRIED]):
+            if view.codes is None or self._faithful(view, chosen_mode(store)):
+                header[TRIED] = linked
+                return
+            modes = AUTO[AUTO.index(chosen_mode(store)) + 1 :]
+        else:
+            return
+        header[TRIED] = linked
+        for mode in modes:
+            header[CENTRE] = int(view.graph.entries[0]) if len(view.graph.entries) else 0
+            header[CHOSEN] = 0
+            if not self._encode(view, mode, 0):
+                return
             if asked != "auto" or self._faithful(view, mode):
-                store.codes.header[CHOSEN] = CODINGS.index(mode)
+                header[CHOSEN] = CODINGS.index(mode)
                 log.info("walks go over codes of the kind %s from now on", mode)
-                return True
-        store.codes.header[CHOSEN] = CODINGS.index("none")
-        log.info("no codes are faithful to these vectors; walks measure them as before")
-        return False
+                return
+        header[CHOSEN] = CODINGS.index("none")
+        log.info("no codes tell these vectors apart well enough; walks measure them")
 
     def make_again(self, view: View) -> None:
         """Make the codes of all rows from their vectors."""
@@ -144,23 +158,30 @@ class Coder:
             self._store.codes.header[CODED] = 0
             self.extend(view)
 
-    def _encode(self, view: View, mode: str, first: int, stop: int) -> None:
-        store, dim = self._store, view.settings.dim
+    def _encode(self, view: View, mode: str, first: int) -> bool:
+        """Make the codes of all rows from `first` on; False if the disk has no room for them."""
+        store, dim, stop = self._store, view.settings.dim, view.head.rows
         assert store.codes is not None
+        store.codes.header[CODED] = first
+        try:
+            store.codes.reserve(-(-stop * code_width(dim, mode) // store.codes.spec.columns))
+        except DiskFullError:
+            log.warning("no room on the disk for codes; walks measure vectors until there is")
+            return False
         codes = _as_codes(store, view.rows, mode)
-        out = store.codes.array
 
         def part(start: int, end: int) -> None:
             vector, turned = np.empty(dim, np.float32), np.zeros((2, codes.signs.shape[1]), np.float32)
-            encode_rows(view.rows, codes, first + start, out[first + start : first + end], vector, turned)
+            encode_rows(view.rows, codes, first + start, codes.vectors[first + start : first + end], vector, turned)
 
         self._helpers.run(part, stop - first, SLICE)
         store.codes.header[CODED] = stop
+        return True
 
     def _faithful(self, view: View, mode: str) -> bool:
         """Whether walks over the codes find what walks over the vectors find: tried with rows as queries."""
         linked = np.flatnonzero(view.graph.edges[: view.head.rows, LIFELINE] != 0)
-        sample = linked[np.linspace(0, len(linked) - 1, min(TRIED, len(linked))).astype(np.int64)].astype(np.uint32)
+        sample = linked[np.linspace(0, len(linked) - 1, min(SAMPLE, len(linked))).astype(np.int64)].astype(np.uint32)
         queries = np.empty((len(sample), view.settings.dim), np.float32)
         decode_rows(view.rows, sample, queries)
         plan = Plan(LIST, 1, view.metric, view.tombstones, LIST + 1, np.float32(1))

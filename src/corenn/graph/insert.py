@@ -47,7 +47,7 @@ class Linker:
 
     def link(self, ids: UInt32s, head: Head, stop: Callable[[], bool]) -> UInt32s:
         """Link ids that are committed at `head`; returns those left over if `stop` became true on the way."""
-        elected = int(self._store.edges.header[ELECTED])
+        elected = min(int(self._store.edges.header[ELECTED]), head.rows)
         self.coder.extend(self._view(head))
         while len(ids) and not stop():
             linked = max(int(ids[0]), elected)

@@ -25,7 +25,7 @@ from .rotation import padded, rotate
 from .rows import AIMERS, SCORERS, aim_at, decode, distance, prefetch_row
 from .search import AHEAD, DISTANCES, FOUND, HOPS, aim, beam_search, emit
 
-AUTO = ("sq4", "rabitq")  # the codes that are tried, in this order, where none are asked for
+AUTO = ("sq4", "sq8")  # the codes that are tried, in this order, where none are asked for
 TAIL = 12  # bytes behind the codes of a row: scale, offset and square, float32 each
 SCALE, OFFSET, SQUARE = 0, 4, 8  # where in the tail
 ALIGNED = 16
@@ -87,7 +87,7 @@ def code_bytes(length: int, bits: int) -> int:
 
 
 def code_width(dim: int, mode: str) -> int:
-    """Bytes of a row where codes of a mode are kept; under auto, of any that it may pick."""
+    """Bytes of a row of codes of a mode; under auto, of the largest that it may pick."""
     modes = AUTO if mode == "auto" else (mode,)
     return max(code_bytes(padded(dim) if each == "rabitq" else dim, bits_of(each, dim)) for each in modes)
 

@@ -32,6 +32,7 @@ HEAP_END = 32  # keys.heap: bytes in use
 CODED = 32  # codes.slab: every row below this one has its code
 CHOSEN = 33  # codes.slab: the codes that were chosen, an index into CODINGS; 0 while there are none
 CENTRE = 34  # codes.slab: the row that RaBitQ's residuals are taken from
+TRIED = 35  # codes.slab: rows when that choice was last tried
 CODINGS = ("", "none", "sq8", "sq4", "rabitq")
 
 KEY_ROW = struct.Struct("<II")  # metadata, key → id, id before it (NO_ID for none)

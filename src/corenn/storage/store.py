@@ -264,7 +264,7 @@ class Store:
         head = metadata.head
         durable, boot = metadata.marks()
         restarted = boot != boot_id() and head.commit > 0
-        if self.codes is not None and self.writable and (restarted or len(self.codes.array) < head.rows):
+        if self.codes is not None and self.writable and restarted:
             self.codes.header[fmt.CODED] = 0  # what was not brought to the disk is made again
         if head.commit > 0 and (durable is None or boot is None) and self.writable:
             self.recovered.faults.append("the mark of the last checkpoint is lost; edges are checked in full")
@@ -393,8 +393,6 @@ class Store:
         words, raw = pack_keys(commit.keys, end)
         for slab in (self.vectors, self.seals, self.state, self.edges, self.keys):
             slab.reserve(stop)
-        if self.codes is not None and self.codes.header[fmt.CODED]:
-            self.codes.reserve(stop)
         self._append_heap(raw, end)
         assert commit.vectors is not None and commit.seals is not None
         self.vectors.write(commit.first, commit.vectors)
