@@ -104,6 +104,7 @@ def test_sizes_memory_and_a_new_process(files: Path) -> None:
     assert min(fresh[name] for name in ("import_s", "open_s", "first_query_s")) > 0
     assert fresh["first_answer_s"] >= fresh["import_s"] + fresh["open_s"] + fresh["first_query_s"] - 0.001
     assert fresh["rss_peak"] >= fresh["rss"] > 1e7
+    assert fresh["pages_per_query"]["faults"] > 0  # every page of a file has to be mapped once
     assert told["memory"]["vectors"] == ROWS * 128 * 4 and told["disk_bytes"] > ROWS * 128 * 4
     assert "fresh" not in figures(*asked(files))
 

@@ -204,13 +204,15 @@ def held_rate(
 def fresh(path: Path, queries: Float32s, k: int, search_list: int | None) -> dict[str, Any]:
     """What only a new process can tell: opening, the first answer, and memory once all queries are answered.
 
-    rss: resident bytes afterwards; rss_peak: the most there were.
+    rss: resident bytes afterwards; rss_peak: the most there were. pages_per_query: of a pass over all queries that
+    begins with nothing of the database in memory: faults, pages mapped; read, pages that came from the disk.
     """
     with tempfile.TemporaryDirectory(prefix="corenn-eval-") as folder:
         file = Path(folder) / "queries.npy"
         np.save(file, queries)
         told, taken = probe.child("serve", path, file, k, search_list or 0)
-    return {**told, "first_answer_s": round(taken, 4)}
+        pages, _ = probe.child("pages", path, file, k, search_list or 0)
+    return {**told, "first_answer_s": round(taken, 4), "pages_per_query": pages}
 
 
 def _mean(works: Sequence[Explain], name: str) -> float:

@@ -1,13 +1,15 @@
-"""Resident memory of this process, now and at its highest."""
+"""Memory of this process, now and at its highest, and what it takes from the disk."""
 
 from __future__ import annotations
 
+import os
 import resource
 import sys
 from pathlib import Path
 
 _STATUS = Path("/proc/self/status")
 _CLEAR = Path("/proc/self/clear_refs")
+_IO = Path("/proc/self/io")
 
 
 def resident() -> int | None:
@@ -41,6 +43,26 @@ def reset_peak() -> bool:
     except OSError:
         return False
     return True
+
+
+def forget(folder: Path) -> None:
+    """Ask the system to drop what it caches of the files below a folder; it keeps what is mapped or not written yet."""
+    if not hasattr(os, "posix_fadvise"):
+        return
+    for path in folder.rglob("*"):
+        if path.is_file():
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
+                os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+
+def read_bytes() -> int | None:
+    """Bytes that this process has had read from a disk, ahead or not; None where the system does not tell."""
+    try:
+        told = _IO.read_text()
+    except OSError:
+        return None
+    return int(next(line for line in told.splitlines() if line.startswith("read_bytes:")).split()[1])
 
 
 def _field(name: str) -> int:

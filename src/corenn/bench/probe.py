@@ -3,6 +3,7 @@
     python -m corenn.bench.probe resident VECTORS ROWS DIM METRIC
     python -m corenn.bench.probe answer DATABASE QUERY
     python -m corenn.bench.probe serve DATABASE QUERIES K SEARCH_LIST
+    python -m corenn.bench.probe pages DATABASE QUERIES K SEARCH_LIST
 
 Each prints one line of JSON, `serve` a second one when all queries are answered. `child` runs one and reads it.
 """
@@ -101,7 +102,40 @@ def serve(path: str, queries: str, k: str, search_list: str) -> Iterator[dict[st
     yield {"rss": memory.resident(), "rss_peak": memory.peak()}
 
 
-PROBES: dict[str, Callable[..., Iterator[dict[str, Any]]]] = {"resident": resident, "answer": answer, "serve": serve}
+def pages(path: str, queries: str, k: str, search_list: str) -> Iterator[dict[str, Any]]:
+    """Pages per query, mean over all, where nothing of the database is in memory at first.
+
+    faults: pages that had to be mapped, one by one. read: pages that came from the disk, with those that the kernel
+    reads ahead; None where it does not tell.
+    """
+    import resource
+
+    import numpy as np
+
+    from ..database import CoreNN
+    from . import memory
+
+    memory.forget(Path(path))
+    vectors = np.load(queries, allow_pickle=False)
+    options: dict[str, Any] = {"k": int(k), "search_list": int(search_list) or None, "threads": 1}
+    with CoreNN.open(path, mode="r") as db:
+        db.query(vectors[:1], **options)  # compiles
+        read, usage = memory.read_bytes(), resource.getrusage(resource.RUSAGE_SELF)
+        for first in range(0, len(vectors), BATCH):
+            db.query(vectors[first : first + BATCH], **options)
+        used = resource.getrusage(resource.RUSAGE_SELF)
+        faults = used.ru_minflt + used.ru_majflt - usage.ru_minflt - usage.ru_majflt
+        after = memory.read_bytes()
+    from_disk = None if read is None or after is None else (after - read) / resource.getpagesize()
+    yield {
+        "faults": round(faults / len(vectors), 3),
+        "read": None if from_disk is None else round(from_disk / len(vectors), 3),
+    }  # fmt: skip
+
+
+PROBES: dict[str, Callable[..., Iterator[dict[str, Any]]]] = {
+    "resident": resident, "answer": answer, "serve": serve, "pages": pages,
+}  # fmt: skip
 
 if __name__ == "__main__":
     for figures in PROBES[sys.argv[1]](*sys.argv[2:]):

@@ -91,6 +91,9 @@ def _fresh(told: dict[str, Any]) -> Iterator[tuple[str, str]]:
     )
     if told["rss"] is not None:
         yield "resident", f"{_mb(told['rss'])} after all queries, {_mb(told['rss_peak'])} at most"
+    pages = told["pages_per_query"]
+    read = "" if pages["read"] is None else f", {pages['read']:,.1f} read from the disk"
+    yield "pages per query", f"{pages['faults']:,.1f} mapped{read}, beginning with an empty cache"
 
 
 def _mb(size: int) -> str:
