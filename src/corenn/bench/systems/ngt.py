@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 from ...types import AnyArray, Float32s
 from .base import Options, Params, System
 
-DISTANCES = {"l2": "L2", "cosine": "Cosine", "ip": "Inner Product"}
+DISTANCES = {"l2": "L2", "cosine": "Normalized Cosine", "ip": "Inner Product"}
 EPSILONS = (
     -0.2,
     -0.1,
