@@ -108,6 +108,14 @@ def test_a_product_of_bytes_is_that_of_its_fields(bits: int, body: int, seed: in
     assert product(codes, 1, levels.reshape(-1), body, bits) == wanted
 
 
+@pytest.mark.parametrize("bits", [8, 4, 2, 1])
+@pytest.mark.parametrize("level", [-127, 127])
+def test_the_largest_products_fit(bits: int, level: int) -> None:
+    codes = np.full((1, 176), 255, np.uint8)
+    levels = np.full(8 // bits * 160, level, np.int8)
+    assert product(codes, 0, levels, 160, bits) == 8 // bits * 160 * ((1 << bits) - 1) * level
+
+
 @pytest.mark.parametrize("dim", [1, 3, 31, 64, 96, 100, 128, 384, 1000])
 def test_a_rotation_keeps_lengths_and_angles(rng: np.random.Generator, dim: int) -> None:
     vectors = rng.normal(size=(6, dim)).astype(np.float32)

@@ -5,7 +5,8 @@ Each is a plain function, which runs when the JIT is off, and the instruction th
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Literal
 
 import numpy as np
 from llvmlite import binding, ir
@@ -18,10 +19,22 @@ from .jit import compiled_for, inlined
 
 LINE_BYTES = 64
 WIDTHS = (8, 4, 2, 1)  # bits of a code
-# Whether code is made for a CPU that multiplies bytes in lanes of 512 bits.
-BYTE_PRODUCTS = not (getattr(config, "CPU_NAME") or getattr(config, "CPU_FEATURES")) and bool(  # noqa: B009
-    binding.get_host_cpu_features().get("avx512vnni", False)
-)
+Products = Literal["vnni512", "vnni256", "avx2", "none"]
+
+
+def _byte_products() -> Products:
+    """The instructions for products of bytes that the CPU has for which code is made, as far as that is known."""
+    if getattr(config, "CPU_NAME") or getattr(config, "CPU_FEATURES"):  # noqa: B009
+        return "none"
+    has = binding.get_host_cpu_features()
+    if has.get("avx512vnni", False):
+        return "vnni512"
+    if has.get("avxvnni", False):
+        return "vnni256"
+    return "avx2" if has.get("avx2", False) else "none"
+
+
+BYTE_PRODUCTS: Products = _byte_products()
 intrinsic: Any = _intrinsic  # its type does not tell what it makes of a function
 
 
@@ -79,7 +92,7 @@ def _dot_bytes_plainly(codes: Any, row: Any, levels: Any, body: Any, bits: Any) 
 
 @intrinsic
 def _dot_bytes(_typing: Any, codes: Any, row: Any, levels: Any, body: Any, bits: Any) -> Any:
-    """The same with the instruction for products of bytes: 64 at once, then 16."""
+    """The same with the instructions for products of bytes: as many at once as there are, then 16."""
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         word, index = ir.IntType(32), ir.IntType(64)
@@ -95,20 +108,20 @@ def _dot_bytes(_typing: Any, codes: Any, row: Any, levels: Any, body: Any, bits:
 
         def pass_over(lanes: int, first: Any, count: Any, bits: int) -> None:
             """Add the products of `count` pieces of 4 * lanes bytes, from the byte `first` on."""
-            kind, multiply = _multiplier(builder, lanes)
+            kind = ir.VectorType(word, lanes)
+            add_products = _adder(builder, lanes, bits)
             sums = [cgutils.alloca_once_value(builder, ir.Constant(kind, [0] * lanes)) for _ in range(2)]
-            mask = ir.Constant(kind, [((1 << bits) - 1) * 0x01010101] * lanes)
             with cgutils.for_range(builder, count) as loop:
                 at = builder.add(first, builder.mul(loop.index, index(4 * lanes)))
 
                 def load(base: Any) -> Any:
                     return builder.load(builder.bitcast(builder.gep(base, [at]), kind.as_pointer()), align=1)
 
-                given = load(start)
-                for field in range(8 // bits):
-                    fields = builder.and_(builder.lshr(given, ir.Constant(kind, [field * bits] * lanes)), mask)
-                    part = builder.gep(asked.data, [builder.udiv(builder.mul(every, index(field)), index(8 // bits))])
-                    multiply(sums[field % 2], given if bits == 8 else fields, load(part))
+                parts = [
+                    builder.gep(asked.data, [builder.udiv(builder.mul(every, index(field)), index(8 // bits))])
+                    for field in range(8 // bits)
+                ]
+                add_products(sums, load(start), [load(part) for part in parts])
             whole = builder.add(builder.load(sums[0]), builder.load(sums[1]))
             reduce = cgutils.get_or_insert_function(
                 builder.module, ir.FunctionType(word, [kind]), f"llvm.vector.reduce.add.v{lanes}i32"
@@ -116,10 +129,12 @@ def _dot_bytes(_typing: Any, codes: Any, row: Any, levels: Any, body: Any, bits:
             builder.store(builder.add(builder.load(total), builder.call(reduce, [whole])), total)
 
         def run(bits: int) -> None:
-            large, small = builder.lshr(chunks, index(2)), builder.and_(chunks, index(3))
-            pass_over(16, index(0), large, bits)
+            lanes = 16 if BYTE_PRODUCTS == "vnni512" else 8
+            at_once = lanes // 4
+            large, small = builder.udiv(chunks, index(at_once)), builder.urem(chunks, index(at_once))
+            pass_over(lanes, index(0), large, bits)
             with builder.if_then(builder.icmp_unsigned(">", small, index(0))):
-                pass_over(4, builder.mul(large, index(64)), small, bits)
+                pass_over(4, builder.mul(large, index(4 * lanes)), small, bits)
 
         after = builder.append_basic_block("after")
         switch = builder.switch(builder.trunc(width, word), after)
@@ -135,18 +150,57 @@ def _dot_bytes(_typing: Any, codes: Any, row: Any, levels: Any, body: Any, bits:
     return types.int32(codes, row, levels, body, bits), codegen
 
 
-def _multiplier(builder: Any, lanes: int) -> Any:
-    """A type of vectors of int32, and what adds the products of the bytes of two of them to a third, in memory."""
+def _adder(builder: Any, lanes: int, bits: int) -> Callable[[Any, Any, list[Any]], None]:
+    """What adds products to two vectors of int32 in memory: of the fields of packed codes, each with its levels."""
     kind = ir.VectorType(ir.IntType(32), lanes)
-    operand = ir.VectorType(ir.IntType(8), 4 * lanes) if binding.llvm_version_info[0] >= 22 else kind
-    name = f"llvm.x86.avx512.vpdpbusd.{32 * lanes}"
-    function = cgutils.get_or_insert_function(builder.module, ir.FunctionType(kind, [kind, operand, operand]), name)
 
-    def multiply(total: Any, unsigned: Any, signed: Any) -> None:
-        given = [builder.bitcast(each, operand) for each in (unsigned, signed)]
-        builder.store(builder.call(function, [builder.load(total), *given]), total)
+    def field(given: Any, number: int, bits: int) -> Any:
+        mask = ir.Constant(kind, [((1 << bits) - 1) * 0x01010101] * lanes)
+        return builder.and_(builder.lshr(given, ir.Constant(kind, [number * bits] * lanes)), mask)
 
-    return kind, multiply
+    def fused(sums: Any, given: Any, levels: list[Any]) -> None:
+        operand = ir.VectorType(ir.IntType(8), 4 * lanes) if binding.llvm_version_info[0] >= 22 else kind
+        multiply = _called(builder, f"llvm.x86.avx512.vpdpbusd.{32 * lanes}", kind, (kind, operand, operand))
+        for number, level in enumerate(levels):
+            operands = [builder.bitcast(each, operand) for each in (field(given, number, bits), level)]
+            into = sums[number % 2]
+            builder.store(multiply(builder.load(into), *operands), into)
+
+    # Two instructions: products of bytes, added in pairs to 16 bits, and those in pairs to 32. Codes of eight bits
+    # would not fit the 16, so their halves are multiplied apart.
+    def paired(sums: Any, given: Any, levels: list[Any]) -> None:
+        bytes_, shorts = ir.VectorType(ir.IntType(8), 4 * lanes), ir.VectorType(ir.IntType(16), 2 * lanes)
+        pairs = _called(
+            builder, "llvm.x86.avx2.pmadd.ub.sw" if lanes == 8 else "llvm.x86.ssse3.pmadd.ub.sw.128",
+            shorts, (bytes_, bytes_),
+        )  # fmt: skip
+        quads = _called(
+            builder, "llvm.x86.avx2.pmadd.wd" if lanes == 8 else "llvm.x86.sse2.pmadd.wd", kind, (shorts, shorts)
+        )
+
+        def add(into: Any, products: Any, times: int) -> None:
+            wide = quads(products, ir.Constant(shorts, [times] * (2 * lanes)))
+            builder.store(builder.add(builder.load(into), wide), into)
+
+        def product(unsigned: Any, signed: Any) -> Any:
+            return pairs(builder.bitcast(unsigned, bytes_), builder.bitcast(signed, bytes_))
+
+        if bits == 8:
+            for number, times in enumerate((1, 16)):
+                add(sums[number], product(field(given, number, 4), levels[0]), times)
+            return
+        products = [product(field(given, number, bits), level) for number, level in enumerate(levels)]
+        while len(products) > 1:
+            products = [builder.add(*products[at : at + 2]) for at in range(0, len(products), 2)]
+        add(sums[0], products[0], 1)
+
+    return paired if BYTE_PRODUCTS == "avx2" else fused
+
+
+def _called(builder: Any, name: str, returned: Any, taken: tuple[Any, ...]) -> Callable[..., Any]:
+    """An instruction of LLVM by its name, as a function of values."""
+    function = cgutils.get_or_insert_function(builder.module, ir.FunctionType(returned, taken), name)
+    return lambda *values: builder.call(function, values)
 
 
 @intrinsic
@@ -229,7 +283,7 @@ def _(bits: Any) -> Any:
 
 @compiled_for(dot_bytes)
 def _(codes: Any, row: Any, levels: Any, body: Any, bits: Any) -> Any:
-    if BYTE_PRODUCTS:
+    if BYTE_PRODUCTS != "none":
         return lambda codes, row, levels, body, bits: _dot_bytes(codes, row, levels, body, bits)
     return lambda codes, row, levels, body, bits: _dot_bytes_plainly(codes, row, levels, body, bits)
 
