@@ -6,7 +6,8 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from ...types import AnyArray, Float32s
+from ...types import AnyArray, Float32s, Int64s
+from ..recall import MISSING, table
 from .base import EFFORTS, Options, Params, System
 
 METRICS = {"l2": "l2", "cosine": "cosine", "ip": "dot"}
@@ -23,7 +24,7 @@ class LanceDb(System):
     package = "lancedb"
     options: ClassVar[Options] = {"m": 20, "ef_construction": 300, "partitions": 1, "refine": 5}
     on_disk = True
-    notes = ("a database; no call for several queries",)
+    notes = ("a database",)
     table: Any
     ef: int
 
@@ -51,8 +52,18 @@ class LanceDb(System):
         least = k * int(self.option["refine"])
         return [{"ef": ef} for ef in sorted({least, *(ef for ef in EFFORTS if ef > least)})]
 
+    def query(self, queries: Float32s, k: int) -> Int64s:
+        """One call; its rows name the query that each answers."""
+        found = self._search(queries, k)
+        asked = found["query_index"].to_numpy() if len(queries) > 1 else np.zeros(len(found), np.int64)
+        ends = np.cumsum(np.bincount(asked, minlength=len(queries)))[:-1]
+        return table(np.split(found["id"].to_numpy(), ends), k, MISSING)
+
     def query_one(self, query: Float32s, k: int) -> AnyArray:
         """One search."""
-        asked = self.table.search(query).limit(k).nprobes(self.option["partitions"]).ef(self.ef)
-        found: AnyArray = asked.refine_factor(self.option["refine"]).select(["id"]).to_arrow()["id"].to_numpy()
+        found: AnyArray = self._search(query, k)["id"].to_numpy()
         return found
+
+    def _search(self, asked: Float32s, k: int) -> Any:
+        search = self.table.search(asked).limit(k).nprobes(self.option["partitions"]).ef(self.ef)
+        return search.refine_factor(self.option["refine"]).select(["id", "_distance"]).to_arrow()
