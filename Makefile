@@ -14,9 +14,12 @@ OUT ?= bench-results/standard
 COUNT ?= 50000
 SYSTEMS ?= corenn,corenn-disk,hnswlib,faiss-hnsw,faiss-hnsw-sq8,faiss-ivfpq,svs,usearch
 PEERS := 'hnswlib>=0.8' 'faiss-cpu>=1.9' 'scalable-vs>=0.0.10' 'usearch>=2.16'
+# The whole comparison: every system that the harness knows. Two hours on two cores.
+ALL_SYSTEMS := $(SYSTEMS),hnswlib:M=32,usearch:dtype=i8,vsag,ngt,pynndescent,voyager,zvec,lancedb,chroma,milvus-lite,qdrant,sqlite-vec,corenn-py
+ALL_PEERS := $(PEERS) 'pyvsag>=0.18' 'ngt>=2.5' 'pynndescent>=0.6' 'voyager>=2.1' 'zvec>=0.8' 'lancedb>=0.40' 'chromadb>=1.5' 'milvus-lite>=3.2' 'pymilvus>=2.6' 'qdrant-client>=1.20' 'sqlite-vec>=0.1.9' 'corenn-py>=0.3'
 SETS := $(or $(wildcard $(DATA_DIR)/*.hdf5),$(OUT)/synthetic.hdf5)
 
-.PHONY: setup demo test test-jit test-nojit lint crash bench bench-core clean
+.PHONY: setup demo test test-jit test-nojit lint crash bench bench-all bench-core clean
 
 setup: $(STAMP)
 
@@ -58,6 +61,9 @@ bench: setup $(filter $(OUT)/%,$(SETS))
 	-for peer in $(PEERS); do $(BIN)/python -m pip install --quiet --disable-pip-version-check "$$peer"; done
 	for set in $(SETS); do $(BIN)/corenn bench run "$$set" --systems $(SYSTEMS) --count $(COUNT) --repetitions 3 --out $(OUT) --no-report || exit 1; done
 	$(BIN)/corenn bench report $(OUT) --update docs/benchmarks.md
+
+bench-all:
+	$(MAKE) bench SYSTEMS=$(ALL_SYSTEMS) PEERS="$(ALL_PEERS)" COUNT=100000 OUT=bench-results/all
 
 $(OUT)/synthetic.hdf5: | setup
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[bench]'

@@ -76,6 +76,8 @@ def test_tables_have_every_system_and_figure(tmp_path: Path, lines: list[Line]) 
     assert speed["hnswlib"]["QPS at recall@10 0.9"] == "≥ 65,000 (61,750)"
     assert speed["hnswlib"]["QPS at recall@10 0.99"] == "max 0.700"
     assert speed["chroma"]["QPS at recall@10 0.9"] == "–" and speed["chroma"]["at 0.95"] == "ef 20–28"
+    beside = table(page, "at 0.9")["corenn"]
+    assert beside["at 0.9"] == "1.23 × hnswlib" and beside["at 0.99"] == "–"
     build = table(page, "build s")
     assert list(build) == ["corenn", "hnswlib", "chroma"]
     assert (build["corenn"]["build s"], build["corenn"]["index MB"], build["corenn"]["disk MB"]) == ("8.8", "50", "–")
@@ -119,6 +121,7 @@ def test_of_two_commits_the_newer_is_shown(tmp_path: Path) -> None:
                 build_seconds=9.0)  # fmt: skip
     page = report(tmp_path, new + old)  # in whatever order they come
     assert table(page, "build s")["corenn"]["build s"] == "9"
+    assert "beside the best other" not in page  # hnswlib ran at another time
     assert f"Commit {'b' * 9}+ and {'a' * 9}" in page and "2026-01-02 to 2026-03-01" in page
     assert "1 older measurements" in page and "From 2 runs: only systems of the same run" in page
 

@@ -27,7 +27,7 @@ def section(setting: Setting, entries: Sequence[Entry], images: Sequence[str] = 
     measured = [entry for entry in entries if entry.points or entry.targets]
     parts = [f"### {setting}", circumstances(setting, entries)]
     if measured:
-        parts += [speed(measured, setting.k), building(measured), latency(measured)]
+        parts += [speed(measured, setting.k), ahead(measured), building(measured), latency(measured)]
     failed = failures(entries)
     if failed:
         parts.append(failed)
@@ -61,6 +61,28 @@ def speed(entries: Sequence[Entry], k: int) -> str:
     ]  # fmt: skip
     heads = [f"QPS at recall@{k} {target:g}" for target in targets]
     return _table(["system", "version", *heads, "spread", f"at {middle:g}"], rows, left=(0, 1, len(targets) + 3))
+
+
+def ahead(entries: Sequence[Entry]) -> str:
+    """CoreNN's speed over that of the fastest other system at each target.
+
+    Only the other systems of the same run count, and a speed above a target counts as one at it, for both sides.
+    """
+    rows = []
+    targets = recalls(entries)
+    for entry in (entry for entry in entries if own(entry.system)):
+        others = [other for other in entries if other.run == entry.run and not own(other.system)]
+        if others and any(_qps(entry, target) for target in targets):
+            rows.append([_name(entry), *(_ahead(entry, others, target) for target in targets)])
+    return _table(["beside the best other", *(f"at {target:g}" for target in targets)], rows, left=(0,)) if rows else ""
+
+
+def _ahead(entry: Entry, others: Sequence[Entry], target: float) -> str:
+    best = max(others, key=lambda other: _qps(other, target))
+    mine, theirs = _qps(entry, target), _qps(best, target)
+    if not mine or not theirs:
+        return NONE
+    return f"{mine / theirs:.2f} × {best.label}"
 
 
 def building(entries: Sequence[Entry]) -> str:
