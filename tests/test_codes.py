@@ -47,7 +47,8 @@ def test_recall_on_real_vectors(
     rows, queries = request.getfixturevalue(name)
     db = fill(memory(dim=rows.shape[1], metric=metric, compression_mode=mode, compression_threshold=1_000), rows)
     assert db.stats().compression_mode == mode
-    assert db.stats().memory["codes"] > 0
+    bytes_per_row = db.stats().memory["codes"] / len(rows)
+    assert rows.shape[1] / 8 < bytes_per_row <= rows.shape[1] * (1 if mode == "sq8" else 0.5) + 28
     assert found(db, rows, queries) >= FLOOR[mode]
 
 

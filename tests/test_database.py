@@ -431,6 +431,25 @@ def test_hits_are_copied_and_pickled_without_the_database(db: CoreNN, again: Cal
     assert again(db.query(A, k=2)).payloads == [None, None]
 
 
+def test_answers_to_several_queries_are_a_list_and_arrays(db: CoreNN) -> None:
+    many = db.query([A, B], k=3)
+    assert isinstance(many, list) and len(many) == 2
+    assert many.keys.tolist() == [hits.keys for hits in many]
+    assert many.distances.dtype == np.float32 and many.distances.tolist() == [hits.distances.tolist() for hits in many]
+    for again in (copy.copy(many), copy.deepcopy(many), pickle.loads(pickle.dumps(many))):  # noqa: S301
+        assert type(again) is list and again == many
+    near = db.query([A, B], k=3, max_distance=1.0)  # only the row itself
+    assert near.keys.tolist() == [["a", None, None], ["b", None, None]]
+    assert near.distances.tolist() == [[0.0, np.inf, np.inf]] * 2 and [hits.keys for hits in near] == [["a"], ["b"]]
+    db.delete(["a", "b"])
+    numbers = db.query([A, B, A], k=2)
+    assert numbers.keys.dtype == np.int64 and numbers.keys.tolist() == [[3]] * 3
+    db.insert([-5], [A])
+    assert sorted(db.query([A], k=2).keys[0].tolist()) == [-5, 3]
+    nobody = db.query(np.empty((0, len(A))), k=2)
+    assert nobody == [] and len(nobody.keys) == len(nobody.distances) == 0
+
+
 @pytest.mark.parametrize("use", [copy.copy, copy.deepcopy, pickle.dumps])
 def test_a_database_is_neither_copied_nor_pickled(db: CoreNN, use: Callable[[CoreNN], Any]) -> None:
     with pytest.raises(InvalidArgumentError, match="pass its path"):

@@ -31,7 +31,7 @@ from .errors import (
     UnsupportedDtypeError,
     UnsupportedPlatformError,
 )
-from .types import Explain, Hit, Hits, Problem, Record, Report, Stats
+from .types import Explain, Hit, Hits, HitsList, Problem, Record, Report, Stats
 
 if TYPE_CHECKING:
     from .database import CoreNN
@@ -56,6 +56,7 @@ __all__ = [
     "FormatError",
     "Hit",
     "Hits",
+    "HitsList",
     "InvalidArgumentError",
     "InvalidKeyError",
     "InvalidPayloadError",

@@ -8,6 +8,7 @@ import os
 import threading
 import weakref
 from collections.abc import Iterator, KeysView, Sequence
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, NoReturn, overload
@@ -37,11 +38,11 @@ from .kernels.rows import NORM, decode_rows
 from .storage.commit import NO_IDS
 from .storage.encode import Encoded, encode
 from .storage.files import Files
-from .storage.keys import KeyColumn, unpack_key
+from .storage.keys import KeyColumn, unpack_key, unpack_keys
 from .storage.platform import require_supported
 from .storage.rocks import RocksMetadata
 from .storage.store import Store
-from .types import AnyArray, Explain, Hits, Key, Payload, Record, Report, Stats, UInt32s
+from .types import AnyArray, Explain, Hits, HitsList, Key, Payload, Record, Report, Stats, UInt32s
 from .warmup import load, warm
 from .writer import Task, Write, Writer
 
@@ -301,7 +302,7 @@ class CoreNN:
         exact: bool = False, max_distance: float | None = None, with_payloads: bool = False, explain: bool = False,
         threads: int | None = None,
     ) -> Any:  # fmt: skip
-        """The k nearest rows: one vector of shape (dim,) gives Hits, several of shape (n, dim) a list, in their order.
+        """The k nearest rows: one of shape (dim,) gives Hits, several of shape (n, dim) a HitsList in their order.
 
         key: search with the stored vector of this key instead; the row itself is among the hits. search_list:
         candidates kept by the walk, at least k; more is slower and finds more. exact: scan all rows. max_distance:
@@ -339,23 +340,27 @@ class CoreNN:
             raise KeyNotFoundError(f"key {key!r} does not exist; query with a vector, or insert it")
         return view, self._vectors(view, np.array(ids, np.uint32)), True
 
-    def _hits(self, view: View, answers: Answers, bound: float | None, payloads: bool, explain: bool) -> list[Hits]:
+    def _hits(self, view: View, answers: Answers, bound: float | None, payloads: bool, explain: bool) -> HitsList:
         width, fewest = answers.ids.shape[1], answers.fewest
         found = answers.info[:, FOUND]
         if bound is not None:
             inside = (answers.distances <= np.float64(bound)) & (np.arange(width) < found[:, None])
             found = inside.sum(axis=1)
             fewest = 0
-        words: Any = None
-        distances: Any = answers.distances
-        if fewest < width:  # what lies behind is not filled
-            parts = list(zip(answers.ids, answers.distances, found.tolist(), strict=True))
-            words = [view.keys[ids[:count]] for ids, _, count in parts]
-            distances = [line[:count] for _, line, count in parts]
-        else:
-            words = view.keys[answers.ids]
         heap = view.heap
-        hits = [Hits(KeyColumn(keys, heap), line) for keys, line in zip(words, distances, strict=True)]
+        if fewest == width:
+            words, distances = view.keys[answers.ids], answers.distances
+            each = (Hits(KeyColumn(keys, heap), line) for keys, line in zip(words, distances, strict=True))
+        else:  # what lies behind is not filled
+            there = np.arange(width) < found[:, None]
+            words = np.zeros((*answers.ids.shape, 2), np.uint64)  # KIND_NONE
+            words[there] = view.keys[answers.ids[there]]
+            distances = np.where(there, answers.distances, np.float32(np.inf))
+            each = (
+                Hits(KeyColumn(keys[:count], heap), line[:count])
+                for keys, line, count in zip(words, distances, found.tolist(), strict=True)
+            )
+        hits = HitsList(each, distances, partial(unpack_keys, words, heap))
         if payloads:
             for one, ids in zip(hits, answers.ids, strict=True):
                 one._payloads = self._store.metadata.payloads(ids[: len(one)].tolist(), view.head.commit)
@@ -391,6 +396,8 @@ class CoreNN:
         rows = view.head.rows
         row_bytes = {name: slab.spec.row_bytes for name, slab in self._store.slabs.items()}
         memory = {name.split(".")[0]: rows * size for name, size in row_bytes.items() if name != "keys.heap"}
+        if "codes" in memory:  # the file has room for the largest that may be chosen
+            memory["codes"] = 0 if view.codes is None else rows * view.codes.vectors.shape[1]
         memory["key_bytes"] = self._store.heap_bytes()
         memory["metadata"] = self._store.metadata.memory_bytes()
         return Stats(

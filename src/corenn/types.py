@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias, overload
 
@@ -142,6 +142,31 @@ class Hits(Sequence[Hit]):
         if self._payloads is not None:
             columns["payload"] = [None if raw is None else raw.decode() for raw in self._payloads]
         return pyarrow.table(columns)
+
+
+class HitsList(list[Hits]):
+    """The answers to several queries, in their order: a list of Hits, and all of their keys and distances as arrays.
+
+    distances: float32 of shape (queries, width), infinite behind the last hit of a query that has fewer than others.
+    """
+
+    __slots__ = ("_keys", "distances")
+
+    def __init__(self, hits: Iterable[Hits], distances: Float32s, keys: Callable[[], AnyArray]) -> None:
+        super().__init__(hits)
+        self.distances = distances
+        self._keys = keys
+
+    @property
+    def keys(self) -> AnyArray:
+        """The keys of all hits, shape (queries, width): int64 if all are numbers, else objects, None behind the last.
+
+        For many queries quicker than the keys of each.
+        """
+        return self._keys()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return list, (), None, iter(self)  # what is copied or pickled is a plain list
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from ..config import MAX_SEARCH_LIST
 from ..errors import InvalidArgumentError
-from ..types import AnyArray, Hits, Int32s
-from .recall import MISSING, table
+from ..types import AnyArray, Hits, HitsList, Int32s, Int64s
+from .recall import MISSING
 from .sample import METRICS
 
 if TYPE_CHECKING:
@@ -68,9 +68,12 @@ def list_for(k: int, wanted: int | None) -> int | None:
     return None if wanted is None or k > MAX_SEARCH_LIST else max(k, wanted)
 
 
-def row_numbers(answers: Sequence[Hits], k: int) -> Int32s:
-    """The integer keys of answers as an array of shape (queries, k), MISSING where fewer than k came back."""
-    return table([[int(key) for key in hits.keys] for hits in answers], k, MISSING).astype(np.int32)
+def row_numbers(answers: HitsList, k: int) -> Int64s:
+    """The keys of answers, all of them numbers, of shape (queries, k), MISSING where fewer than k came back."""
+    keys = answers.keys
+    full = np.full((len(answers), k), MISSING, np.int64)
+    full[:, : keys.shape[1]] = keys if keys.dtype == np.int64 else np.where(keys == None, MISSING, keys)  # noqa: E711
+    return full
 
 
 def works(answers: Sequence[Hits]) -> int:
@@ -130,7 +133,7 @@ class BigAnnSearches:
         options = {**self._options, "search_list": list_for(k, self._options.get("search_list"))}
         answers = self._db.query(np.asarray(X), k=k, explain=True, **options)
         self._distances += works(answers)
-        self.res: Any = row_numbers(answers, k)
+        self.res: Any = row_numbers(answers, k).astype(np.int32)
 
     def range_query(self, X: Any, radius: float) -> None:  # noqa: N803
         """Find all rows within a radius of each row of X; see get_range_results.

@@ -13,8 +13,9 @@ import numpy as np
 
 from ..errors import CorruptionError
 from ..kernels.keytable import KIND_INT, KIND_NONE, KIND_STR
-from ..types import Bytes, Key, UInt64s
+from ..types import AnyArray, Bytes, Key, UInt64s
 
+UNREADABLE = "a row has no readable key in keys.slab; run `corenn repair`"
 _SIGN = 1 << 63
 _WORD = (1 << 64) - 1
 
@@ -63,6 +64,24 @@ def unpack_key(words: UInt64s, heap: Bytes) -> Key | None:
         return None
 
 
+def unpack_keys(words: UInt64s, heap: Bytes) -> AnyArray:
+    """Keys of words of shape (n, m, 2): int64 of shape (n, m) if all are numbers, else objects, None where KIND_NONE.
+
+    Raises:
+        CorruptionError: for a key that cannot be read.
+    """
+    kinds = words[..., 0]
+    if (kinds == KIND_INT).all():
+        return np.ascontiguousarray(words[..., 1]).view(np.int64)
+    keys = np.full(kinds.shape, None, object)
+    for at in np.argwhere(kinds != KIND_NONE).tolist():
+        key = unpack_key(words[*at], heap)
+        if key is None:
+            raise CorruptionError(UNREADABLE)
+        keys[*at] = key
+    return keys
+
+
 class KeyColumn(Sequence[Key]):
     """Keys of some rows, made into Python objects when asked for.
 
@@ -81,7 +100,7 @@ class KeyColumn(Sequence[Key]):
     def __getitem__(self, row: int) -> Key:  # type: ignore[override]
         key = unpack_key(self._words[row], self._heap)
         if key is None:
-            raise CorruptionError("a row has no readable key in keys.slab; run `corenn repair`")
+            raise CorruptionError(UNREADABLE)
         return key
 
     def __iter__(self) -> Iterator[Key]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from ...types import Float32s, Int64s
-from ..recall import MISSING, table
+from ..harness import row_numbers
 from .base import Options, Params, System, along, batches
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ class InMemory(System):
     def query(self, queries: Float32s, k: int) -> Int64s:
         """One call."""
         hits = self.db.query(queries, k=k, search_list=self.search_list, threads=self.threads)
-        return table([each.keys for each in hits], k, MISSING)
+        return row_numbers(hits, k)
 
     def query_one(self, query: Float32s, k: int) -> Any:
         """One call with a vector."""
