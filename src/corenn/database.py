@@ -324,12 +324,12 @@ class CoreNN:
             with self._view() as view:
                 view, queries, single = self._aim(view, vectors, key)
                 answers = self._searcher.query(view, queries, k, wanted, exact=exact, threads=workers)
-                hits = self._hits(view, answers, bound, with_payloads, explain)
+                hits = self._hits(view, answers, bound, with_payloads, explain, single)
         else:
             view = self._current()
             queries, single = inputs.as_queries(vectors, view.settings.dim)
             answers = self._searcher.query(view, queries, k, wanted, exact=exact, threads=workers)
-            hits = self._hits(view, answers, bound, with_payloads, explain)
+            hits = self._hits(view, answers, bound, with_payloads, explain, single)
         return hits[0] if single else hits
 
     def _aim(self, view: View, vectors: Any, key: Key | None) -> tuple[View, AnyArray, bool]:
@@ -340,27 +340,10 @@ class CoreNN:
             raise KeyNotFoundError(f"key {key!r} does not exist; query with a vector, or insert it")
         return view, self._vectors(view, np.array(ids, np.uint32)), True
 
-    def _hits(self, view: View, answers: Answers, bound: float | None, payloads: bool, explain: bool) -> HitsList:
-        width, fewest = answers.ids.shape[1], answers.fewest
-        found = answers.info[:, FOUND]
-        if bound is not None:
-            inside = (answers.distances <= np.float64(bound)) & (np.arange(width) < found[:, None])
-            found = inside.sum(axis=1)
-            fewest = 0
-        heap = view.heap
-        if fewest == width:
-            words, distances = view.keys[answers.ids], answers.distances
-            each = (Hits(KeyColumn(keys, heap), line) for keys, line in zip(words, distances, strict=True))
-        else:  # what lies behind is not filled
-            there = np.arange(width) < found[:, None]
-            words = np.zeros((*answers.ids.shape, 2), np.uint64)  # KIND_NONE
-            words[there] = view.keys[answers.ids[there]]
-            distances = np.where(there, answers.distances, np.float32(np.inf))
-            each = (
-                Hits(KeyColumn(keys[:count], heap), line[:count])
-                for keys, line, count in zip(words, distances, found.tolist(), strict=True)
-            )
-        hits = HitsList(each, distances, partial(unpack_keys, words, heap))
+    def _hits(
+        self, view: View, answers: Answers, bound: float | None, payloads: bool, explain: bool, single: bool
+    ) -> list[Hits]:
+        hits = self._found(view, answers, bound, single)
         if payloads:
             for one, ids in zip(hits, answers.ids, strict=True):
                 one._payloads = self._store.metadata.payloads(ids[: len(one)].tolist(), view.head.commit)
@@ -368,6 +351,28 @@ class CoreNN:
             for one, (_, hops, scored, _) in zip(hits, answers.info.tolist(), strict=True):
                 one.explain = Explain(answers.plan, answers.search_list, scored, hops, view.head.live)
         return hits
+
+    @staticmethod
+    def _found(view: View, answers: Answers, bound: float | None, single: bool) -> list[Hits]:
+        """The hits of each query; a HitsList of several."""
+        width, heap = answers.ids.shape[1], view.heap
+        if bound is None and answers.fewest == width:
+            if single:
+                return [Hits(KeyColumn(view.keys.take(answers.ids[0], 0), heap), answers.distances[0])]
+            words, distances = view.keys[answers.ids], answers.distances
+            each = (Hits(KeyColumn(keys, heap), line) for keys, line in zip(words, distances, strict=True))
+            return HitsList(each, distances, partial(unpack_keys, words, heap))
+        there = np.arange(width) < answers.info[:, FOUND, None]  # what lies behind is not filled
+        if bound is not None:
+            there &= answers.distances <= np.float64(bound)
+        words = np.zeros((*answers.ids.shape, 2), np.uint64)  # KIND_NONE
+        words[there] = view.keys[answers.ids[there]]
+        distances = np.where(there, answers.distances, np.float32(np.inf))
+        each = (
+            Hits(KeyColumn(keys[:count], heap), line[:count])
+            for keys, line, count in zip(words, distances, there.sum(axis=1).tolist(), strict=True)
+        )
+        return HitsList(each, distances, partial(unpack_keys, words, heap))
 
     # --- upkeep ----------------------------------------------------------------------------------------------------
 

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -38,8 +37,7 @@ WIDER = 8  # times, the pool of a walk that met too many dead rows
 EXACT_QUERIES = 16  # queries that share one pass over the rows
 
 
-@dataclass(frozen=True, slots=True)
-class Answers:
+class Answers(NamedTuple):
     """ids: uint32 (queries, k), distances: float32 (queries, k), info: int64 (queries, 4), of which the first
     info[i, FOUND] of each row count. plan: "graph", "exact" or "empty".
     """
