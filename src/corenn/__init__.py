@@ -31,7 +31,7 @@ from .errors import (
     UnsupportedDtypeError,
     UnsupportedPlatformError,
 )
-from .types import Explain, Hit, Hits, HitsList, Problem, Record, Report, Stats
+from .types import Explain, Hit, Hits, HitsList, Problem, Recall, Record, Report, Stats
 
 if TYPE_CHECKING:
     from .database import CoreNN
@@ -68,6 +68,7 @@ __all__ = [
     "NotADatabaseError",
     "Problem",
     "ReadOnlyError",
+    "Recall",
     "Record",
     "Report",
     "Settings",

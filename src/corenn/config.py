@@ -66,8 +66,15 @@ class Settings:
         high=4.0,
         mutable=True,
     )
+    recall_target: float = setting(
+        0.97,
+        "Recall for which the calibration curve gives the list of a query that names neither; 0 leaves it to the cap.",
+        low=0.0,
+        high=0.999,
+        mutable=True,
+    )
     query_search_list_cap: int = setting(
-        96, "Search list of a query that names none.", low=1, high=MAX_SEARCH_LIST, mutable=True
+        96, "Search list of a query that names none while there is no curve.", low=1, high=MAX_SEARCH_LIST, mutable=True
     )
     update_search_list_cap: int = setting(
         96, "Search list with which an insert finds its neighbours.", low=8, high=4_096, mutable=True

@@ -28,9 +28,10 @@ from .errors import (
     KeyNotFoundError,
     ReadOnlyError,
 )
+from .graph.calibrate import SAMPLES, Calibrator, Choice
 from .graph.codes import chosen_mode
 from .graph.insert import Linker
-from .graph.query import FOUND, Answers, Searcher
+from .graph.query import FOUND, Answers, Searcher, scans
 from .graph.scratch import ScratchPool
 from .graph.threads import Helpers
 from .graph.view import View, take_view
@@ -42,7 +43,7 @@ from .storage.keys import KeyColumn, unpack_key, unpack_keys
 from .storage.platform import require_supported
 from .storage.rocks import RocksMetadata
 from .storage.store import Store
-from .types import AnyArray, Explain, Hits, HitsList, Key, Payload, Record, Report, Stats, UInt32s
+from .types import AnyArray, Explain, Hits, HitsList, Key, Payload, Recall, Record, Report, Stats, UInt32s
 from .warmup import load, warm
 from .writer import Task, Write, Writer
 
@@ -62,7 +63,9 @@ class CoreNN:
         self._helpers = Helpers(threads)
         scratches = ScratchPool()
         self._searcher = Searcher(scratches, self._helpers)
-        self._writer = Writer(store, Linker(store, scratches, self._helpers)) if store.writable else None
+        self._calibrator = Calibrator(self._searcher, self._helpers, store.metadata.curves())
+        linker = Linker(store, scratches, self._helpers)
+        self._writer = Writer(store, linker, self._calibrator) if store.writable else None
         self._reader_view: View | None = None if self._writer else self._read_view()
         self._refreshing = threading.RLock()  # a signal handler may close in the middle of a read
         self._state = _State(os.getpid())
@@ -287,27 +290,29 @@ class CoreNN:
 
     @overload
     def query(
-        self, vectors: Any = None, k: int = 10, *, key: Key, search_list: int | None = None, exact: bool = False,
-        max_distance: float | None = None, with_payloads: bool = False, explain: bool = False,
-        threads: int | None = None,
+        self, vectors: Any = None, k: int = 10, *, key: Key, min_recall: float | None = None,
+        search_list: int | None = None, exact: bool = False, max_distance: float | None = None,
+        with_payloads: bool = False, explain: bool = False, threads: int | None = None,
     ) -> Hits: ...  # fmt: skip
     @overload
     def query(
-        self, vectors: Any, k: int = 10, *, key: None = None, search_list: int | None = None, exact: bool = False,
-        max_distance: float | None = None, with_payloads: bool = False, explain: bool = False,
-        threads: int | None = None,
+        self, vectors: Any, k: int = 10, *, key: None = None, min_recall: float | None = None,
+        search_list: int | None = None, exact: bool = False, max_distance: float | None = None,
+        with_payloads: bool = False, explain: bool = False, threads: int | None = None,
     ) -> Any: ...  # fmt: skip
     def query(
-        self, vectors: Any = None, k: int = 10, *, key: Key | None = None, search_list: int | None = None,
-        exact: bool = False, max_distance: float | None = None, with_payloads: bool = False, explain: bool = False,
-        threads: int | None = None,
+        self, vectors: Any = None, k: int = 10, *, key: Key | None = None, min_recall: float | None = None,
+        search_list: int | None = None, exact: bool = False, max_distance: float | None = None,
+        with_payloads: bool = False, explain: bool = False, threads: int | None = None,
     ) -> Any:  # fmt: skip
         """The k nearest rows: one of shape (dim,) gives Hits, several of shape (n, dim) a HitsList in their order.
 
-        key: search with the stored vector of this key instead; the row itself is among the hits. search_list:
-        candidates kept by the walk, at least k; more is slower and finds more. exact: scan all rows. max_distance:
-        leave out what is farther. with_payloads, explain: fill `payload` and `explain` of the hits. threads: at most
-        so many, all CPUs if None. Hits are min(k, rows) in number unless max_distance cuts them.
+        key: search with the stored vector of this key instead; the row itself is among the hits. min_recall: the share
+        of the true k nearest that queries like the stored rows are to find, above 0 and at most 1; the list follows
+        from a measured curve, which the first such query makes if there is none, in less than two seconds.
+        search_list: candidates kept by the walk, at least k; more is slower and finds more. exact: scan all rows.
+        max_distance: leave out what is farther. with_payloads, explain: fill `payload` and `explain` of the hits.
+        threads: at most so many, all CPUs if None. Hits are min(k, rows) in number unless max_distance cuts them.
 
         Raises:
             DimensionError, UnsupportedDtypeError, InvalidVectorError, InvalidArgumentError
@@ -315,7 +320,9 @@ class CoreNN:
         """
         self._state.check()
         k = inputs.as_count(k, "k", MAX_K)
-        wanted = inputs.as_search_list(search_list, k, self._store.settings.query_search_list_cap)
+        choice: Choice | None = None
+        if search_list is not None or min_recall is not None or exact:
+            choice, min_recall = self._asked(k, search_list, min_recall, exact)
         bound = inputs.as_bound(max_distance)
         workers = self._helpers.threads if threads is None else inputs.as_count(threads, "threads")
         if (vectors is None) == (key is None):
@@ -323,14 +330,41 @@ class CoreNN:
         if with_payloads or key is not None:
             with self._view() as view:
                 view, queries, single = self._aim(view, vectors, key)
-                answers = self._searcher.query(view, queries, k, wanted, exact=exact, threads=workers)
-                hits = self._hits(view, answers, bound, with_payloads, explain, single)
+                choice = choice or self._chosen(view, k, min_recall, workers)
+                answers = self._searcher.query(
+                    view, queries, k, choice.search_list, exact=choice.exact, threads=workers
+                )  # fmt: skip
+                hits = self._hits(view, answers, bound, with_payloads, (k, choice) if explain else None, single)
         else:
             view = self._current()
             queries, single = inputs.as_queries(vectors, view.settings.dim)
-            answers = self._searcher.query(view, queries, k, wanted, exact=exact, threads=workers)
-            hits = self._hits(view, answers, bound, with_payloads, explain, single)
+            choice = choice or self._chosen(view, k, min_recall, workers)
+            answers = self._searcher.query(view, queries, k, choice.search_list, exact=choice.exact, threads=workers)
+            hits = self._hits(view, answers, bound, with_payloads, (k, choice) if explain else None, single)
         return hits[0] if single else hits
+
+    @staticmethod
+    def _asked(
+        k: int, search_list: int | None, min_recall: float | None, exact: bool = False
+    ) -> tuple[Choice | None, float | None]:
+        """The list that a call names, or the recall that it names; neither if it leaves both open."""
+        inputs.check_one_of(search_list, min_recall, exact)
+        if min_recall is not None:
+            return None, inputs.as_recall(min_recall)
+        wanted = k if search_list is None else inputs.as_search_list(search_list, k)
+        if exact:
+            return Choice(wanted, True, "exact"), None
+        return (None if search_list is None else Choice(wanted, False, "search_list")), None
+
+    def _chosen(self, view: View, k: int, min_recall: float | None, threads: int) -> Choice:
+        """The list of a query that names none."""
+        if min_recall is None:
+            return self._calibrator.usual(view, k)
+        before = self._calibrator.curves
+        choice = self._calibrator.reaching(view, k, min_recall, threads)
+        if self._calibrator.curves is not before and self._writer is not None:
+            self._writer.schedule(Task(self._writer.keep_curves))
+        return choice
 
     def _aim(self, view: View, vectors: Any, key: Key | None) -> tuple[View, AnyArray, bool]:
         if key is None:
@@ -341,15 +375,27 @@ class CoreNN:
         return view, self._vectors(view, np.array(ids, np.uint32)), True
 
     def _hits(
-        self, view: View, answers: Answers, bound: float | None, payloads: bool, explain: bool, single: bool
+        self,
+        view: View,
+        answers: Answers,
+        bound: float | None,
+        payloads: bool,
+        explain: tuple[int, Choice] | None,
+        single: bool,
     ) -> list[Hits]:
         hits = self._found(view, answers, bound, single)
         if payloads:
             for one, ids in zip(hits, answers.ids, strict=True):
                 one._payloads = self._store.metadata.payloads(ids[: len(one)].tolist(), view.head.commit)
-        if explain:
+        if explain is not None:
+            k, choice = explain
+            expected: tuple[float | None, float | None] = (1.0, 1.0)
+            if answers.plan == "graph":
+                expected = self._calibrator.expected(view, k, answers.search_list) or (None, None)
             for one, (_, hops, scored, _) in zip(hits, answers.info.tolist(), strict=True):
-                one.explain = Explain(answers.plan, answers.search_list, scored, hops, view.head.live)
+                one.explain = Explain(
+                    answers.plan, answers.search_list, scored, hops, view.head.live, *expected, choice.chosen_by
+                )  # fmt: skip
         return hits
 
     @staticmethod
@@ -423,6 +469,49 @@ class CoreNN:
             disk_bytes=self._store.disk_bytes(),
         )
 
+    def recall(
+        self, k: int = 10, samples: int = SAMPLES, *, min_recall: float | None = None, search_list: int | None = None,
+        threads: int | None = None,
+    ) -> Recall:  # fmt: skip
+        """Measure the recall@k of queries at default settings, or with a list or recall of your own: see `query`.
+
+        Stored rows, as many as `samples`, are asked for as if they were not stored, and the answers compared with exact
+        search; never with those by which lists are chosen. Always the same rows for the same database. Takes the time
+        of that many exact queries.
+
+        Raises:
+            InvalidArgumentError
+        """
+        self._check_open()
+        k, samples = inputs.as_count(k, "k", MAX_K), inputs.as_count(samples, "samples", MAX_K)
+        named, target = self._asked(k, search_list, min_recall)
+        workers = self._helpers.threads if threads is None else inputs.as_count(threads, "threads")
+        view = self._current()
+        choice = named or self._chosen(view, k, target, workers)
+        wanted = min(k, view.head.live)
+        if choice.exact or scans(view.head.live, wanted, choice.search_list):
+            return Recall(1.0, 1.0, 1.0, k, min(samples, view.head.live), 0)
+        return self._calibrator.recall(view, k, choice.search_list, samples, workers)
+
+    def recall_curve(self, k: int = 10, samples: int = SAMPLES, *, threads: int | None = None) -> list[Recall]:
+        """Measure anew how recall@k grows with the search list, from k on, and choose lists by it from now on.
+
+        As `recall` does it, but by the rows that lists are chosen by. Empty where queries scan all rows.
+
+        Raises:
+            InvalidArgumentError
+        """
+        self._check_open()
+        k, samples = inputs.as_count(k, "k", MAX_K), inputs.as_count(samples, "samples", MAX_K)
+        workers = self._helpers.threads if threads is None else inputs.as_count(threads, "threads")
+        view = self._current()
+        if scans(view.head.live, min(k, view.head.live), k) or 2 * len(view.pending) > view.head.live:
+            return []
+        points = self._calibrator.points(view, k, samples, workers)
+        if self._writer is not None:
+            self._writer.schedule(Task(self._writer.keep_curves))
+        return points
+
     def checkpoint(self) -> None:
         """Bring everything to the disk, so that even after a loss of power the next open has nothing to do."""
         writer = self._needs_writer()
@@ -435,6 +524,7 @@ class CoreNN:
             with self._view():
                 self._store.refresh()
                 self._reader_view = self._read_view()
+                self._calibrator.load(self._store.metadata.curves())
 
     def verify(self) -> Report:
         """Check every row, key and edge; changes nothing. See docs/crash-contract.md for what each problem means."""

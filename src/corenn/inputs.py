@@ -251,14 +251,32 @@ def as_count(value: Any, name: str, most: int | None = None) -> int:
     return number
 
 
-def as_search_list(value: Any, k: int, default: int) -> int:
-    """The search list of a query: what was asked for, or the default, wide enough for k."""
-    if value is None:
-        return min(max(default, 2 * k), max(MAX_SEARCH_LIST, default))
+def as_search_list(value: Any, k: int) -> int:
+    """The search list that a query asks for, at least k."""
     wanted = as_count(value, "search_list", MAX_SEARCH_LIST)
     if wanted < k:
         raise InvalidArgumentError(f"search_list={wanted} is less than k={k}: the list must hold at least k candidates")
     return wanted
+
+
+def as_recall(value: Any, name: str = "min_recall") -> float:
+    """A recall to be had: above 0, at most 1."""
+    if isinstance(value, (bool, np.bool_)) or not isinstance(value, Real) or not 0 < float(value) <= 1:
+        raise InvalidArgumentError(f"{name}={shown(value)}: must be a number above 0 and at most 1, such as 0.95")
+    return float(value)
+
+
+def check_one_of(search_list: Any, min_recall: Any, exact: Any) -> None:
+    """Refuse a query that says in two ways how well it is to search."""
+    if min_recall is not None and search_list is not None:
+        raise InvalidArgumentError(
+            f"min_recall={shown(min_recall)} and search_list={shown(search_list)}: give one of them; "
+            "min_recall chooses the list"
+        )
+    if min_recall is not None and exact:
+        raise InvalidArgumentError(
+            f"min_recall={shown(min_recall)} and exact={shown(exact)}: give one of them; an exact scan misses nothing"
+        )
 
 
 def as_bound(value: Any) -> float | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias, overload
@@ -51,6 +52,10 @@ class Explain:
     search_list: candidates kept by the beam search, 0 for a scan.
     distances: distances computed. hops: nodes expanded.
     matches: rows that could have matched.
+    expected_recall: recall@k that the calibration curve gives for this list, 1 for a scan, None where none was
+    measured. least_recall: its lower confidence bound (95 %).
+    chosen_by: what the list follows from: "search_list", "min_recall", "exact", "recall_target" (the curve, for a query
+    that names nothing), or "query_search_list_cap" (the setting, while there is no curve).
     """
 
     plan: str
@@ -58,6 +63,30 @@ class Explain:
     distances: int
     hops: int
     matches: int
+    expected_recall: float | None = None
+    least_recall: float | None = None
+    chosen_by: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Recall:
+    """recall@k as it was measured: the share of the k nearest rows that queries with one search list find.
+
+    low, high: 95 % confidence interval. samples: queries that were tried. search_list: 0 if queries scan all rows, and
+    miss nothing. distances, seconds: per query, on one thread; NaN for scans.
+    """
+
+    recall: float
+    low: float
+    high: float
+    k: int
+    samples: int
+    search_list: int
+    distances: float = math.nan
+    seconds: float = math.nan
+
+    def __float__(self) -> float:
+        return self.recall
 
 
 class Hits(Sequence[Hit]):

@@ -21,6 +21,7 @@ import numpy as np
 
 from .config import Settings
 from .errors import ClosedError, CoreNNError, DiskFullError, DuplicateKeyError, KeyNotFoundError, ReadOnlyError
+from .graph.calibrate import Calibrator
 from .graph.codes import chosen_mode
 from .graph.insert import Linker
 from .graph.view import View, radius_of, raise_radius, take_view
@@ -39,6 +40,7 @@ CHECKPOINT_ROWS = 1 << 16
 CHECKPOINT_COMMITS = 1 << 14
 GATHER_SECONDS = 0.002
 IDLE_ROWS = 512  # rows of the backlog linked before new requests are looked for
+IDLE_SECONDS = 1.0  # without a request, after which recall is measured in the background
 
 
 @dataclass(slots=True)
@@ -160,9 +162,11 @@ class _Group:
 class Writer:
     """Owns the thread, the published view and the backlog of rows that wait to be linked."""
 
-    def __init__(self, store: Store, linker: Linker) -> None:
+    def __init__(self, store: Store, linker: Linker, calibrator: Calibrator) -> None:
         self.store = store
         self.linker = linker
+        self.calibrator = calibrator
+        self._calm = False  # no request has come for IDLE_SECONDS
         self._backlog: list[tuple[int, UInt32s]] = list(store.recovered.backlog)
         self._changed = threading.Condition()
         self._queue: list[Request] = []
@@ -176,7 +180,7 @@ class Writer:
         if store.recovered.suspect or (store.settings.metric == "ip" and radius_of(store) == 0):
             self._raise_radius(0, store.metadata.head.rows)
         self.view = self._take()
-        if self._backlog:
+        if self._backlog or calibrator.due(self.view):
             self._start()
         if chosen_mode(store) != "none" and self.view.codes is None:
             self.schedule(Task(self._make_codes))  # queries measure vectors until then
@@ -202,8 +206,10 @@ class Writer:
         return request.result
 
     def schedule(self, task: Task) -> None:
-        """Hand in a task without waiting for it."""
+        """Hand in a task without waiting for it; one that comes after close() is dropped."""
         with self._changed:
+            if self._closing:
+                return
             self._queue.append(task)
             self._start()
             self._changed.notify_all()
@@ -236,6 +242,7 @@ class Writer:
             self._changed.notify_all()
         if self._thread is not None and self._thread is not threading.current_thread():
             self._thread.join()
+        self.calibrator.stop()
         if self.store.writable and self.store.fault is None and self.view.head.commit:
             self._checkpoint()
 
@@ -250,7 +257,10 @@ class Writer:
         while True:
             with self._changed:
                 while not (self._queue or self._closing or (self._backlog and self.store.fault is None)):
-                    self._changed.wait()
+                    if not self._changed.wait(self._patience()):
+                        self._calm = True
+                        break
+                self._calm = self._calm and not self._queue
                 if self._crowd > 1:
                     self._changed.wait_for(lambda: len(self._queue) >= self._crowd or self._closing, GATHER_SECONDS)
                 requests = self._next_requests()
@@ -260,11 +270,19 @@ class Writer:
             try:
                 if requests:
                     self._serve(requests)
-                else:
+                elif self._backlog:
                     self._link_backlog()
+                elif self.calibrator.step(self.view):
+                    self.keep_curves()
             except Exception as error:  # the thread outlives whatever a request meets
                 log.debug("a write failed", exc_info=True)
                 self._fail(requests, error)
+
+    def _patience(self) -> float | None:
+        """How long to wait for requests before recall is measured; for ever if there is nothing to measure."""
+        if not self._calm:
+            return IDLE_SECONDS
+        return 0.0 if self.store.fault is None and self.calibrator.due(self.view) else None
 
     def _next_requests(self) -> list[Request]:
         """One task, or the writes that share a commit."""
@@ -397,6 +415,14 @@ class Writer:
     def _make_codes(self) -> None:
         self.linker.coder.extend(self.view)
         self._publish()
+
+    def keep_curves(self) -> None:
+        """Store the calibration curves, which are soft. Called in the writer thread."""
+        if self.store.fault is None:
+            try:
+                self.store.metadata.store_curves(self.calibrator.pack())
+            except CoreNNError:
+                log.warning("the calibration curves could not be stored", exc_info=True)
 
     # --- tasks -----------------------------------------------------------------------------------------------------
 

@@ -64,7 +64,7 @@ class Searcher:
         wanted = min(k, live)
         if wanted == 0 or count == 0:
             return _nothing(count)
-        if exact or live < FEW_ROWS or 4 * max(wanted, search_list) >= live:
+        if exact or scans(live, wanted, search_list):
             return self._exact(view, queries, wanted, threads)
         length = max(wanted, search_list)
         plan = _plan(length, wanted, view.growth, view.settings.beam_width, view.metric, view.tombstones)
@@ -86,6 +86,22 @@ class Searcher:
         if len(short):
             self._complete(view, queries, results, short, threads)
         return Answers("graph", length, *results, int(results.info[:, FOUND].min()))
+
+    def walk_without(self, view: View, query: Float32s, search_list: int, hidden: int, results: Results) -> bool:
+        """Answer a query of shape (1, dim) by a walk that takes no notice of the row `hidden`.
+
+        Returns False where `query` would have scanned all rows in the end, and missed nothing.
+        """
+        k = results.ids.shape[1]
+        plan = _plan(search_list, k, view.growth, view.settings.beam_width, view.metric, view.tombstones)
+        plan = plan._replace(hidden=hidden)
+        fewest, room = self._walk(view, plan, query, results), TOMBSTONE_ROOM
+        while plan.tombstones and results.info[0, STARVED]:
+            room *= WIDER
+            if room * plan.search_list * 4 >= view.live.rows:
+                return False
+            fewest = self._walk(view, plan, query, results, room)
+        return bool(fewest == k)
 
     # --- the graph -------------------------------------------------------------------------------------------------
 
@@ -184,10 +200,10 @@ class Searcher:
 
         self._helpers.run(part, len(ids), share, threads)
         merged = np.sort(np.concatenate(list(heaps.values()), axis=1), axis=1)[:, :k]
-        return _unpacked(merged, len(ids))
+        return unpacked(merged, len(ids))
 
     def _scan(self, view: View, queries: Float32s, k: int, ids: UInt32s) -> Answers:
-        return _unpacked(np.sort(self._scan_heaps(view, queries, k, ids), axis=1), len(ids))
+        return unpacked(np.sort(self._scan_heaps(view, queries, k, ids), axis=1), len(ids))
 
     def _scan_heaps(self, view: View, queries: Float32s, k: int, ids: UInt32s) -> AnyArray:
         """The k best of `ids` per query as heap entries, NOTHING where there are fewer, in no order."""
@@ -203,6 +219,11 @@ class Searcher:
         for start in range(0, len(ids), step):
             scan(view.rows, view.live, view.metric, aimed, ids[start : start + step], heaps, counts)
         return heaps
+
+
+def scans(live: int, k: int, search_list: int) -> bool:
+    """Whether a query is answered by a scan of all rows, which beats a walk with such a list."""
+    return live < FEW_ROWS or 4 * max(k, search_list) >= live
 
 
 @lru_cache(maxsize=256)
@@ -222,7 +243,7 @@ def _plan(search_list: int, k: int, growth: float, beam_width: int, metric: int,
     )  # fmt: skip
 
 
-def _unpacked(heaps: AnyArray, scanned: int) -> Answers:
+def unpacked(heaps: AnyArray, scanned: int) -> Answers:
     count, k = heaps.shape
     ids, distances = np.empty((count, k), np.uint32), np.empty((count, k), np.float32)
     info = np.zeros((count, 4), np.int64)

@@ -61,6 +61,7 @@ class Plan(NamedTuple):
     tombstones: whether rows on the way may be invisible, so that the list must count visible ones.
     nearest, stretch: no row is expanded that is farther than the `nearest`-th found so far by this factor, on squared
     distances. A stretch of infinity leaves the end to the list alone.
+    hidden: a row that the walk takes no notice of, as if it were not in the graph; -1 for none.
     """
 
     search_list: int
@@ -69,6 +70,7 @@ class Plan(NamedTuple):
     tombstones: bool
     nearest: int
     stretch: np.float32
+    hidden: int = -1
 
 
 class Scratch(NamedTuple):
@@ -145,7 +147,7 @@ def beam_search(rows: Any, graph: Any, live: Any, plan: Any, lift: Any, scratch:
         kept = keep_below(frontier, waiting, bound)
         for t in range(kept):
             candidate = frontier[t]
-            if candidate >= bound:
+            if candidate >= bound or id_of(candidate) == plan.hidden:
                 continue
             place = place_of(pool, count, candidate)
             if place < count and pool[place] | EXPANDED == candidate | EXPANDED:

@@ -106,6 +106,12 @@ class Metadata(Protocol):
     def names(self) -> Iterator[tuple[Key, int, int]]:
         """Every key with its present and its previous id (NO_ID for none), in any order."""
 
+    def curves(self) -> bytes | None:
+        """The calibration curves that were stored last, or None."""
+
+    def store_curves(self, raw: bytes) -> None:
+        """Store the calibration curves in the place of those before them."""
+
     def disk_bytes(self) -> int:
         """Bytes taken on disk."""
 

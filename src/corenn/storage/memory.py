@@ -30,6 +30,7 @@ class MemoryMetadata:
         self._references = MemorySlab(SlabSpec("payload refs", np.dtype(np.uint64), 3, hard=True), most_rows)
         self._texts = MemorySlab(SlabSpec("payloads", np.dtype(np.uint8), 1, hard=True), _PAYLOAD_HEAP_BYTES)
         self._text_end = 0
+        self._curves: bytes | None = None
 
     def lookup(self, keys: Sequence[Key], live: LiveView) -> list[int]:
         words, raw = pack_keys(keys, 0)
@@ -99,6 +100,12 @@ class MemoryMetadata:
             key = unpack_key(self._keys.array[entry - 1], heap)
             if key is not None:
                 yield key, entry - 1, NO_ID
+
+    def curves(self) -> bytes | None:
+        return self._curves
+
+    def store_curves(self, raw: bytes) -> None:
+        self._curves = raw
 
     def disk_bytes(self) -> int:
         return 0

@@ -1,6 +1,6 @@
 """Metadata of a database on disk, in RocksDB.
 
-    m…        settings, head, durable mark, boot id, intent of a commit that comes in parts
+    m…        settings, head, durable mark, boot id, intent of a commit that comes in parts, calibration curves
     k<name>   id of the key, id before it
     p<id>     payload: commit, lengths, the text, the text before it
     c<commit><part>   record of a commit, kept until the rows that it names are durable
@@ -60,6 +60,7 @@ CACHE_BYTES = 8 << 20
 WRITE_BUFFER_BYTES = 16 << 20
 
 _SETTINGS, _HEAD, _DURABLE, _BOOT, _INTENT = b"msettings", b"mhead", b"mdurable", b"mboot", b"mintent"
+_CURVES = b"mcurves"
 _CUT_OFF = b"mcutoff"  # numbers of commits that were cut off between their parts
 _ROCKSDICT_FILE = "rocksdict-config.json"
 _ID = struct.Struct(">I")
@@ -271,6 +272,13 @@ class RocksMetadata:
             self._rocks.put(_SETTINGS, json.dumps(stored).encode())
             if sync:
                 self._rocks.flush_wal(True)
+
+    def curves(self) -> bytes | None:
+        return self._get(_CURVES)
+
+    def store_curves(self, raw: bytes) -> None:
+        with _translated("write", self._folder):
+            self._rocks.put(_CURVES, raw)
 
     def marks(self) -> tuple[int | None, str | None]:
         """The durable mark, every commit up to which is on disk in all slabs, and the boot under which it was last set.
