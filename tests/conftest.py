@@ -13,7 +13,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 from numpy.typing import NDArray
 
-from corenn import CoreNN
+from corenn import CoreNN, writer
 
 DATA = Path(__file__).parent / "data"
 COMPILED = os.environ.get("NUMBA_DISABLE_JIT", "0") in ("", "0")
@@ -28,6 +28,9 @@ settings.register_profile(
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture, HealthCheck.data_too_large],
 )
 settings.load_profile("corenn")
+
+
+writer.IDLE_SECONDS = 3600.0  # nothing is measured in the background unless a test wants it: lists stay what they are
 
 
 def pytest_configure(config: pytest.Config) -> None:

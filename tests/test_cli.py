@@ -28,7 +28,7 @@ from corenn.cli.sources import Fields, open_source
 from corenn.errors import CoreNNError
 from tests.conftest import Sample
 
-COMMANDS = ("demo", "eval", "import", "stats", "verify", "repair", "warmup")
+COMMANDS = ("demo", "eval", "import", "stats", "tune", "verify", "repair", "warmup")
 ROWS, QUERIES = 1_200, 40
 
 
@@ -101,7 +101,7 @@ def test_module_runs_as_a_program(database: Path) -> None:
     assert json.loads(run.stdout)["rows"] == 250
 
 
-@pytest.mark.parametrize("command", ["stats", "verify", "repair"])
+@pytest.mark.parametrize("command", ["stats", "tune", "verify", "repair"])
 def test_missing_database(command: str, tmp_path: Path) -> None:
     assert "nowhere does not exist" in refused(command, tmp_path / "nowhere")
     (tmp_path / "else").mkdir()
@@ -145,6 +145,49 @@ def test_stats_beside_a_writer(database: Path) -> None:
     with CoreNN.open(database) as db:
         db.delete([0, 1])
         assert figures("stats", database)["rows"] == 248
+
+
+@pytest.fixture
+def photos(tmp_path: Path, sift: Sample) -> Path:
+    """A database of 2,500 real vectors, whose queries walk."""
+    path = tmp_path / "photos.corenn"
+    with CoreNN.create(path, dim=128, metric="l2") as db:
+        db.insert(range(2_500), sift[0][:2_500])
+    return path
+
+
+@pytest.mark.compiled
+def test_tune_tells_the_list_of_each_recall(photos: Path, tmp_path: Path) -> None:
+    told = figures("tune", photos, "--samples", 300, "--targets", "0.5,0.9,1", "--plot", tmp_path / "curve.png")
+    assert (told["k"], told["rows"], told["plot"]) == (10, 2_500, str(tmp_path / "curve.png"))
+    assert [point["search_list"] for point in told["points"]][:3] == [10, 14, 20]
+    assert all(point["low"] <= point["recall"] <= point["high"] for point in told["points"])
+    assert {point["samples"] for point in told["points"]} == {300}
+    half, most, whole = told["targets"]
+    assert (half["search_list"], half["min_recall"], half["plan"]) == (10, 0.5, "graph")
+    assert most["search_list"] > 10 and most["expected_recall"] >= most["least_recall"] >= 0.9
+    assert (whole["plan"], whole["expected_recall"]) == ("exact", 1.0)
+    assert (tmp_path / "curve.png").read_bytes().startswith(b"\x89PNG")
+    shown = corenn("tune", photos, "-k", 5, "--plot", tmp_path / "curve.svg")
+    assert shown.exit_code == 0 and "recall@5" in shown.stdout and "min_recall" in shown.stdout
+    assert "<svg" in (tmp_path / "curve.svg").read_text()
+    with CoreNN.open(photos) as db:
+        assert db.query(key=0, explain=True).explain.chosen_by == "query_search_list_cap"  # nothing was changed
+
+
+def test_tune_of_few_rows(database: Path, tmp_path: Path) -> None:
+    assert figures("tune", database)["points"] == []
+    assert "scan" in corenn("tune", database).stdout
+    CoreNN.create(tmp_path / "empty", dim=2).close()
+    assert figures("tune", tmp_path / "empty")["targets"] == []
+
+
+def test_tune_refuses(database: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "--targets=1.5" in refused("tune", database, "--targets", "0.9,1.5")
+    assert "'x' is not a number" in refused("tune", database, "--targets", "0.9,x")
+    assert "must end in .svg or .png" in refused("tune", database, "--plot", "curve.pdf")
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    assert "pip install 'corenn[bench]'" in refused("tune", database, "--plot", "curve.svg")
 
 
 def test_verify_and_repair_of_a_sound_database(database: Path) -> None:

@@ -570,6 +570,7 @@ arguments = st.fixed_dictionaries(
         "k": st.one_of(odd, st.integers(-2, 20)),
         "key": odd,
         "search_list": st.one_of(odd, st.integers(-2, 200)),
+        "min_recall": st.one_of(odd, st.floats(-1, 2)),
         "max_distance": odd,
         "threads": st.one_of(odd, st.integers(-1, 4)),
         "exact": st.booleans(),

@@ -20,6 +20,7 @@ from .migrate import migrate_hnsw
 from .profile import profile
 from .repair import repair
 from .stats import stats
+from .tune import tune
 from .verify import verify
 from .warmup import warmup
 
@@ -30,7 +31,7 @@ app = typer.Typer(
     help="CoreNN: nearest neighbours from a directory on your disk. Start with [bold]corenn demo[/bold].",
 )  # fmt: skip
 _COMMANDS: dict[str, Callable[..., None]] = {
-    "demo": demo, "eval": evaluate, "import": import_, "stats": stats,
+    "demo": demo, "eval": evaluate, "import": import_, "stats": stats, "tune": tune,
     "verify": verify, "repair": repair, "warmup": warmup,
     "export-vectors": export_vectors, "migrate-hnsw": migrate_hnsw,
 }  # fmt: skip

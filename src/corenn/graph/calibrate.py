@@ -161,7 +161,7 @@ class Calibrator:
         rung = rung_of(k)
         if scans(view.head.live, rung, rung):
             rung = k
-        curve = self._fitting(view, rung)
+        curve = self._fitting(view, k) or self._fitting(view, rung)
         if curve is None:
             with self._measuring:
                 curve = self._fitting(view, rung) or self.measure(view, rung, SAMPLES, QUICK_SECONDS, threads)

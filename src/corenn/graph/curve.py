@@ -18,7 +18,7 @@ from ..types import Float64s, Recall
 
 VERSION = 1
 ONE_SIDED, TWO_SIDED = 1.6449, 1.96  # standard errors of a bound and of an interval that hold in 95 of 100 cases
-DOUBT = 0.5  # recall of the query that is added to those measured
+DOUBT = 0.0  # recall of the query that is added to those measured
 OUTDATED = 0.5  # share of the rows that may have been born or have died since
 RUNGS = tuple(int(digit * 10**power) for power in range(9) for digit in (1, 2, 5))  # the k of which curves are made
 
@@ -32,8 +32,8 @@ def interval(shares: Float64s, z: float) -> tuple[float, float, float]:
     """Mean recall of queries, and its lower and upper bound by `z` standard errors.
 
     Neighbours of one query are missed together: k hits say less than k independent ones, by how much the spread among
-    the queries tells, and Wilson's interval is taken for that many. One query that finds half of its neighbours is
-    added, so that a few queries without a miss do not pass for proof.
+    the queries tells, and Wilson's interval is taken for that many. One query that finds nothing is added, so that a few
+    queries without a miss do not pass for proof.
     """
     if not len(shares):
         return math.nan, 0.0, 1.0
