@@ -32,8 +32,8 @@ def interval(shares: Float64s, z: float) -> tuple[float, float, float]:
     """Mean recall of queries, and its lower and upper bound by `z` standard errors.
 
     Neighbours of one query are missed together: k hits say less than k independent ones, by how much the spread among
-    the queries tells, and Wilson's interval is taken for that many. One query that finds nothing is added, so that a few
-    queries without a miss do not pass for proof.
+    the queries tells, and Wilson's interval is taken for that many. One query that finds nothing is added, so that a
+    few queries without a miss do not pass for proof.
     """
     if not len(shares):
         return math.nan, 0.0, 1.0
