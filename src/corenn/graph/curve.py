@@ -37,13 +37,17 @@ def interval(shares: Float64s, z: float) -> tuple[float, float, float]:
     """
     if not len(shares):
         return math.nan, 0.0, 1.0
-    doubted = np.append(shares, DOUBT)
-    mean, spread = float(doubted.mean()), float(doubted.var())
-    trials = len(doubted) * (mean * (1 - mean) / spread if spread > 0 else 1.0)
-    centre = (mean + z * z / (2 * trials)) / (1 + z * z / trials)
-    half = z / (1 + z * z / trials) * math.sqrt(mean * (1 - mean) / trials + (z / (2 * trials)) ** 2)
     measured = float(shares.mean())
-    return measured, max(0.0, min(centre - half, measured)), min(1.0, max(centre + half, measured))
+    low, high = _wilson(np.append(shares, DOUBT), -z), _wilson(shares, z)
+    return measured, max(0.0, min(low, measured)), min(1.0, max(high, measured))
+
+
+def _wilson(shares: Float64s, z: float) -> float:
+    """The bound of their mean that lies `z` standard errors above it."""
+    mean, spread = float(shares.mean()), float(shares.var())
+    trials = len(shares) * (mean * (1 - mean) / spread if spread > 0 else 1.0)
+    half = z * math.sqrt(mean * (1 - mean) / trials + (z / (2 * trials)) ** 2)
+    return (mean + z * z / (2 * trials) + half) / (1 + z * z / trials)
 
 
 @dataclass(frozen=True, slots=True)
