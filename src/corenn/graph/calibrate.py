@@ -32,7 +32,8 @@ SAMPLES = 1_000  # queries that a curve rests on, as far as time allows
 CURVE_SEED, RECALL_SEED = 0xCA11, 0xC0C0  # so that what is measured afterwards is not what was chosen by
 QUICK_SECONDS, PATIENT_SECONDS = 1.5, 60.0  # for a query that waits, and in the background
 BLOCK = 16  # queries that share one pass over the rows
-BLOCK_SECONDS = 0.3
+BLOCK_SECONDS = 0.5  # of a pass: where there are many rows, fewer queries share one
+SECONDS_PER_COMPONENT = 5e-11  # of a scan, about
 SLICE_SECONDS = 0.005  # of the background at a time: a write that comes meanwhile waits so long
 STEP = 2**0.5  # from one list to the next
 LONGEST = 4_096
@@ -300,7 +301,7 @@ class Calibrator:
         self, view: View, sample: _Sample, ks: tuple[int, ...], limits: list[Float64s], pace: _Pace, until: float
     ) -> Iterator[None]:
         """Find the distance of the true k-th neighbour of each row of a sample, itself left out, for several k."""
-        seconds = view.live.rows * view.settings.dim * SECONDS_PER_VALUE
+        seconds = view.live.rows * view.settings.dim * SECONDS_PER_COMPONENT
         block = int(max(1, min(BLOCK, BLOCK_SECONDS / seconds)))
 
         def compare(start: int, stop: int) -> Iterator[None]:
