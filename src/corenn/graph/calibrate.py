@@ -37,7 +37,7 @@ SECONDS_PER_COMPONENT = 5e-11  # of a scan, about
 SLICE_SECONDS = 0.005  # of the background at a time: a write that comes meanwhile waits so long
 STEP = 2**0.5  # from one list to the next
 LONGEST = 4_096
-SURE = 0.999  # recall at which a curve ends
+SURE, ENOUGH, LONG = 0.999, 0.99, 512  # recall at which a curve ends; with lists from LONG on, at ENOUGH
 LEFT = 0.02  # share of the time in which no further list is begun
 ALWAYS = (10, 20, 50, 100)  # k of which the background makes curves
 TIE = 1e-6  # relative: a row as near as the true k-th neighbour is as good
@@ -283,7 +283,8 @@ class Calibrator:
             while not complete:
                 half = (pace.used() + until) / 2  # so that there is always time for a longer one
                 yield from self._try(view, known, k, length, pace, half, points)
-                if points[-1].recall >= SURE or length >= LONGEST or until - pace.used() < LEFT * pace.seconds:
+                sure = points[-1].recall >= (SURE if length < LONG else ENOUGH)
+                if sure or length >= LONGEST or until - pace.used() < LEFT * pace.seconds:
                     break
                 length = min(max(length + 1, round(k * STEP ** len(points))), LONGEST)
                 complete = scans(view.head.live, k, length)
