@@ -172,7 +172,7 @@ def test_equal_rows_do_not_spoil_the_curve(memory: Create, rng: np.random.Genera
 @compiled
 @pytest.mark.usefixtures("quick")
 def test_the_first_query_measures_and_the_next_does_not(memory: Create, sift: Sample, measured: list[int]) -> None:
-    db, query = fill(memory(dim=128, metric="l2"), sift[0]), sift[1][0]
+    db, query = fill(memory(dim=128, metric="l2"), sift[0][:3000]), sift[1][0]
     before = how(db, query)
     assert (before.chosen_by, before.search_list) == ("query_search_list_cap", 96)
     assert (before.expected_recall, before.least_recall) == (None, None)
@@ -199,7 +199,7 @@ def test_the_first_query_measures_and_the_next_does_not(memory: Create, sift: Sa
 @compiled
 @pytest.mark.usefixtures("quick")
 def test_callers_that_come_together_measure_once(memory: Create, sift: Sample, measured: list[int]) -> None:
-    db = fill(memory(dim=128, metric="l2"), sift[0])
+    db = fill(memory(dim=128, metric="l2"), sift[0][:3000])
     threads = [threading.Thread(target=db.query, args=(sift[1],), kwargs={"min_recall": 0.9}) for _ in range(4)]
     for thread in threads:
         thread.start()
@@ -211,7 +211,7 @@ def test_callers_that_come_together_measure_once(memory: Create, sift: Sample, m
 @compiled
 @pytest.mark.usefixtures("quick")
 def test_it_is_measured_in_idle_time(create: Create, sift: Sample, idle: None, measured: list[int]) -> None:
-    db = fill(create(dim=128, metric="l2"), sift[0])
+    db = fill(create(dim=128, metric="l2"), sift[0][:3000])
     for k in (3, 10, 15, 100):
         explained = wait_for_curve(db, sift[1][0], k)
         assert explained.search_list >= k
@@ -277,7 +277,7 @@ def test_other_codes_have_another_curve(memory: Create, sift: Sample, measured: 
 @pytest.mark.usefixtures("quick")
 def test_it_is_kept_with_the_database(tmp_path: Path, sift: Sample, measured: list[int]) -> None:
     path, query = tmp_path / "db", sift[1][0]
-    with fill(CoreNN.create(path, dim=128, metric="l2"), sift[0]) as db:
+    with fill(CoreNN.create(path, dim=128, metric="l2"), sift[0][:3000]) as db:
         early = CoreNN.open(path, mode="r")
         before = how(db, query, min_recall=0.95)
     assert measured == [10]
@@ -296,9 +296,9 @@ def test_it_is_kept_with_the_database(tmp_path: Path, sift: Sample, measured: li
 @pytest.mark.usefixtures("quick")
 def test_a_reader_measures_its_own(tmp_path: Path, sift: Sample, measured: list[int]) -> None:
     path = tmp_path / "db"
-    fill(CoreNN.create(path, dim=128, metric="l2"), sift[0]).close()
+    fill(CoreNN.create(path, dim=128, metric="l2"), sift[0][:3000]).close()
     with CoreNN.open(path, mode="r") as db:
-        assert found(db, sift[0], sift[1], min_recall=0.95) >= 0.93
+        assert found(db, sift[0][:3000], sift[1], min_recall=0.95) >= 0.93
         assert how(db, sift[1][0]).chosen_by == "recall_target"
         db.refresh()
         assert how(db, sift[1][0]).chosen_by == "recall_target"
@@ -394,7 +394,7 @@ def test_recall_is_that_of_unseen_queries(memory: Create, sift: Sample) -> None:
 def test_a_hidden_row_flatters_nobody(memory: Create, sift: Sample) -> None:
     rows = sift[0][:5000]
     db = fill(memory(dim=128, metric="l2"), rows)
-    itself = found(db, rows, rows[:1000], search_list=10)
+    itself = found(db, rows, rows[:300], search_list=10)
     assert db.recall(samples=1000, search_list=10).high < itself
 
 
