@@ -15,10 +15,12 @@ import numpy as np
 from ..kernels.codes import scorer_of
 from ..kernels.link import Shape, choose_edges, link_back, rank_batch, thread_ring
 from ..kernels.search import DEGREE, DIED, FIRST_NEIGHBOUR, GEOMETRY, LIFELINE, Plan
-from ..storage.commit import Head
+from ..storage.commit import NO_IDS, Head
 from ..storage.format import ELECTED, JOURNAL
 from ..storage.store import Store
 from ..types import AnyArray, UInt32s
+from . import bulk
+from .bulk import Builder
 from .codes import Coder
 from .entries import elect
 from .scratch import ScratchPool, workbench
@@ -44,9 +46,23 @@ class Linker:
         self._scratches = scratches
         self._helpers = helpers
         self.coder = Coder(store, scratches, helpers)
+        self._builder = Builder(store, scratches, helpers)
 
-    def link(self, ids: UInt32s, head: Head, stop: Callable[[], bool]) -> UInt32s:
+    def in_bulk(self, count: int) -> bool:
+        """Whether so many rows are linked at once: all that there are in the graph."""
+        return count >= bulk.BULK_ROWS and not len(entries_of(self._store))
+
+    def link(
+        self, ids: UInt32s, head: Head, stop: Callable[[], bool], progress: bulk.Progress | None = None
+    ) -> UInt32s:
         """Link ids that are committed at `head`; returns those left over if `stop` became true on the way."""
+        if self.in_bulk(len(ids)):
+            if not self._builder.build(ids, head, stop, progress):
+                return ids
+            self.elect_entries(head, len(ids))
+            self._builder.measure_growth(self._view(head))
+            self.coder.begin(self._view(head), len(ids))
+            return NO_IDS
         elected = min(int(self._store.edges.header[ELECTED]), head.rows)
         self.coder.extend(self._view(head))
         while len(ids) and not stop():
@@ -66,7 +82,7 @@ class Linker:
         self._store.edges.header[ELECTED] = linked
 
     def _view(self, head: Head) -> View:
-        return take_view(self._store, head, np.empty(0, np.uint32))
+        return take_view(self._store, head, NO_IDS)
 
     def _link_batch(self, batch: UInt32s, head: Head) -> None:
         view = self._starting_lately(self._view(head), int(batch[0]))

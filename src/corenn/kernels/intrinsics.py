@@ -19,6 +19,7 @@ from .jit import compiled_for, inlined
 
 LINE_BYTES = 64
 WIDTHS = (8, 4, 2, 1)  # bits of a code
+TILE_ROWS, TILE_COLUMNS, LANES = 8, 32, 16  # of a product of matrices: what the registers hold
 Products = Literal["vnni512", "vnni256", "avx2", "none"]
 
 
@@ -75,6 +76,17 @@ def dot_bytes(codes: Bytes, row: int, levels: AnyArray, body: int, bits: int) ->
     multiple of 16, up to which a row must reach as well.
     """
     return _dot_bytes_plainly(codes, row, levels, body, bits)
+
+
+def multiply_tile(left: AnyArray, row: int, panels: AnyArray, panel: int, out: AnyArray) -> None:
+    """Write the products of TILE_ROWS rows of `left`, from `row` on, with the TILE_COLUMNS columns of a panel.
+
+    left: float32 (rows, width). panels: float32 (n, width * TILE_COLUMNS), each a matrix (width, TILE_COLUMNS) of
+    columns side by side. out: float32 (rows, n * TILE_COLUMNS). The sums do not depend on the number of threads, as
+    those of BLAS do.
+    """
+    columns = slice(panel * TILE_COLUMNS, (panel + 1) * TILE_COLUMNS)
+    out[row : row + TILE_ROWS, columns] = left[row : row + TILE_ROWS] @ panels[panel].reshape(-1, TILE_COLUMNS)
 
 
 @inlined
@@ -204,6 +216,51 @@ def _called(builder: Any, name: str, returned: Any, taken: tuple[Any, ...]) -> C
 
 
 @intrinsic
+def _multiply_tile(_typing: Any, left: Any, row: Any, panels: Any, panel: Any, out: Any) -> Any:
+    """Sums stay in registers: per column of `left`, two loads of 16 lanes, eight broadcasts, sixteen multiply-adds."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        index, lanes = ir.IntType(64), ir.VectorType(ir.FloatType(), LANES)
+        views = [context.make_array(signature.args[at])(context, builder, args[at]) for at in (0, 2, 4)]
+        given, packed, result = views
+        first, place = (context.cast(builder, args[at], signature.args[at], types.int64) for at in (1, 3))
+        width, packed_width, result_width = (cgutils.unpack_tuple(builder, view.shape, 2)[1] for view in views)
+        halves = range(TILE_COLUMNS // LANES)
+        starts = [
+            builder.gep(given.data, [builder.mul(builder.add(first, index(r)), width)]) for r in range(TILE_ROWS)
+        ]
+        column = builder.gep(packed.data, [builder.mul(place, packed_width)])
+        zero = ir.Constant(lanes, [0.0] * LANES)
+        sums = [[cgutils.alloca_once_value(builder, zero) for _ in halves] for _ in starts]
+        multiply_add = cgutils.get_or_insert_function(
+            builder.module, ir.FunctionType(lanes, [lanes] * 3), f"llvm.fmuladd.v{LANES}f32"
+        )
+        everywhere = ir.Constant(ir.VectorType(ir.IntType(32), LANES), [0] * LANES)
+        nothing = ir.Constant(lanes, ir.Undefined)
+
+        def vector(base: Any, at: Any) -> Any:
+            return builder.bitcast(builder.gep(base, [at]), lanes.as_pointer())
+
+        with cgutils.for_range(builder, width) as loop:
+            at = builder.mul(loop.index, index(TILE_COLUMNS))
+            values = [builder.load(vector(column, builder.add(at, index(LANES * h))), align=4) for h in halves]
+            for start, line in zip(starts, sums, strict=True):
+                one = builder.load(builder.gep(start, [loop.index]))
+                spread = builder.shuffle_vector(
+                    builder.insert_element(nothing, one, ir.IntType(32)(0)), nothing, everywhere
+                )
+                for value, total in zip(values, line, strict=True):
+                    builder.store(builder.call(multiply_add, [spread, value, builder.load(total)]), total)
+        for r, line in enumerate(sums):
+            start = builder.add(builder.mul(builder.add(first, index(r)), result_width), builder.mul(place, index(TILE_COLUMNS)))
+            for h, total in enumerate(line):
+                builder.store(builder.load(total), vector(result.data, builder.add(start, index(LANES * h))), align=4)
+        return context.get_dummy_value()
+
+    return types.void(left, row, panels, panel, out), codegen
+
+
+@intrinsic
 def _lowest_bit(_typing: Any, bits: Any) -> Any:
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         word = context.cast(builder, args[0], signature.args[0], types.uint32)
@@ -291,3 +348,8 @@ def _(codes: Any, row: Any, levels: Any, body: Any, bits: Any) -> Any:
 @compiled_for(lowest_bit)
 def _(bits: Any) -> Any:
     return lambda bits: _lowest_bit(bits)
+
+
+@compiled_for(multiply_tile)
+def _(left: Any, row: Any, panels: Any, panel: Any, out: Any) -> Any:
+    return lambda left, row, panels, panel, out: _multiply_tile(left, row, panels, panel, out)
