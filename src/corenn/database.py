@@ -8,6 +8,7 @@ import os
 import threading
 import weakref
 from collections.abc import Iterator, KeysView, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -16,6 +17,7 @@ from typing import Any, Literal, NoReturn, overload
 import numpy as np
 
 from . import inputs, repair
+from .build import Load, encode_vectors
 from .config import MAX_K, Settings
 from .errors import (
     ClosedError,
@@ -24,10 +26,10 @@ from .errors import (
     InvalidArgumentError,
     InvalidPayloadError,
     InvalidSettingError,
-    InvalidVectorError,
     KeyNotFoundError,
     ReadOnlyError,
 )
+from .graph.bulk import Progress
 from .graph.calibrate import SAMPLES, Calibrator, Choice
 from .graph.codes import chosen_mode
 from .graph.insert import Linker
@@ -37,7 +39,7 @@ from .graph.threads import Helpers
 from .graph.view import View, take_view
 from .kernels.rows import NORM, decode_rows
 from .storage.commit import NO_IDS
-from .storage.encode import Encoded, encode
+from .storage.draft import folder_draft
 from .storage.files import Files
 from .storage.keys import KeyColumn, unpack_key, unpack_keys
 from .storage.platform import require_supported
@@ -46,8 +48,6 @@ from .storage.store import Store
 from .types import AnyArray, Explain, Hits, HitsList, Key, Payload, Recall, Record, Report, Stats, UInt32s
 from .warmup import load, warm
 from .writer import Task, Write, Writer
-
-ENCODE_ROWS = 8192  # rows converted at a time, which bounds the float64 copies
 
 
 class CoreNN:
@@ -134,6 +134,46 @@ class CoreNN:
         load(chosen)
         return cls(Store.in_memory(chosen), "rw")
 
+    @classmethod
+    def build(
+        cls, path: str | os.PathLike[str] | None, keys: Sequence[Key], vectors: Any,
+        payloads: Sequence[Payload | None] | None = None, *, dim: int, metric: str = "cosine", dtype: str = "f32",
+        durability: str = "os", progress: Progress | None = None, **settings: Any,
+    ) -> CoreNN:  # fmt: skip
+        """A new database that holds these rows, built several times as fast as by `insert`, and opened for writing.
+
+        It appears at `path` whole or, after an error, Ctrl-C or the death of the process, not at all. It is the same
+        with any number of threads, and takes inserts and deletes from then on.
+
+        path: where nothing is yet; None for a database in memory. keys: a list, a range or an array. vectors: real
+        numbers of shape (n, dim), in anything that gives its rows by slices: a mapped file may be larger than the
+        memory. payloads: n dicts or None. progress: called with a step, and how much of how much of it is done, by one
+        thread at a time. Beside the database, building takes about 700 bytes per row (1,300 under `ip`), the larger
+        part from a temporary file where that is more than a quarter of the memory.
+
+        Raises:
+            DatabaseExistsError: if there is something at `path`.
+            DuplicateKeyError, InvalidKeyError, DimensionError, InvalidVectorError, UnsupportedDtypeError,
+            InvalidPayloadError, InvalidSettingError: nothing is left behind.
+        """
+        require_supported()
+        chosen = _settings(dim=dim, metric=metric, dtype=dtype, durability=durability, **settings)
+        load = Load(keys, vectors, payloads, chosen.dim)
+        warm(chosen)
+        if path is None:
+            store = Store.in_memory(chosen)
+            load.run(store, progress)
+            return cls(store, "rw")
+        folder, files = _as_path(path), Files()
+        with folder_draft(folder, files) as draft:
+            Store.create(draft, chosen, files)
+            store = Store.open(draft, "rw", files)
+            try:
+                load.run(store, progress)
+            finally:
+                store.close()
+        return cls(Store.open(folder, "rw", files), "rw")
+
     def close(self) -> None:
         """Finish what is in work, bring everything to the disk and release the files. A second call does nothing."""
         self._finalizer()
@@ -168,6 +208,22 @@ class CoreNN:
         """
         self._write_rows("insert", keys, vectors, payloads, scales, zero_points)
 
+    @contextmanager
+    def loading(self, progress: Progress | None = None) -> Iterator[None]:
+        """While a first load comes in many inserts, let its rows wait, and link all of them in bulk at the end.
+
+        Each insert is committed and found by queries, which scan what waits, when its call returns. With rows that are
+        linked already there is nothing to gain, and it changes nothing. progress: see `build`.
+        """
+        writer = self._needs_writer()
+        writer.submit(Task(writer.start_loading))
+        try:
+            yield
+        except BaseException:
+            writer.schedule(Task(lambda: writer.finish_loading(None)))
+            raise
+        writer.submit(Task(lambda: writer.finish_loading(progress)))
+
     def upsert(
         self, keys: Sequence[Key], vectors: Any, payloads: Sequence[Payload | None] | None = None, *,
         scales: Any = None, zero_points: Any = None,
@@ -200,30 +256,10 @@ class CoreNN:
     ) -> None:
         writer = self._needs_writer()
         checked = inputs.as_unique_keys(keys)
-        encoded = self._encode(vectors, len(checked), scales, zero_points)
+        encoded = encode_vectors(self._store.settings, vectors, len(checked), scales, zero_points)
         texts = inputs.as_payloads(payloads, len(checked))
         if checked:
             writer.submit(Write(kind, checked, encoded, texts))
-
-    def _encode(self, vectors: Any, count: int, scales: Any, zero_points: Any) -> Encoded:
-        settings = self._store.settings
-        array = inputs.as_vectors(vectors, settings.dim, count)
-        codes = settings.dtype == "i8" and array.dtype == np.int8 and getattr(vectors, "dtype", None) == np.int8
-        if not codes:
-            if scales is not None or zero_points is not None:
-                raise InvalidVectorError("scales and zero_points go with int8 vectors in a database of dtype i8")
-            parts = [encode(settings, array[at : at + ENCODE_ROWS]) for at in range(0, max(count, 1), ENCODE_ROWS)]
-        else:
-            factors = np.ones(count, np.float32) if scales is None else inputs.as_parameters(scales, count, "scales")
-            zeros = np.zeros(count, np.float32)
-            if zero_points is not None:
-                zeros = inputs.as_parameters(zero_points, count, "zero_points")
-            parts = [
-                encode(settings, array[at:end], factors[at:end], zeros[at:end])
-                for at in range(0, max(count, 1), ENCODE_ROWS)
-                for end in [at + ENCODE_ROWS]
-            ]
-        return parts[0] if len(parts) == 1 else Encoded(*(np.concatenate(part) for part in zip(*parts, strict=True)))
 
     # --- reading ---------------------------------------------------------------------------------------------------
 

@@ -12,6 +12,7 @@ import numpy as np
 
 from .config import Settings
 from .graph.adopt import Adopter
+from .graph.bulk import Builder
 from .graph.check import check_graph
 from .graph.insert import Linker
 from .graph.query import Searcher
@@ -78,7 +79,9 @@ def _exercise(settings: Settings, progress: Callable[[str], None]) -> None:
     store.commit(Commit(1, 0, keys, [0] * rows, [None] * rows, encoded.rows, encoded.seals))
     head = store.metadata.head
     progress("edges")
-    Linker(store, scratches, helpers).link(np.arange(rows, dtype=np.uint32), head, lambda: False)
+    ids = np.arange(rows, dtype=np.uint32)
+    Linker(store, scratches, helpers).link(ids, head, lambda: False)
+    Builder(store, scratches, helpers).build(ids, head, lambda: False)
     Adopter(store, helpers).adopt(0, np.ones(1, np.int64), np.ones((1, 1), np.uint32))
     view = take_view(store, head, NO_IDS)
     queries = np.ones((2, 8), np.float32)

@@ -21,6 +21,7 @@ import numpy as np
 
 from .config import Settings
 from .errors import ClosedError, CoreNNError, DiskFullError, DuplicateKeyError, KeyNotFoundError, ReadOnlyError
+from .graph.bulk import Progress
 from .graph.calibrate import Calibrator
 from .graph.codes import chosen_mode
 from .graph.insert import Linker
@@ -176,6 +177,7 @@ class Writer:
         self._crowd = 0
         self._thread: threading.Thread | None = None
         self._since_checkpoint = [0, 0]  # rows, commits
+        self._loading = False  # whether rows wait to be linked all at once
         self._reading: dict[object, int] = {}
         if store.recovered.suspect or (store.settings.metric == "ip" and radius_of(store) == 0):
             self._raise_radius(0, store.metadata.head.rows)
@@ -256,7 +258,7 @@ class Writer:
     def _run(self) -> None:
         while True:
             with self._changed:
-                while not (self._queue or self._closing or (self._backlog and self.store.fault is None)):
+                while not (self._queue or self._closing or self._may_link()):
                     if not self._changed.wait(self._patience()):
                         self._calm = True
                         break
@@ -277,6 +279,9 @@ class Writer:
             except Exception as error:  # the thread outlives whatever a request meets
                 log.debug("a write failed", exc_info=True)
                 self._fail(requests, error)
+
+    def _may_link(self) -> bool:
+        return bool(self._backlog) and self.store.fault is None and not self._loading
 
     def _patience(self) -> float | None:
         """How long to wait for requests before recall is measured; for ever if there is nothing to measure."""
@@ -350,7 +355,9 @@ class Writer:
         if commit.count:
             self._raise_radius(commit.first, commit.first + commit.count)
             fresh = commit.ids[self.store.state.array[commit.first : commit.first + commit.count, 1] == 0]
-            left = self._link(fresh, head, lambda: self._closing or any(write.interrupted for write in writes))
+            left = fresh
+            if not (self._loading and self.linker.empty):
+                left = self._link(fresh, head, lambda: self._closing or any(write.interrupted for write in writes))
             if len(left):
                 self._backlog.append((commit.number, left))
         self._publish()
@@ -394,8 +401,14 @@ class Writer:
         """Every commit up to this one is linked."""
         return self._backlog[0][0] - 1 if self._backlog else self.store.metadata.head.commit
 
-    def _link_backlog(self) -> None:
-        """Link a part of the oldest commit that waits."""
+    def _link_backlog(self, progress: Progress | None = None) -> None:
+        """Link a part of the oldest commit that waits, or everything where nothing is linked yet."""
+        if self.linker.in_bulk(sum(len(ids) for _, ids in self._backlog)):
+            waiting = np.concatenate([ids for _, ids in self._backlog])
+            if not len(self.linker.link(waiting, self.store.metadata.head, lambda: self._closing, progress)):
+                self._backlog = []
+            self._publish()
+            return
         number, ids = self._backlog[0]
         batch, rest = ids[:IDLE_ROWS], ids[IDLE_ROWS:]
         left = self.linker.link(batch, self.store.metadata.head, lambda: self._closing)
@@ -432,6 +445,16 @@ class Writer:
         while self._backlog and not self._closing:
             self._link_backlog()
         self._checkpoint()
+
+    def start_loading(self) -> None:
+        """Let rows wait from now on, if none is linked yet. Called in the writer thread."""
+        self._loading = True
+
+    def finish_loading(self, progress: Progress | None) -> None:
+        """Link the rows that have waited. Called in the writer thread."""
+        self._loading = False
+        while self._backlog and not self._closing and self.store.fault is None:
+            self._link_backlog(progress)
 
     def relink(self, ids: UInt32s) -> None:
         """Give rows new edges. Called in the writer thread."""

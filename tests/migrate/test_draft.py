@@ -11,12 +11,12 @@ from pathlib import Path
 import pytest
 
 from corenn.errors import DatabaseExistsError, StorageError
-from corenn.migrate.draft import folder_draft
+from corenn.storage.draft import folder_draft
 from corenn.storage.files import Files
 from tests.crash.harness import environment
 
 KILLED = (
-    "import os, sys; from pathlib import Path; from corenn.migrate.draft import folder_draft\n"
+    "import os, sys; from pathlib import Path; from corenn.storage.draft import folder_draft\n"
     "from corenn.storage.files import Files\n"
     "with folder_draft(Path(sys.argv[1]), Files()) as draft:\n"
     "    draft.mkdir(); (draft / 'file').write_text('half'); os._exit(7)"

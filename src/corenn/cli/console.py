@@ -145,6 +145,19 @@ def progress(title: str, total: int | None) -> Iterator[Callable[[int], None]]:
 
 
 @contextmanager
+def steps() -> Iterator[Callable[[str, int, int], None]]:
+    """A progress bar on stderr for work in several steps: call the yielded function with the step, done and total."""
+    from rich.progress import BarColumn, Progress, SpinnerColumn, TaskProgressColumn, TextColumn, TimeElapsedColumn
+
+    columns = (
+        SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn(),
+    )  # fmt: skip
+    with Progress(*columns, console=stderr()) as bar:
+        task = bar.add_task("", total=None)
+        yield lambda step, done, total: bar.update(task, description=step, completed=done, total=total)
+
+
+@contextmanager
 def status(title: str) -> Iterator[None]:
     """A spinner on stderr around something that counts nothing."""
     console = stderr()

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import logging
 import tempfile
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -66,7 +67,7 @@ SAMPLE = 256  # rows by which the growth of distances is measured
 TABLE = 1 << 10  # places for the ids of candidates that were seen
 
 
-class Stopped(Exception):
+class StoppedError(Exception):
     """The build was told to stop. Nothing is linked."""
 
 
@@ -102,7 +103,7 @@ class Builder:
             self._link_back(view, firsts)
             copy_edges(edges, twins, models, view.settings.max_edges)
             self._thread(view, np.concatenate((firsts, twins)))
-        except Stopped:
+        except StoppedError:
             self._clear(ids)
             return False
         return True
@@ -300,22 +301,23 @@ class Builder:
     def _run(
         self, step: str, part: Callable[[int, int], None], count: int, size: int, threads: int | None = None
     ) -> None:
-        done = 0
+        done, telling = 0, threading.Lock()
 
         def work(start: int, stop: int) -> None:
             nonlocal done
             if self._stop():
-                raise Stopped
+                raise StoppedError
             part(start, stop)
-            done += stop - start
-            self._progress(step, done, count)
+            with telling:
+                done += stop - start
+                self._progress(step, done, count)
 
         self._helpers.run(work, count, size, threads)
 
 
 def _width(view: View) -> int:
     """Coordinates of a place: those of the vector, and the lift."""
-    return view.settings.dim + (view.rows.radius != 0)
+    return view.settings.dim + int(view.rows.radius != 0)
 
 
 def _bench(width: int) -> Cluster:
@@ -339,4 +341,3 @@ def _grouped(labels: AnyArray) -> list[Int64s]:
     order = np.argsort(flat, kind="stable")
     ends = np.cumsum(np.bincount(flat, minlength=0x10000))[:0xFFFF]
     return [part for part in np.split(order[: ends[-1]], ends[:-1]) if len(part)]
-

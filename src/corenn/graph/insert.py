@@ -50,14 +50,20 @@ class Linker:
 
     def in_bulk(self, count: int) -> bool:
         """Whether so many rows are linked at once: all that there are in the graph."""
-        return count >= bulk.BULK_ROWS and not len(entries_of(self._store))
+        return count >= bulk.BULK_ROWS and self.empty
+
+    @property
+    def empty(self) -> bool:
+        """Whether nothing is linked yet."""
+        return not len(entries_of(self._store))
 
     def link(
         self, ids: UInt32s, head: Head, stop: Callable[[], bool], progress: bulk.Progress | None = None
     ) -> UInt32s:
         """Link ids that are committed at `head`; returns those left over if `stop` became true on the way."""
         if self.in_bulk(len(ids)):
-            if not self._builder.build(ids, head, stop, progress):
+            alive = ids[self._store.state.array[ids, DIED] == 0]
+            if not self._builder.build(alive, head, stop, progress):
                 return ids
             self.elect_entries(head, len(ids))
             self._builder.measure_growth(self._view(head))

@@ -346,9 +346,7 @@ def _choose_in_leaf(
 
 
 @kernel
-def choose_among(
-    rows: Any, edges: Any, shape: Any, ids: Any, slots: Any, others: Any, seen: Any, bench: Any
-) -> None:
+def choose_among(rows: Any, edges: Any, shape: Any, ids: Any, slots: Any, others: Any, seen: Any, bench: Any) -> None:
     """Give each row of `ids` edges chosen among its candidates: slots[i] and others[i], uint32, VACANT for none.
 
     seen: uint32, working memory, a power of two in length. bench: room for all candidates of a row.
@@ -398,7 +396,10 @@ def gather_in_edges(edges: Any, ids: Any, places: Any, sources: Any) -> None:
 
 @kernel
 def hash_rows(words: Any, seals: Any, ids: Any, out: Any) -> None:
-    """Hash what rows store, so that equal ones are found. words: uint64 (rows, n). seals: uint32. out: uint64 (ids,)."""
+    """Hash what rows store, so that equal ones are found.
+
+    words: uint64 (rows, n), the stored vectors. seals: uint32 (rows, 1 … 4). out: uint64 (ids,).
+    """
     for i in range(ids.shape[0]):
         stored = words[ids[i]]
         total = _MIX

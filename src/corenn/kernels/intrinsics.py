@@ -226,9 +226,7 @@ def _multiply_tile(_typing: Any, left: Any, row: Any, panels: Any, panel: Any, o
         first, place = (context.cast(builder, args[at], signature.args[at], types.int64) for at in (1, 3))
         width, packed_width, result_width = (cgutils.unpack_tuple(builder, view.shape, 2)[1] for view in views)
         halves = range(TILE_COLUMNS // LANES)
-        starts = [
-            builder.gep(given.data, [builder.mul(builder.add(first, index(r)), width)]) for r in range(TILE_ROWS)
-        ]
+        starts = [builder.gep(given.data, [builder.mul(builder.add(first, index(r)), width)]) for r in range(TILE_ROWS)]
         column = builder.gep(packed.data, [builder.mul(place, packed_width)])
         zero = ir.Constant(lanes, [0.0] * LANES)
         sums = [[cgutils.alloca_once_value(builder, zero) for _ in halves] for _ in starts]
@@ -252,7 +250,9 @@ def _multiply_tile(_typing: Any, left: Any, row: Any, panels: Any, panel: Any, o
                 for value, total in zip(values, line, strict=True):
                     builder.store(builder.call(multiply_add, [spread, value, builder.load(total)]), total)
         for r, line in enumerate(sums):
-            start = builder.add(builder.mul(builder.add(first, index(r)), result_width), builder.mul(place, index(TILE_COLUMNS)))
+            start = builder.add(
+                builder.mul(builder.add(first, index(r)), result_width), builder.mul(place, index(TILE_COLUMNS))
+            )
             for h, total in enumerate(line):
                 builder.store(builder.load(total), vector(result.data, builder.add(start, index(LANES * h))), align=4)
         return context.get_dummy_value()

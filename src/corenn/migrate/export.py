@@ -15,9 +15,9 @@ from ..datasets import create_vectors, manifest
 from ..datasets.atomic import replacing
 from ..datasets.dtypes import DType, converted, dtype_named
 from ..errors import DatasetError
+from ..storage.draft import folder_draft
 from ..storage.files import Files
 from ..types import Key
-from .draft import folder_draft
 from .snapshot import Rows, Snapshot
 
 if TYPE_CHECKING:

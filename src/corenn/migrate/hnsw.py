@@ -22,6 +22,7 @@ from ..graph.view import note_growth, raise_radius
 from ..kernels.rows import NORM
 from ..kernels.search import FIRST_NEIGHBOUR
 from ..storage.commit import Commit
+from ..storage.draft import folder_draft
 from ..storage.encode import MOST_NORM, encode
 from ..storage.files import Files
 from ..storage.format import NO_ID
@@ -29,7 +30,6 @@ from ..storage.platform import require_supported
 from ..storage.store import Store
 from ..types import AnyArray, Float32s, Key, UInt64s
 from ..warmup import warm
-from .draft import folder_draft
 from .hnswlib_file import Edges, HnswFile
 
 DUPLICATES = ("error", "last")

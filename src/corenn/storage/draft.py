@@ -16,7 +16,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from ..errors import DatabaseExistsError, StorageError
-from ..storage.files import Files, translated
+from .files import Files, translated
 
 
 @contextmanager
