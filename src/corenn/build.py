@@ -102,7 +102,9 @@ class Load:
 
     def _commit(self, store: Store, start: int, stop: int) -> None:
         settings, count = store.settings, stop - start
-        keys = inputs.as_keys(self._keys[start:stop])
+        keys: list[Key] = list(self._keys[start:stop])
+        if isinstance(self._keys, np.ndarray):
+            keys = self._keys[start:stop].tolist()
         try:
             encoded = encode_vectors(settings, self._vectors[start:stop], count)
             texts = inputs.as_payloads(None if self._payloads is None else self._payloads[start:stop], count)
@@ -118,7 +120,7 @@ class Load:
 
 
 def _as_keys(keys: Any) -> range | AnyArray | list[Key]:
-    """Keys, none twice. A range, or an array of integers, is not turned into a list."""
+    """Valid keys, none twice. A range, or an array of integers, is not turned into a list."""
     if isinstance(keys, range):
         inputs.as_keys([keys[0], keys[-1]] if len(keys) else [])
         return keys
@@ -127,5 +129,6 @@ def _as_keys(keys: Any) -> range | AnyArray | list[Key]:
         again = np.flatnonzero(ordered[1:] == ordered[:-1])
         if len(again):
             raise DuplicateKeyError(f"key {ordered[again[0]]} is given twice in one call; pass each key once")
+        inputs.as_keys(ordered[-1:])
         return keys
     return inputs.as_unique_keys(keys)

@@ -37,6 +37,7 @@ from ..kernels.carve import (
     place_rows,
     table,
 )
+from ..kernels.intrinsics import TILE_ROWS
 from ..kernels.link import Shape, link_back, thread_ring
 from ..kernels.rows import NORM, decode_rows
 from ..kernels.search import GEOMETRY, LIFELINE, Plan, Results, search_batch
@@ -323,7 +324,7 @@ def _width(view: View) -> int:
 def _bench(width: int) -> Cluster:
     leaders = -(-CLUSTER_MOST * INNER // LEAF)
     return Cluster(
-        points=np.zeros((-(-CLUSTER_MOST // 8) * 8, width), np.float32),
+        points=np.zeros((-(-CLUSTER_MOST // TILE_ROWS) * TILE_ROWS, width), np.float32),
         names=np.zeros(CLUSTER_MOST, np.uint32),
         origin=np.zeros(width, np.float32),
         order=np.zeros(CLUSTER_MOST * INNER, np.int64),

@@ -22,6 +22,7 @@ from .search import DEGREE, FIRST_NEIGHBOUR
 INDEX_BITS = 10  # of a key: the rest are the upper bits of a distance, so that one minimum finds both
 MOST = 1 << INDEX_BITS  # leaders, and rows of a leaf
 
+ODD = 16  # columns more, so that the lines of a column do not fall into a few sets of the cache
 _INDEX = np.int32(MOST - 1)
 _VALUE = np.uint32(0xFFFFFFFF - (MOST - 1))
 _INFINITE = np.int32(0x7F800000)  # keys from here on stand for nothing
@@ -95,7 +96,7 @@ def table(rows: int, columns: int, width: int) -> Table:
     columns = panels * TILE_COLUMNS
     return Table(
         np.zeros((rows, width), np.float32), np.zeros(columns, np.float32),
-        np.zeros((panels, width * TILE_COLUMNS), np.float32), np.zeros((rows, columns), np.float32),
+        np.zeros((panels, width * TILE_COLUMNS), np.float32), np.zeros((rows, columns + ODD), np.float32),
         np.zeros(columns, np.int32),
     )  # fmt: skip
 
@@ -287,10 +288,15 @@ def _link_leaf(rows: Any, members: Any, carving: Any, work: Any, first: Any, las
         for i in range(point.shape[0]):
             own[i] = point[i]
     _fill_panels(leaf.points, count, leaf.squares, leaf.panels)
-    _multiply(leaf.points, count, leaf.panels, count, leaf.products)
+    for panel in range(columns // TILE_COLUMNS):
+        for row in range(0, min(count, (panel + 1) * TILE_COLUMNS), TILE_ROWS):
+            multiply_tile(leaf.points, row, leaf.panels, panel, leaf.products)
     for a in range(count):
         line, square = leaf.products[a], leaf.squares[a]
-        for j in range(columns):
+        left = a // TILE_ROWS * TILE_ROWS // TILE_COLUMNS * TILE_COLUMNS  # what stands mirrored in the rows above
+        for j in range(left):
+            line[j] = leaf.products[j, a]
+        for j in range(left, columns):
             line[j] = max(np.float32(0), square + leaf.squares[j] - np.float32(2) * line[j])
         line[a] = _INFINITY
     lifted = rows.radius > 0

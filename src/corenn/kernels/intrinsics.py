@@ -19,7 +19,6 @@ from .jit import compiled_for, inlined
 
 LINE_BYTES = 64
 WIDTHS = (8, 4, 2, 1)  # bits of a code
-TILE_ROWS, TILE_COLUMNS, LANES = 8, 32, 16  # of a product of matrices: what the registers hold
 Products = Literal["vnni512", "vnni256", "avx2", "none"]
 
 
@@ -36,6 +35,9 @@ def _byte_products() -> Products:
 
 
 BYTE_PRODUCTS: Products = _byte_products()
+# Of a product of matrices: 16 sums, two loaded values and a broadcast one fill half of 32 registers, or 12 all of 16.
+LANES = 16 if binding.get_host_cpu_features().get("avx512f", False) else 8
+TILE_ROWS, TILE_COLUMNS = 8 if LANES == 16 else 6, 2 * LANES
 intrinsic: Any = _intrinsic  # its type does not tell what it makes of a function
 
 
@@ -217,7 +219,7 @@ def _called(builder: Any, name: str, returned: Any, taken: tuple[Any, ...]) -> C
 
 @intrinsic
 def _multiply_tile(_typing: Any, left: Any, row: Any, panels: Any, panel: Any, out: Any) -> Any:
-    """Sums stay in registers: per column of `left`, two loads of 16 lanes, eight broadcasts, sixteen multiply-adds."""
+    """Sums stay in registers: per column of `left`, two loads, a broadcast per row, and two multiply-adds for each."""
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         index, lanes = ir.IntType(64), ir.VectorType(ir.FloatType(), LANES)

@@ -38,6 +38,10 @@ def pack_keys(keys: Sequence[Key], heap_start: int) -> tuple[UInt64s, Bytes]:
     """Words of shape (n, 2) and the bytes of all strings, which go to the heap from `heap_start` on."""
     pieces: list[bytes] = []
     words = np.empty((len(keys), 2), np.uint64)
+    if all(type(key) is int for key in keys):
+        words[:, 0] = KIND_INT
+        words[:, 1] = np.array(keys, np.int64).view(np.uint64)
+        return words, np.empty(0, np.uint8)
     at = heap_start
     for row, key in enumerate(keys):
         if isinstance(key, str):

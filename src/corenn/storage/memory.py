@@ -52,8 +52,10 @@ class MemoryMetadata:
 
     def commit(self, commit: Commit, *, sync: bool) -> None:
         self._make_room(commit)
+        self._references.array[commit.first : commit.first + commit.count] = (commit.number, 0, 0)
         for row, payload in enumerate(commit.payloads, commit.first):
-            self._references.array[row] = (commit.number, self._store(payload), 0)
+            if payload is not None:
+                self._references.array[row, 1] = self._store(payload)
         for row, payload in commit.changed:
             old = int(self._references.array[row, 1])
             self._references.array[row] = (commit.number, self._store(payload), old)
