@@ -5,8 +5,8 @@ leaf is one matrix of distances, in which each of its rows gets a few edges. Wha
 pruned once, reverse edges are added, and all rows are threaded onto the ring of lifelines. The graph is the ordinary
 one, and depends on the rows alone, never on threads.
 
-Memory, beside the rows and their edges, in bytes per row: 4 per candidate (576 at the values below, twice that under
-`ip`), and 112 on the way. Where the candidates would take more than a quarter of the machine's memory, they are mapped
+Memory, beside the rows and their edges, in bytes per row: 4 per candidate (384 at the values below, twice that under
+`ip`), and 300 on the way. Where the candidates would take more than a quarter of the machine's memory, they are mapped
 from a temporary file beside the collection.
 """
 
@@ -53,9 +53,9 @@ from .view import View, note_growth, take_view
 log = logging.getLogger("corenn.bulk")
 
 BULK_ROWS = 10_000  # rows from which on this is quicker than inserting
-OUTER = 8  # clusters of a row
-INNER = 3  # leaves of a row in each
-KEPT = 6  # edges chosen for a row in each leaf
+OUTER = 16  # clusters of a row
+INNER = 2  # leaves of a row in each
+KEPT = 3  # edges chosen for a row in each leaf
 CLUSTER = 1000  # rows of a cluster, about, and at most
 CLUSTER_MOST = 2048
 LEAF, LEAF_MOST = 256, 512  # rows of a leaf
@@ -65,6 +65,7 @@ RING_ROWS = 1 << 14
 LARGE = 4096  # under `ip`, the longest rows, which are what most queries look for, are candidates of all
 ASKED = 16  # of them, the best for a query in the direction of a row
 SAMPLE = 256  # rows by which the growth of distances is measured
+COUNTED = 1 << 20
 TABLE = 1 << 10  # places for the ids of candidates that were seen
 
 
@@ -226,7 +227,7 @@ class Builder:
         for start in range(0, count, MOST):
             some = large[start : start + MOST]
             labels = self._assign(view, ids, some, min(ASKED, len(some)), "longest", asking=True)
-            found.append(np.where(labels == 0xFFFF, VACANT, some[np.minimum(labels, len(some) - 1)]))
+            found.append(np.append(some, VACANT)[np.minimum(labels, len(some))])
         return np.ascontiguousarray(np.concatenate(found, axis=1), np.uint32)
 
     def _choose(self, view: View, ids: UInt32s, slots: UInt32s, others: UInt32s) -> None:
@@ -340,5 +341,9 @@ def _grouped(labels: AnyArray) -> list[Int64s]:
     """The places of equal labels, in their flat order; those of 65,535 are left out."""
     flat = labels.reshape(-1)
     order = np.argsort(flat, kind="stable")
-    ends = np.cumsum(np.bincount(flat, minlength=0x10000))[:0xFFFF]
-    return [part for part in np.split(order[: ends[-1]], ends[:-1]) if len(part)]
+    counts = np.zeros(0x10000, np.int64)
+    for start in range(0, len(flat), COUNTED):  # the count makes wider copies
+        counts += np.bincount(flat[start : start + COUNTED], minlength=len(counts))
+    counts = counts[:0xFFFF]
+    ends = np.cumsum(counts)[counts > 0]
+    return np.split(order[: counts.sum()], ends[:-1])
