@@ -7,6 +7,7 @@ that is checked less than an insert checks it.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -191,6 +192,31 @@ def test_hardly_any_rows(count: int, tmp_path: Path, rng: np.random.Generator) -
             assert len(db.query(np.ones(4), 10)) == count
             db.insert(["more"], [[1, 2, 3, 4]])
             assert not db.verify().problems
+
+
+@pytest.mark.parametrize("room", [True, False])
+def test_more_candidates_than_memory(
+    early: None, room: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, rng: np.random.Generator
+) -> None:
+    """They go to a file, or stay in memory if the disk is full."""
+    rows = rng.normal(size=(SMALL, 6)).astype(np.float32)
+    asked: list[int] = []
+    plain = bulk.allocate
+
+    def allocate(descriptor: int, size: int) -> None:
+        asked.append(size)
+        if not room:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        plain(descriptor, size)
+
+    monkeypatch.setattr(bulk, "allocate", allocate)
+    monkeypatch.setattr(bulk, "memory_bytes", lambda: 0)
+    with (
+        CoreNN.build(tmp_path / "built", range(SMALL), rows, dim=6) as db,
+        CoreNN.build(None, range(SMALL), rows, dim=6) as other,
+    ):
+        assert asked == [SMALL * bulk.OUTER * bulk.INNER * bulk.KEPT * 4]
+        np.testing.assert_array_equal(edges(db), edges(other))
 
 
 # --- what comes after -------------------------------------------------------------------------------------------------

@@ -17,6 +17,8 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
+from typing import IO
 
 import numpy as np
 
@@ -43,7 +45,7 @@ from ..kernels.rows import NORM, decode_rows
 from ..kernels.search import GEOMETRY, LIFELINE, Plan, Results, search_batch
 from ..storage.commit import NO_IDS, Head
 from ..storage.format import JOURNAL
-from ..storage.platform import map_shared, memory_bytes
+from ..storage.platform import allocate, map_shared, memory_bytes
 from ..storage.store import Store
 from ..types import AnyArray, Int64s, UInt32s
 from .scratch import ScratchPool, workbench
@@ -152,14 +154,28 @@ class Builder:
         """Room for the candidates of all rows, VACANT."""
         width = OUTER * INNER * KEPT * (2 if view.rows.radius > 0 else 1)
         size = len(ids) * width * 4
-        if self._store.path is None or size < memory_bytes() // 4:
+        file = None
+        if self._store.path is not None and size > memory_bytes() // 4:
+            file = self._temporary(self._store.path, size)
+        if file is None:
             yield np.full((len(ids), width), VACANT, np.uint32)
             return
-        with tempfile.TemporaryFile(dir=self._store.path) as file:
-            file.truncate(size)
+        with file:
             slots = np.frombuffer(map_shared(file.fileno(), size), np.uint32).reshape(-1, width)
             slots.fill(VACANT)
             yield slots
+
+    @staticmethod
+    def _temporary(folder: Path, size: int) -> IO[bytes] | None:
+        """A file without a name and with room for `size` bytes, if the disk has it."""
+        file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 - the caller closes it
+        try:
+            allocate(file.fileno(), size)  # a store into a hole of a full disk would kill the process
+        except OSError as error:
+            log.warning("no room on the disk for %d bytes beside %s (%s); taking memory instead", size, folder, error)
+            file.close()
+            return None
+        return file
 
     def _carve(self, view: View, ids: UInt32s, slots: UInt32s) -> None:
         clusters = self._clusters(view, ids)
@@ -312,7 +328,8 @@ class Builder:
             part(start, stop)
             with telling:
                 done += stop - start
-                self._progress(step, done, count)
+                if step:
+                    self._progress(step, done, count)
 
         self._helpers.run(work, count, size, threads)
 
