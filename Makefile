@@ -11,6 +11,7 @@ SECONDS ?= 60
 # The standard comparison: HDF5 files of ann-benchmarks, or made vectors where there are none.
 DATA_DIR ?= ../shared/data
 OUT ?= bench-results/standard
+MILLION ?= bench-results/synthetic-1m.hdf5
 COUNT ?= 50000
 SYSTEMS ?= corenn,corenn-disk,hnswlib,faiss-hnsw-sq8,faiss-ivfpq,svs
 PEERS := 'hnswlib>=0.8' 'faiss-cpu>=1.9' 'scalable-vs>=0.0.10'
@@ -19,7 +20,7 @@ ALL_SYSTEMS := $(SYSTEMS),hnswlib:M=32,faiss-hnsw,usearch,usearch:dtype=i8,vsag,
 ALL_PEERS := $(PEERS) 'usearch>=2.16' 'pyvsag>=0.18' 'ngt>=2.5' 'pynndescent>=0.6' 'voyager>=2.1' 'zvec>=0.8' 'lancedb>=0.40' 'chromadb>=1.5' 'milvus-lite>=3.2' 'pymilvus>=2.6' 'qdrant-client>=1.20' 'sqlite-vec>=0.1.9' 'corenn-py>=0.3'
 SETS := $(or $(wildcard $(DATA_DIR)/*.hdf5),$(OUT)/synthetic.hdf5)
 
-.PHONY: setup demo test test-jit test-nojit lint crash bench bench-all bench-core clean
+.PHONY: setup demo test test-jit test-nojit lint crash bench bench-all bench-million bench-core clean
 
 setup: $(STAMP)
 
@@ -61,6 +62,15 @@ bench: setup $(filter $(OUT)/%,$(SETS))
 	-for peer in $(PEERS); do $(BIN)/python -m pip install --quiet --disable-pip-version-check "$$peer"; done
 	for set in $(SETS); do $(BIN)/corenn bench run "$$set" --systems $(SYSTEMS) --count $(COUNT) --repetitions 3 --out $(OUT) --no-report || exit 1; done
 	$(BIN)/corenn bench report $(OUT) --update docs/benchmarks.md
+	$(BIN)/python -m corenn.bench.goals --data $(lastword $(SETS)) --rows $(COUNT)
+
+# A million made vectors of 96 dimensions: who is fastest there, and how distances grow. An hour on two cores.
+bench-million: setup
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[bench]' $(PEERS)
+	test -f $(MILLION) || $(BIN)/corenn dataset synthetic $(MILLION) --rows 1000000 --dim 96 --intrinsic-dim 16 --queries 2000
+	$(BIN)/corenn bench run $(MILLION) --systems corenn,hnswlib,faiss-ivfpq,svs:window_size=100 --repetitions 3 --out $(OUT) --no-report
+	$(BIN)/corenn bench report $(OUT) --update docs/benchmarks.md
+	$(BIN)/python -m corenn.bench.goals --data $(MILLION) --growing $(MILLION)
 
 bench-all:
 	$(MAKE) bench SYSTEMS=$(ALL_SYSTEMS) PEERS="$(ALL_PEERS)" COUNT=100000 OUT=bench-results/all

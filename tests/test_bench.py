@@ -244,3 +244,31 @@ def test_the_goal_table_is_complete(data: Path, tmp_path: Path) -> None:
     recalls = [point["recall"] for point in told["curves"]["hnswlib"]]
     assert recalls[-1] > 0.9 and len(told["curves"]["corenn"]) >= 1
     assert not list(tmp_path.glob("corenn-bench-*"))
+
+
+@pytest.mark.compiled
+def test_the_goals_of_speed_in_memory(data: Path, tmp_path: Path) -> None:
+    pytest.importorskip("hnswlib")
+    written = tmp_path / "goals.json"
+    command = [
+        sys.executable,
+        "-m",
+        "corenn.bench.goals",
+        "--data",
+        data,
+        "--growing",
+        data,
+        "--quick",
+        "--json",
+        written,
+    ]
+    run = subprocess.run([*map(str, command)], capture_output=True, text=True, check=True, timeout=250)
+    told = {row["name"]: row for row in json.loads(written.read_text())["results"]}
+    assert list(told) == [
+        "build in one call", "inserts of 1,000 rows", "QPS at recall@10 0.95, built in one call",
+        "QPS at recall@10 0.99, built in one call", "two threads over one", "bytes per row beside vector, code and key",
+        "distances at recall@10 .95, 2,000 rows over 1,500",
+    ]  # fmt: skip
+    assert all(name in run.stdout for name in told)
+    assert all(row["figure"] is not None and isinstance(row["ok"], bool) for row in told.values())
+    assert told["bytes per row beside vector, code and key"]["ok"]

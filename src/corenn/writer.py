@@ -272,7 +272,7 @@ class Writer:
             try:
                 if requests:
                     self._serve(requests)
-                elif self._backlog:
+                elif self._may_link():
                     self._link_backlog()
                 elif self.calibrator.step(self.view):
                     self.keep_curves()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -18,7 +19,7 @@ WARM_ROWS = 2_000
 
 
 class InMemory(System):
-    """A database made by `CoreNN.in_memory`."""
+    """A database made by `CoreNN.build`, or by inserts of so many rows with the option batch."""
 
     name = "corenn"
     module = "corenn.database"
@@ -28,7 +29,7 @@ class InMemory(System):
         "update_search_list_cap": 96,
         "distance_threshold": 1.2,
         "dtype": "f32",
-        "batch": 10_000,
+        "batch": 0,
     }
     search_list: int
     db: CoreNN
@@ -49,11 +50,22 @@ class InMemory(System):
             db.query(rows[:10], k=min(10, len(rows)), threads=threads)
 
     def build(self, base: Float32s, metric: str, threads: int) -> None:
-        """Insert batch by batch, and wait until all rows are linked: no work may be left for later."""
-        self.db = self.create(dim=base.shape[1], metric=metric, **self.settings())
+        """Build in one call; or insert batch by batch, and wait until all rows are linked, so that no work is left."""
+        settings = {"dim": base.shape[1], "metric": metric, **self.settings()}
+        if not self.option["batch"]:
+            from ...database import CoreNN
+
+            self.db = CoreNN.build(self.path, range(len(base)), base, **settings)
+            return
+        self.db = self.create(**settings)
         batches(base, self.option["batch"], lambda first, rows: self.db.insert(range(first, first + len(rows)), rows))
         while self.db.stats().pending:
             time.sleep(0.001)
+
+    @property
+    def path(self) -> Path | None:
+        """Where the database lies; None in memory."""
+        return None
 
     def create(self, **settings: Any) -> CoreNN:
         """An empty database."""
@@ -62,8 +74,8 @@ class InMemory(System):
         return CoreNN.in_memory(**settings)
 
     def settings(self) -> Params:
-        """The build options that are settings of a database."""
-        return {name: value for name, value in self.option.items() if name != "batch"}
+        """The build options that are settings of a database. Recall is not measured in idle time."""
+        return {"recall_target": 0.0, **{name: value for name, value in self.option.items() if name != "batch"}}
 
     def grid(self, k: int) -> list[Params]:
         """Lengths of the search list."""

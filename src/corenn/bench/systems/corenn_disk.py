@@ -1,7 +1,8 @@
-"""CoreNN on disk: every batch is acknowledged by the database, and searched after it was opened again."""
+"""CoreNN on disk, searched after it was opened again."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from .base import Options
@@ -12,20 +13,25 @@ if TYPE_CHECKING:
 
 
 class OnDisk(InMemory):
-    """A database made by `CoreNN.create`."""
+    """A database made by `CoreNN.build`, or by inserts of so many rows with the option batch."""
 
     name = "corenn-disk"
     options: ClassVar[Options] = {**InMemory.options, "durability": "os"}
     on_disk = True
 
+    @property
+    def path(self) -> Path:
+        """In the folder."""
+        return self.folder / "database"
+
     def create(self, **settings: Any) -> CoreNN:
-        """An empty database in the folder."""
+        """An empty one."""
         from ...database import CoreNN
 
-        return CoreNN.create(self.folder / "database", **settings)
+        return CoreNN.create(self.path, **settings)
 
     def open(self, dim: int, metric: str) -> None:
         """Open for reading."""
         from ...database import CoreNN
 
-        self.db = CoreNN.open(self.folder / "database", mode="r")
+        self.db = CoreNN.open(self.path, mode="r")
