@@ -204,8 +204,8 @@ def held_rate(
 def fresh(path: Path, queries: Float32s, k: int, search_list: int | None) -> dict[str, Any]:
     """What only a new process can tell: opening, the first answer, and memory once all queries are answered.
 
-    rss: resident bytes afterwards; rss_peak: the most there were. pages_per_query: of a pass over all queries that
-    begins with nothing of the database in memory: faults, pages mapped; read, pages that came from the disk.
+    rss: resident bytes afterwards; rss_peak: the most there were. pages_per_query: of opening it and asking
+    all queries once, beginning with nothing of it in memory: faults, pages mapped; read, pages that came from the disk.
     """
     with tempfile.TemporaryDirectory(prefix="corenn-eval-") as folder:
         file = Path(folder) / "queries.npy"
