@@ -161,7 +161,7 @@ class Contestant:
         """
         params = self._grid[len(self._grid) // 2]
         out = str(self._folder / "probe.npy")
-        self._ask("latency", params=params, k=self.plan.k, count=min(PROBES, self.count), out=out)
+        self._alone(params, min(PROBES, self.count), out)
         alone = self._affordable(float(np.load(out).min()))
         if alone < self.count:
             took = self._ask("query", params=params, k=self.plan.k, count=alone, least=0, out=None)
@@ -191,7 +191,7 @@ class Contestant:
     def finish(self, point: Point) -> None:
         """Latency of single calls at one point, and the work that a query takes."""
         out, count = self._folder / "latency.npy", min(LATENCIES, self.count)
-        self._ask("latency", params=point.params, k=self.plan.k, count=count, out=str(out))
+        self._alone(point.params, count, str(out))
         point.latency_ms = summary(np.load(out))
         try:
             point.work = self._ask("work", params=point.params, k=self.plan.k, count=count)
@@ -199,6 +199,12 @@ class Contestant:
             if fault.reason not in ("failed", "wrong"):
                 raise
             self.errors.append(f"work: {fault.message}")
+
+    def _alone(self, params: dict[str, Any], count: int, out: str) -> None:
+        """Ask queries one call each, as many as time allows."""
+        self._ask(
+            "latency", params=params, k=self.plan.k, count=count, out=out, least=FEWEST, most=self.plan.point_seconds
+        )  # fmt: skip
 
     # --- the process --------------------------------------------------------------------------------------------------
 

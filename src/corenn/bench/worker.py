@@ -119,17 +119,25 @@ class Worker:
             np.save(out, self._checked(found[0], (count, k)))
         return {"seconds": seconds / rounds, "cpu_seconds": processor / rounds}
 
-    def latency(self, params: dict[str, Any], k: int, count: int, out: str) -> dict[str, float]:
-        """Answer the first `count` queries one call each; their seconds go to the file `out`."""
+    def latency(
+        self, params: dict[str, Any], k: int, count: int, out: str, least: int, most: float
+    ) -> dict[str, float]:
+        """Answer the first queries one call each: `count`, or as many as fit into `most` seconds, but `least` of them.
+
+        Their seconds go to the file `out`.
+        """
         self.system.configure(**params)
-        taken = np.empty(count)
+        taken: list[float] = []
         gc.collect()
-        for at, query in enumerate(self.queries[:count]):
+        stop = time.perf_counter() + most
+        for query in self.queries[:count]:
             began = time.perf_counter()
+            if began > stop and len(taken) >= least:
+                break
             self.system.query_one(query, k)
-            taken[at] = time.perf_counter() - began
-        np.save(out, taken)
-        return {"seconds": float(taken.sum())}
+            taken.append(time.perf_counter() - began)
+        np.save(out, np.array(taken))
+        return {"seconds": sum(taken)}
 
     def work(self, params: dict[str, Any], k: int, count: int) -> dict[str, float]:
         """Distances and hops per query, where they are counted."""
