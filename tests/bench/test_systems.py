@@ -86,7 +86,7 @@ class Peer:
 
     def measure(self, params: dict[str, Any]) -> None:
         out = self.folder / "latency.npy"
-        self.process.ask("latency", 60, params=params, k=K, count=5, out=str(out))
+        self.process.ask("latency", 60, params=params, k=K, count=5, out=str(out), least=5, most=60.0)
         taken = np.load(out)
         assert taken.shape == (5,) and (taken > 0).all()
         work = self.process.ask("work", 60, params=params, k=K, count=5)
