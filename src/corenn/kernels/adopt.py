@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from .candidates import id_of, pack, sort
+from .candidates import id_of, pack, sort_distinct
 from .jit import kernel
 from .link import write_edges
 from .rows import decode, distance, lift_of, prefetch_row
@@ -32,12 +32,7 @@ def adopt_edges(rows: Any, edges: Any, shape: Any, first: Any, degrees: Any, giv
             if given[i, t] != node:
                 bench.candidates[total] = pack(distance(rows, bench.anchor, lift, given[i, t]), given[i, t])
                 total += 1
-        sort(bench.candidates, total)
-        count = 0
-        for t in range(total):
-            if t == 0 or bench.candidates[t] != bench.candidates[t - 1]:
-                bench.candidates[count] = bench.candidates[t]
-                count += 1
+        count = sort_distinct(bench.candidates, total)
         if count > slots:
             write_edges(rows, node, shape, bench, count, edges[node])
         else:

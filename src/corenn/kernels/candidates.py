@@ -87,6 +87,18 @@ def sort(values: Any, count: Any) -> None:
 
 
 @inlined
+def sort_distinct(values: Any, count: Any) -> Any:
+    """Sort the first `count` values ascending in place, each once; returns how many are left."""
+    sort(values, count)
+    kept = 0
+    for t in range(count):
+        if t == 0 or values[t] != values[t - 1]:
+            values[kept] = values[t]
+            kept += 1
+    return kept
+
+
+@inlined
 def unseen(seen: Any, row: Any) -> Any:
     """Note an id in a table whose size is a power of two; False if it is sure to have been noted before.
 

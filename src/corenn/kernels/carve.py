@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..types import Float32s, Int32s, Int64s, UInt32s
-from .candidates import VACANT, pack, sort, unseen
+from .candidates import VACANT, pack, sort_distinct, unseen
 from .intrinsics import TILE_COLUMNS, TILE_ROWS, float_bits, multiply_tile
 from .jit import inlined, kernel
 from .link import aim_as_query, write_edges
@@ -371,12 +371,7 @@ def choose_among(rows: Any, edges: Any, shape: Any, ids: Any, slots: Any, others
         for t in range(total):
             candidate = np.int64(bench.candidates[t])
             bench.candidates[t] = pack(distance(rows, bench.anchor, lift, candidate), candidate)
-        sort(bench.candidates, total)
-        count = 0
-        for t in range(total):
-            if t == 0 or bench.candidates[t] != bench.candidates[t - 1]:
-                bench.candidates[count] = bench.candidates[t]
-                count += 1
+        count = sort_distinct(bench.candidates, total)
         write_edges(rows, node, shape, bench, count, edges[node])
 
 
