@@ -8,7 +8,17 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from corenn.kernels.candidates import VACANT, distance_of, id_of, insert_sorted, pack, push_heap, sort, unseen
+from corenn.kernels.candidates import (
+    VACANT,
+    distance_of,
+    id_of,
+    insert_sorted,
+    pack,
+    push_heap,
+    sort,
+    sort_distinct,
+    unseen,
+)
 from corenn.kernels.jit import kernel
 
 WORDS = st.lists(st.integers(0, 2**64 - 2), max_size=80)
@@ -30,6 +40,11 @@ def insert_all(values: Any, pool: Any) -> Any:
             insert_sorted(pool, count, pool.shape[0], values[i])
             count = min(count + 1, pool.shape[0])
     return count
+
+
+@kernel
+def sort_all_distinct(values: Any) -> Any:
+    return sort_distinct(values, values.shape[0])
 
 
 @kernel
@@ -75,6 +90,13 @@ def test_sort_sorts(words: list[int]) -> None:
     values = np.array(words, np.uint64)
     sort_all(values)
     assert values.tolist() == sorted(words)
+
+
+@given(WORDS)
+def test_sort_distinct_keeps_each_once(words: list[int]) -> None:
+    values = np.array(words * 2, np.uint64)
+    count = sort_all_distinct(values)
+    assert values[:count].tolist() == sorted(set(words))
 
 
 @given(WORDS, st.integers(1, 40))
