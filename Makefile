@@ -13,6 +13,8 @@ DATA_DIR ?= ../shared/data
 OUT ?= bench-results/standard
 MILLION ?= bench-results/synthetic-1m.hdf5
 COUNT ?= 50000
+# A build that takes longer is given up, and reported as such.
+BUILD_SECONDS ?= 900
 SYSTEMS ?= corenn,corenn-disk,hnswlib,faiss-hnsw-sq8,faiss-ivfpq,svs
 PEERS := 'hnswlib>=0.8' 'faiss-cpu>=1.9' 'scalable-vs>=0.0.10'
 # The whole comparison: every system that the harness knows. Two hours on two cores.
@@ -60,7 +62,7 @@ bench-core: setup
 bench: setup $(filter $(OUT)/%,$(SETS))
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[bench]'
 	-for peer in $(PEERS); do $(BIN)/python -m pip install --quiet --disable-pip-version-check "$$peer"; done
-	for set in $(SETS); do $(BIN)/corenn bench run "$$set" --systems $(SYSTEMS) --count $(COUNT) --repetitions 3 --out $(OUT) --no-report || exit 1; done
+	for set in $(SETS); do $(BIN)/corenn bench run "$$set" --systems $(SYSTEMS) --count $(COUNT) --repetitions 3 --build-timeout $(BUILD_SECONDS) --out $(OUT) --no-report || exit 1; done
 	$(BIN)/corenn bench report $(OUT) --update docs/benchmarks.md
 	$(BIN)/python -m corenn.bench.goals --data $(lastword $(SETS)) --rows $(COUNT)
 
