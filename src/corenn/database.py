@@ -29,6 +29,7 @@ from .errors import (
     KeyNotFoundError,
     ReadOnlyError,
 )
+from .graph import navigation
 from .graph.bulk import Progress
 from .graph.calibrate import SAMPLES, Calibrator, Choice
 from .graph.codes import chosen_mode
@@ -38,7 +39,7 @@ from .graph.scratch import ScratchPool
 from .graph.threads import Helpers
 from .graph.view import View, take_view
 from .kernels.rows import NORM, decode_rows
-from .storage.commit import NO_IDS
+from .storage.commit import CURVES, NO_IDS
 from .storage.draft import folder_draft
 from .storage.files import Files
 from .storage.keys import KeyColumn, unpack_key, unpack_keys
@@ -63,7 +64,8 @@ class CoreNN:
         self._helpers = Helpers(threads)
         scratches = ScratchPool()
         self._searcher = Searcher(scratches, self._helpers)
-        self._calibrator = Calibrator(self._searcher, self._helpers, store.metadata.curves())
+        navigation.load(store)
+        self._calibrator = Calibrator(self._searcher, self._helpers, store.metadata.soft(CURVES))
         linker = Linker(store, scratches, self._helpers)
         self._writer = Writer(store, linker, self._calibrator) if store.writable else None
         self._reader_view: View | None = None if self._writer else self._read_view()
@@ -486,6 +488,7 @@ class CoreNN:
         if "codes" in memory:  # the file has room for the largest that may be chosen
             memory["codes"] = 0 if view.codes is None else rows * view.codes.vectors.shape[1]
         memory["key_bytes"] = self._store.heap_bytes()
+        memory["navigation"] = view.graph.navigation.ids.nbytes + view.graph.navigation.edges.nbytes
         memory["metadata"] = self._store.metadata.memory_bytes()
         return Stats(
             path=None if self._store.path is None else str(self._store.path),
@@ -559,8 +562,9 @@ class CoreNN:
         if self._writer is None:
             with self._view():
                 self._store.refresh()
+                navigation.load(self._store)
                 self._reader_view = self._read_view()
-                self._calibrator.load(self._store.metadata.curves())
+                self._calibrator.load(self._store.metadata.soft(CURVES))
 
     def verify(self) -> Report:
         """Check every row, key and edge; changes nothing. See docs/crash-contract.md for what each problem means."""

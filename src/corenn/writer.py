@@ -27,7 +27,7 @@ from .graph.codes import chosen_mode
 from .graph.insert import Linker
 from .graph.view import View, radius_of, raise_radius, take_view
 from .kernels.rows import NORM
-from .storage.commit import NO_IDS, Commit, Head
+from .storage.commit import CURVES, NO_IDS, Commit, Head
 from .storage.encode import Encoded
 from .storage.format import NO_ID
 from .storage.rocks import RocksMetadata
@@ -433,7 +433,7 @@ class Writer:
         """Store the calibration curves, which are soft. Called in the writer thread."""
         if self.store.fault is None:
             try:
-                self.store.metadata.store_curves(self.calibrator.pack())
+                self.store.metadata.store_soft(CURVES, self.calibrator.pack())
             except CoreNNError:
                 log.warning("the calibration curves could not be stored", exc_info=True)
 

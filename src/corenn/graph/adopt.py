@@ -16,8 +16,9 @@ from ..storage.commit import NO_IDS
 from ..storage.format import ELECTED, JOURNAL
 from ..storage.store import Store
 from ..types import AnyArray, UInt32s
+from . import navigation
 from .entries import elect
-from .scratch import workbench
+from .scratch import ScratchPool, workbench
 from .threads import Helpers
 from .view import View, set_entries, take_view
 
@@ -65,6 +66,8 @@ class Adopter:
         spread = elect(view)
         set_entries(self._store, np.concatenate((entries, spread[~np.isin(spread, entries)])))
         header[ELECTED] = rows
+        if navigation.due(self._store, rows):
+            navigation.make(self._store, self._view(), ScratchPool(), self._helpers, lambda: False)
         self._store.mark_linked(view.head.commit)
 
     def _view(self) -> View:

@@ -23,9 +23,7 @@ def elect(view: View) -> UInt32s:
     The spread is k-means++ seeding (Arthur & Vassilvitskii 2007) on an even sample of the live rows; the same rows give
     the same entries.
     """
-    state = view.live.state[: view.live.rows]
-    linked = view.graph.edges[: view.live.rows, LIFELINE] != 0
-    alive = np.flatnonzero(linked & (state[:, 0] != 0) & (state[:, 1] == 0)).astype(np.uint32)
+    alive = linked_rows(view)
     if not len(alive):
         return view.graph.entries
     sample = alive[np.linspace(0, len(alive) - 1, min(SAMPLE, len(alive))).astype(np.int64)]
@@ -43,6 +41,13 @@ def elect(view: View) -> UInt32s:
         np.minimum(nearest, _distances(wide, squares, chosen[-1]), out=nearest)
         spread.append(float(nearest.sum()))
     return sample[chosen[: _enough(spread)]]
+
+
+def linked_rows(view: View) -> UInt32s:
+    """The ids of the live rows that are in the graph, ascending."""
+    state = view.live.state[: view.live.rows]
+    linked = view.graph.edges[: view.live.rows, LIFELINE] != 0
+    return np.flatnonzero(linked & (state[:, 0] != 0) & (state[:, 1] == 0)).astype(np.uint32)
 
 
 def _distances(rows: Float64s, squares: Float64s, one: int) -> Float64s:

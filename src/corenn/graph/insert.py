@@ -19,7 +19,7 @@ from ..storage.commit import NO_IDS, Head
 from ..storage.format import ELECTED, JOURNAL
 from ..storage.store import Store
 from ..types import AnyArray, UInt32s
-from . import bulk
+from . import bulk, navigation
 from .bulk import Builder
 from .codes import Coder
 from .entries import elect
@@ -65,7 +65,7 @@ class Linker:
             alive = ids[self._store.state.array[ids, DIED] == 0]
             if not self._builder.build(alive, head, stop, progress):
                 return ids
-            self.elect_entries(head, len(ids))
+            self.elect_entries(head, len(ids), stop)
             self._builder.measure_growth(self._view(head))
             self.coder.begin(self._view(head), len(ids))
             return NO_IDS
@@ -78,14 +78,18 @@ class Linker:
             self._link_batch(batch, head)
             if linked + len(batch) >= elected * ELECTION + FIRST_ROWS:
                 elected = linked + len(batch)
-                self.elect_entries(head, elected)
+                self.elect_entries(head, elected, stop)
             self.coder.begin(self._view(head), linked + len(batch))
         return ids
 
-    def elect_entries(self, head: Head, linked: int) -> None:
-        """Choose the entries anew among the rows that are linked, about `linked` in number."""
+    def elect_entries(self, head: Head, linked: int, stop: Callable[[], bool] = lambda: False) -> None:
+        """Choose the entries anew among the rows that are linked, about `linked` in number, and draw the sample anew
+        where that is due, unless `stop` becomes true.
+        """
         set_entries(self._store, elect(self._view(head)))
         self._store.edges.header[ELECTED] = linked
+        if navigation.due(self._store, linked):
+            navigation.make(self._store, self._view(head), self._scratches, self._helpers, stop)
 
     def _view(self, head: Head) -> View:
         return take_view(self._store, head, NO_IDS)
@@ -108,7 +112,7 @@ class Linker:
         self._link_back(view, shape, batch)
 
     def _starting_lately(self, view: View, first: int) -> View:
-        """The view, in which walks start at rows linked shortly before `first` as well.
+        """The view, in which walks start at all entries, and at rows linked shortly before `first` as well.
 
         Rows that come cluster by cluster find their own that way, long before the cluster has an entry.
         """
@@ -116,7 +120,7 @@ class Linker:
         lately = lately[lately >= 0]
         linked = view.graph.edges[lately, LIFELINE] != 0
         alive = view.live.state[lately, DIED] == 0
-        entries = np.concatenate((view.graph.entries, lately[linked & alive].astype(np.uint32)))
+        entries = np.concatenate((entries_of(self._store), lately[linked & alive].astype(np.uint32)))
         return replace(view, graph=view.graph._replace(entries=entries))
 
     def _rank(self, view: View, batch: UInt32s, nearest: AnyArray) -> None:

@@ -6,7 +6,7 @@ import numpy as np
 
 from ..kernels.codes import Asked, Codes, asked_of
 from ..kernels.link import Workbench
-from ..kernels.search import TOMBSTONE_ROOM, Plan, Scratch
+from ..kernels.search import ENTERED, TOMBSTONE_ROOM, Plan, Scratch
 from .view import View
 
 Size = tuple[int, int, int, int, int, int, int]
@@ -27,7 +27,8 @@ class ScratchPool:
 
         room: how many search lists its pool holds where there are tombstones.
         """
-        columns, entries = view.graph.edges.shape[1], len(view.graph.entries)
+        columns = view.graph.edges.shape[1]
+        entries = max(len(view.graph.entries), view.graph.navigation.starts)
         pool = plan.search_list * (room if plan.tombstones else 1)
         size = (view.settings.dim, columns, entries, plan.search_list, plan.beam_width, pool, trail)
         free = self._free.get(size)
@@ -57,7 +58,7 @@ def _make(dim: int, columns: int, entries: int, search_list: int, beam_width: in
         pool=np.empty(pool, np.uint64),
         best=np.empty(search_list, np.uint64),
         seen=np.empty(min(max(seen, LEAST_SEEN), MOST_SEEN), np.uint32),
-        frontier=np.empty(beam_width * columns + entries, np.uint64),
+        frontier=np.empty(max(beam_width * columns, ENTERED + 1) + entries, np.uint64),
         trail=np.empty(trail, np.uint64),
         query=np.empty(dim, np.float32),
     )

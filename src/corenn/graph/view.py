@@ -15,10 +15,10 @@ from ..config import Settings
 from ..kernels import search
 from ..kernels.codes import Codes
 from ..kernels.rows import NORM, BFloat16Rows, CodeRows, Float16Rows, Float32Rows, Rows
-from ..kernels.search import BORN, DIED, Graph, Live
+from ..kernels.search import BORN, DIED, Graph, Live, Navigation
 from ..storage.commit import Head, LiveView
 from ..storage.format import ENTRIES, ENTRY_COUNT, GROWN, GROWTH, MAX_ENTRIES, RADIUS
-from ..storage.store import Store
+from ..storage.store import NO_NAVIGATION, Store
 from ..types import AnyArray, Bytes, Float32s, UInt32s, UInt64s
 from .codes import codes_for
 
@@ -143,17 +143,25 @@ def note_growth(store: Store, found: Float32s) -> None:
         header[GROWN] = grown
 
 
+def _beside(navigation: Navigation, entries: UInt32s) -> UInt32s:
+    """The first entry, from which the ring leads to every row, and those that the sample does not begin with."""
+    kept = ~np.isin(entries, navigation.ids[: navigation.starts])
+    kept[:1] = True
+    return entries[kept]
+
+
 def take_view(store: Store, head: Head, pending: UInt32s) -> View:
     """The store as it is mapped now, seen at `head`.
 
     Rows of later commits have higher ids, which walks leave out; so only deleted rows can stand in their way.
     """
     rows = rows_of(store.settings, store.vectors.array, store.seals.array, radius_of(store))
+    navigation = store.navigation if store.navigation.rows <= head.rows else NO_NAVIGATION
     return View(
         head=head,
         settings=store.settings,
         rows=rows,
-        graph=Graph(store.edges.array, entries_of(store)),
+        graph=Graph(store.edges.array, _beside(navigation, entries_of(store)), navigation),
         live=Live(store.state.array, np.uint64(head.commit), head.rows),
         keys=store.keys.array,
         heap=store.heap.array.reshape(-1),

@@ -23,7 +23,7 @@ from .intrinsics import bits_float, dot_bytes, float_bits
 from .jit import inlined, kernel
 from .rotation import padded, rotate
 from .rows import AIMERS, SCORERS, aim_at, decode, distance, prefetch_row
-from .search import AHEAD, DISTANCES, FOUND, HOPS, aim, beam_search, emit
+from .search import AHEAD, DISTANCES, FOUND, HOPS, aim, beam_search, emit, navigate
 
 AUTO = ("sq4", "sq8")  # the codes that are tried, in this order, where none are asked for
 TAIL = 12  # bytes behind the codes of a row: scale, offset and square, float32 each
@@ -321,7 +321,8 @@ def search_codes(
         info = results.info[i]
         info[HOPS] = 0
         info[DISTANCES] = 0
-        count = beam_search(scorer, graph, live, plan, lift, scratch, info)
+        waiting = navigate(scorer, graph, live, plan, lift, scratch, info)
+        count = beam_search(scorer, graph, live, plan, lift, scratch, waiting, info)
         info[FOUND] = 0  # a query without direction is as near to every row: the caller answers it by a scan
         if lift == 0:
             candidates = scratch.best if plan.tombstones else scratch.pool

@@ -15,7 +15,7 @@ from ..types import Bytes, Float32s, UInt64s
 from .candidates import NOTHING, distance_of, id_of, insert_sorted, pack, sort
 from .jit import inlined, kernel
 from .rows import NORM, aim_at, decode, distance, estimates, lift_of, prefetch_row
-from .search import AHEAD, DEGREE, DIED, DISTANCES, FIRST_NEIGHBOUR, HOPS, LIFELINE, beam_search
+from .search import AHEAD, DEGREE, DIED, DISTANCES, FIRST_NEIGHBOUR, HOPS, LIFELINE, beam_search, enter
 
 BEYOND = -2
 
@@ -132,7 +132,7 @@ def choose_edges(
         decode(rows, node, scratch.query)
         lift = lift_of(rows, node)
         aim_at(scorer, scratch.query)
-        count = beam_search(scorer, graph, live, plan, lift, scratch, info)
+        count = beam_search(scorer, graph, live, plan, lift, scratch, enter(graph, live, scratch), info)
         growth[i] = growth_of(scratch.best if plan.tombstones else scratch.pool, count, plan.search_list)
         total = _gather(live, plan, node, count, nearest[i], scratch, bench, info)
         if estimates(scorer):
@@ -140,7 +140,9 @@ def choose_edges(
         if rows.radius > 0:
             aim_as_query(rows, node, scratch.query)
             aim_at(scorer, scratch.query)
-            count = beam_search(scorer, graph, live, plan, np.float32(0), scratch, info)
+            count = beam_search(
+                scorer, graph, live, plan, np.float32(0), scratch, enter(graph, live, scratch), info
+            )  # fmt: skip
             total = _add_answers(rows, live, plan, node, count, total, scratch, bench)
             info[HOPS] = 0
         sort(bench.candidates, total)

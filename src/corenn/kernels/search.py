@@ -35,13 +35,29 @@ FOUND, HOPS, DISTANCES, STARVED = 0, 1, 2, 3  # columns of `info`
 L2, COSINE, IP, GEOMETRY = 0, 1, 2, 3  # GEOMETRY: the query is a stored row, already in the graph's own space
 TOMBSTONE_ROOM = 8  # how many times its search list a pool holds at first while deleted rows are among them
 AHEAD = 8  # rows requested before the one that is scored
+ENTERED = 2  # sampled rows, the nearest that were found, at which a query enters
+PLACE = np.uint32(1 << 31)  # tells a place in a sample from an id in the table of seen ones
+
+
+class Navigation(NamedTuple):
+    """A graph over a sample of the rows, in which a query finds where to enter that of all. Empty while there is none.
+
+    ids: uint32 (n,), the sampled rows. edges: uint32 (n, 2 + neighbours), as those of the rows, but between places in
+    `ids`. starts: walks begin at the first so many places. rows: all `ids` are below this.
+    """
+
+    ids: UInt32s
+    edges: UInt32s
+    starts: int
+    rows: int
 
 
 class Graph(NamedTuple):
-    """edges: uint32 (rows, 2 + neighbours). entries: uint32 ids where every walk starts."""
+    """edges: uint32 (rows, 2 + neighbours). entries: uint32 ids where every walk starts. navigation: finds more."""
 
     edges: UInt32s
     entries: UInt32s
+    navigation: Navigation
 
 
 class Live(NamedTuple):
@@ -125,22 +141,95 @@ def aim(rows: Any, metric: Any, raw: Any, query: Any) -> Any:
 
 
 @inlined
-def beam_search(rows: Any, graph: Any, live: Any, plan: Any, lift: Any, scratch: Any, info: Any) -> Any:
-    """Best-first search for scratch.query. Fills scratch.pool, and scratch.best if there may be tombstones.
+def enter(graph: Any, live: Any, scratch: Any) -> Any:
+    """Begin a walk at the entries: writes their ids to the frontier, and returns how many."""
+    scratch.seen[:] = VACANT
+    return _add_entries(graph, live, scratch, 0)
 
-    Returns the number of candidates in the list that counts. Jayaram Subramanya et al., DiskANN, 2019, Algorithm 1;
+
+@inlined
+def _add_entries(graph: Any, live: Any, scratch: Any, waiting: Any) -> Any:
+    for entry in range(graph.entries.shape[0]):
+        if graph.entries[entry] < live.rows:
+            scratch.frontier[waiting] = np.uint64(graph.entries[entry])
+            waiting += unseen(scratch.seen, graph.entries[entry])
+    return waiting
+
+
+@inlined
+def navigate(rows: Any, graph: Any, live: Any, plan: Any, lift: Any, scratch: Any, info: Any) -> Any:
+    """Begin a query at the sampled rows nearest to it, and at the entries; as `enter` where there is no sample.
+
+    A best-first search like that of all rows, with a list as short as what is made of it (Malkov & Yashunin, HNSW,
+    2018; Wang et al., Starling, 2024). Dead rows show the way as well as others.
+    """
+    scratch.seen[:] = VACANT
+    if graph.navigation.ids.shape[0] == 0:
+        return _add_entries(graph, live, scratch, 0)
+    ids, edges, pool, seen, frontier = (
+        graph.navigation.ids, graph.navigation.edges, scratch.pool, scratch.seen, scratch.frontier,
+    )  # fmt: skip
+    capacity, most = min(ENTERED, pool.shape[0]), edges.shape[1] - FIRST_NEIGHBOUR
+    bound = NOTHING
+    count = cursor = waiting = 0
+    for start in range(graph.navigation.starts):
+        frontier[waiting] = np.uint64(start)
+        waiting += unseen(seen, PLACE | np.uint32(start))
+    while True:
+        for t in range(min(AHEAD, waiting)):
+            prefetch_row(rows, np.int64(ids[np.int64(frontier[t])]))
+        for t in range(waiting):
+            if t + AHEAD < waiting:
+                prefetch_row(rows, np.int64(ids[np.int64(frontier[t + AHEAD])]))
+            place = np.int64(frontier[t])
+            frontier[t] = pack(distance(rows, scratch.query, lift, np.int64(ids[place])), place)
+        info[DISTANCES] += waiting
+        kept = keep_below(frontier, waiting, bound)
+        for t in range(kept):
+            candidate = frontier[t]
+            if candidate >= bound or np.int64(ids[id_of(candidate)]) == plan.hidden:
+                continue
+            at = place_of(pool, count, candidate)
+            if at < count and pool[at] | EXPANDED == candidate | EXPANDED:
+                continue
+            insert_at(pool, at, count, capacity, candidate)
+            cursor = min(cursor, at)
+            count = min(count + 1, capacity)
+            if count == capacity:
+                bound = pool[count - 1]
+        while cursor < count and pool[cursor] & EXPANDED:
+            cursor += 1
+        if cursor == count:
+            break
+        place = id_of(pool[cursor])
+        pool[cursor] |= EXPANDED
+        info[HOPS] += 1
+        waiting = 0
+        for slot in range(FIRST_NEIGHBOUR, FIRST_NEIGHBOUR + min(np.int64(edges[place, DEGREE]), most)):
+            other = edges[place, slot]
+            frontier[waiting] = np.uint64(other)
+            waiting += unseen(seen, PLACE | other)
+    waiting = 0
+    for t in range(count):
+        row = ids[id_of(pool[t])]
+        frontier[waiting] = np.uint64(row)
+        waiting += unseen(seen, row)
+    return _add_entries(graph, live, scratch, waiting)
+
+
+@inlined
+def beam_search(rows: Any, graph: Any, live: Any, plan: Any, lift: Any, scratch: Any, waiting: Any, info: Any) -> Any:
+    """Best-first search for scratch.query, from the first `waiting` ids of the frontier.
+
+    Fills scratch.pool, and scratch.best if there may be tombstones. Returns the number of candidates in the list that
+    counts. Jayaram Subramanya et al., DiskANN, 2019, Algorithm 1;
     the end by distance: Al-Jazzazi et al., Distance Adaptive Beam Search, 2025.
     """
     edges, pool, best, seen, frontier = graph.edges, scratch.pool, scratch.best, scratch.seen, scratch.frontier
     capacity = pool.shape[0] if plan.tombstones else plan.search_list
     most = edges.shape[1] - FIRST_NEIGHBOUR
-    seen[:] = VACANT
     bound = NOTHING
-    count = found = cursor = hops = scored = waiting = 0
-    for entry in range(graph.entries.shape[0]):
-        if graph.entries[entry] < live.rows:
-            frontier[waiting] = np.uint64(graph.entries[entry])
-            waiting += unseen(seen, graph.entries[entry])
+    count = found = cursor = hops = scored = 0
     while True:
         score(rows, scratch.query, lift, frontier, waiting)
         scored += waiting
@@ -295,7 +384,8 @@ def search_batch(rows: Any, graph: Any, live: Any, plan: Any, queries: Any, scra
         info = results.info[i]
         info[HOPS] = 0
         info[DISTANCES] = 0
-        count = beam_search(rows, graph, live, plan, lift, scratch, info)
+        waiting = navigate(rows, graph, live, plan, lift, scratch, info)
+        count = beam_search(rows, graph, live, plan, lift, scratch, waiting, info)
         candidates = scratch.best if plan.tombstones else scratch.pool
         info[FOUND] = 0  # a query without direction is as near to every row: the caller answers it by a scan
         if lift == 0:

@@ -12,6 +12,7 @@ import numpy as np
 from ..types import AnyArray, Key, UInt32s
 from .format import NO_ID
 
+CURVES, NAVIGATION = SOFT = "curves", "navigation"  # calibration curves, and the navigation graph
 NO_IDS: UInt32s = np.empty(0, np.uint32)
 _BORN = struct.Struct("<II")
 
@@ -106,11 +107,11 @@ class Metadata(Protocol):
     def names(self) -> Iterator[tuple[Key, int, int]]:
         """Every key with its present and its previous id (NO_ID for none), in any order."""
 
-    def curves(self) -> bytes | None:
-        """The calibration curves that were stored last, or None."""
+    def soft(self, name: str) -> bytes | None:
+        """What was stored last under a name of SOFT, or None."""
 
-    def store_curves(self, raw: bytes) -> None:
-        """Store the calibration curves in the place of those before them."""
+    def store_soft(self, name: str, raw: bytes) -> None:
+        """Store something that can be made again, in the place of what was there under its name."""
 
     def disk_bytes(self) -> int:
         """Bytes taken on disk."""

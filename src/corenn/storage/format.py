@@ -26,6 +26,7 @@ ELECTED = 36  # edges.slab: rows linked when the entries were last chosen
 ENTRY_COUNT = 37  # edges.slab: number of entries
 GROWTH = 38  # edges.slab: float64, exponent with which squared distances grow with rank; 0 for unknown
 GROWN = 39  # edges.slab: rows of which GROWTH is the mean
+NAVIGATED = 40  # edges.slab: ids below which the navigation graph's are, 0 while there is none
 ENTRIES = 64  # edges.slab: the entries, one word each
 MAX_ENTRIES = 256
 HEAP_END = 32  # keys.heap: bytes in use

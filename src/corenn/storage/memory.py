@@ -30,7 +30,7 @@ class MemoryMetadata:
         self._references = MemorySlab(SlabSpec("payload refs", np.dtype(np.uint64), 3, hard=True), most_rows)
         self._texts = MemorySlab(SlabSpec("payloads", np.dtype(np.uint8), 1, hard=True), _PAYLOAD_HEAP_BYTES)
         self._text_end = 0
-        self._curves: bytes | None = None
+        self._soft: dict[str, bytes] = {}
 
     def lookup(self, keys: Sequence[Key], live: LiveView) -> list[int]:
         words, raw = pack_keys(keys, 0)
@@ -103,11 +103,11 @@ class MemoryMetadata:
             if key is not None:
                 yield key, entry - 1, NO_ID
 
-    def curves(self) -> bytes | None:
-        return self._curves
+    def soft(self, name: str) -> bytes | None:
+        return self._soft.get(name)
 
-    def store_curves(self, raw: bytes) -> None:
-        self._curves = raw
+    def store_soft(self, name: str, raw: bytes) -> None:
+        self._soft[name] = raw
 
     def disk_bytes(self) -> int:
         return 0

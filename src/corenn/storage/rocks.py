@@ -1,6 +1,6 @@
 """Metadata of a database on disk, in RocksDB.
 
-    m…        settings, head, durable mark, boot id, intent of a commit that comes in parts, calibration curves
+    m…        settings, head, durable mark, boot id, intent of a commit that comes in parts, what is soft
     k<name>   id of the key, id before it
     p<id>     payload: commit, lengths, the text, the text before it
     c<commit><part>   record of a commit, kept until the rows that it names are durable
@@ -46,7 +46,7 @@ from ..errors import (
     StorageError,
 )
 from ..types import Key
-from .commit import Commit, Head, LiveView, Record
+from .commit import SOFT, Commit, Head, LiveView, Record
 from .format import HEAD_ROW, INTENT_ROW, KEY_ROW, NO_ID, PAYLOAD_ROW
 from .keys import key_name, name_key
 from .platform import boot_id
@@ -60,7 +60,7 @@ CACHE_BYTES = 8 << 20
 WRITE_BUFFER_BYTES = 16 << 20
 
 _SETTINGS, _HEAD, _DURABLE, _BOOT, _INTENT = b"msettings", b"mhead", b"mdurable", b"mboot", b"mintent"
-_CURVES = b"mcurves"
+_SOFT = {name: b"m" + name.encode() for name in SOFT}
 _CUT_OFF = b"mcutoff"  # numbers of commits that were cut off between their parts
 _ROCKSDICT_FILE = "rocksdict-config.json"
 _ID = struct.Struct(">I")
@@ -273,12 +273,12 @@ class RocksMetadata:
             if sync:
                 self._rocks.flush_wal(True)
 
-    def curves(self) -> bytes | None:
-        return self._get(_CURVES)
+    def soft(self, name: str) -> bytes | None:
+        return self._get(_SOFT[name])
 
-    def store_curves(self, raw: bytes) -> None:
+    def store_soft(self, name: str, raw: bytes) -> None:
         with _translated("write", self._folder):
-            self._rocks.put(_CURVES, raw)
+            self._rocks.put(_SOFT[name], raw)
 
     def marks(self) -> tuple[int | None, str | None]:
         """The durable mark, every commit up to which is on disk in all slabs, and the boot under which it was last set.

@@ -33,6 +33,7 @@ from ..kernels.checksum import TABLES, checksum_rows
 from ..kernels.codes import code_width
 from ..kernels.keytable import KIND_STR
 from ..kernels.link import mend_ring
+from ..kernels.search import FIRST_NEIGHBOUR, Navigation
 from ..types import AnyArray, Bytes, Float32s, Key, UInt32s
 from . import format as fmt
 from .commit import NO_IDS, Commit, Head, Metadata, Record
@@ -48,6 +49,7 @@ from .slab import FileSlab, MemorySlab, Slab, SlabSpec
 log = logging.getLogger("corenn.storage")
 
 HEAP_BYTES = 1 << 40
+NO_NAVIGATION = Navigation(NO_IDS, np.zeros((0, FIRST_NEIGHBOUR), np.uint32), 0, 0)
 LINE_WORDS = 16
 
 
@@ -107,6 +109,7 @@ class Store:
         self.edges, self.keys, self.heap = slabs["edges.slab"], slabs["keys.slab"], slabs["keys.heap"]
         self.codes: Slab | None = slabs.get("codes.slab")
         self.centre: tuple[int, Float32s] | None = None  # of RaBitQ's codes: its row and its vector
+        self.navigation = NO_NAVIGATION
         self.recovered = Recovered()
         self.lock: int | None = None
         self.fault: Exception | None = None

@@ -1,0 +1,113 @@
+"""The navigation graph: one over a sample of the rows, in which a query finds where to enter the graph of all.
+
+It is built as a first large load is, on a copy of the sampled rows, and kept beside the metadata. It is soft: without
+it, or with one of years ago, queries find the same by a longer way. Inserts do not use it, since what they meet on the
+long way makes their long edges.
+"""
+
+from __future__ import annotations
+
+import io
+import logging
+import zipfile
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+
+from ..kernels.search import FIRST_NEIGHBOUR, Navigation
+from ..storage.commit import NAVIGATION, Head
+from ..storage.format import NAVIGATED
+from ..storage.store import NO_NAVIGATION, Store
+from ..types import UInt32s
+from .bulk import Builder
+from .entries import linked_rows
+from .scratch import ScratchPool
+from .threads import Helpers
+from .view import View, entries_of, radius_of, set_radius
+
+log = logging.getLogger("corenn.navigation")
+
+SHARE = 64  # rows for each sampled one
+LEAST, MOST = 1 << 9, 1 << 13  # sampled rows; more than these leave the second cache, and gain less
+EDGES = 16
+GROWTH = 1.5  # of the linked rows, after which the sample is drawn anew
+
+
+def due(store: Store, linked: int) -> bool:
+    """Whether there are enough linked rows for a sample, and many more than when the last one was drawn."""
+    return linked >= SHARE * LEAST and linked >= GROWTH * store.navigation.rows
+
+
+def make(store: Store, view: View, scratches: ScratchPool, helpers: Helpers, stop: Callable[[], bool]) -> None:
+    """Draw a sample of the linked rows, the entries first, build the graph over it, and keep it.
+
+    Nothing changes if `stop` becomes true on the way.
+    """
+    entries = entries_of(store)
+    ids = _sample(linked_rows(view), entries)
+    if not len(ids):
+        return
+    settings = view.settings
+    copy = Store.in_memory(
+        replace(settings, max_edges=min(EDGES, settings.max_edges), compression_mode="none", durability="os")
+    )
+    try:
+        for slab, rows in ((copy.vectors, store.vectors), (copy.seals, store.seals)):
+            slab.reserve(len(ids))
+            slab.write(0, rows.array[ids])
+        copy.state.reserve(len(ids))
+        copy.state.array[: len(ids), 0] = 1
+        copy.edges.reserve(len(ids))
+        set_radius(copy, radius_of(store))
+        everything = np.arange(len(ids), dtype=np.uint32)
+        head = Head(commit=1, rows=len(ids), live=len(ids), dead=0)
+        if not Builder(copy, scratches, helpers).build(everything, head, stop):
+            return
+        made = Navigation(ids, copy.edges.array[: len(ids)].copy(), len(entries), int(ids.max()) + 1)
+    finally:
+        copy.close()
+    store.metadata.store_soft(NAVIGATION, _pack(made))
+    store.navigation = made
+    store.edges.header[NAVIGATED] = made.rows
+
+
+def load(store: Store) -> None:
+    """Take over what is kept, if it is another one than that in use."""
+    noted = int(store.edges.header[NAVIGATED])
+    if noted == store.navigation.rows:
+        return
+    raw = store.metadata.soft(NAVIGATION)
+    store.navigation = NO_NAVIGATION if raw is None else _unpack(raw, store.edges.spec.columns)
+    if store.writable:
+        store.edges.header[NAVIGATED] = store.navigation.rows
+
+
+def _sample(linked: UInt32s, entries: UInt32s) -> UInt32s:
+    """The entries, and linked rows at even distances."""
+    count = min(len(linked) // SHARE, MOST)
+    even = linked[np.linspace(0, len(linked) - 1, count).astype(np.int64)]
+    return np.concatenate((entries, even[~np.isin(even, entries)]))
+
+
+def _pack(navigation: Navigation) -> bytes:
+    file = io.BytesIO()
+    np.savez(file, ids=navigation.ids, edges=navigation.edges, starts=navigation.starts)
+    return file.getvalue()
+
+
+def _unpack(raw: bytes, columns: int) -> Navigation:
+    """What was kept, or none if it would have a kernel read or write beyond an array. columns: of the edges of rows."""
+    try:
+        with np.load(io.BytesIO(raw), allow_pickle=False) as kept:
+            ids, edges = (np.ascontiguousarray(kept[name], np.uint32) for name in ("ids", "edges"))
+            starts = int(kept["starts"])
+        count = len(ids)
+        if not (ids.ndim == 1 and edges.ndim == 2 and len(edges) == count and 0 < starts <= count):
+            raise ValueError(f"{starts} of {ids.shape} ids, {edges.shape} edges")
+        if not FIRST_NEIGHBOUR < edges.shape[1] <= columns or edges[:, FIRST_NEIGHBOUR:].max() >= count:
+            raise ValueError("edges out of range")
+    except (OSError, ValueError, TypeError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        log.warning("the navigation graph that was kept cannot be read (%s); queries go without", error)
+        return NO_NAVIGATION
+    return Navigation(ids, edges, starts, int(ids.max()) + 1)
