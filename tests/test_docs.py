@@ -55,6 +55,7 @@ WORDS = (
     "ENTRY_COUNT",
     "GROWTH",
     "GROWN",
+    "NAVIGATED",
     "ENTRIES",
     "HEAP_END",
     "CODED",

@@ -19,7 +19,7 @@ import numpy as np
 
 from ..types import AnyArray, Bytes, Float32s
 from .candidates import distance_of, id_of, pack, sort
-from .intrinsics import bits_float, dot_bytes, float_bits
+from .intrinsics import dot_bytes, float_at, float_bits
 from .jit import inlined, kernel
 from .rotation import padded, rotate
 from .rows import AIMERS, SCORERS, aim_at, decode, distance, prefetch_row
@@ -115,14 +115,6 @@ def asked_of(length: int, bits: int) -> Asked:
 
 
 @inlined
-def _float_at(stored: Any, at: Any) -> Any:
-    """The float32 whose four bytes begin at a place."""
-    low = np.uint32(stored[at]) | np.uint32(stored[at + 1]) << np.uint32(8)
-    high = np.uint32(stored[at + 2]) << np.uint32(16) | np.uint32(stored[at + 3]) << np.uint32(24)
-    return bits_float(low | high)
-
-
-@inlined
 def _put_float(stored: Any, at: Any, value: Any) -> None:
     bits = float_bits(value)
     for byte in range(4):
@@ -133,10 +125,11 @@ def _put_float(stored: Any, at: Any, value: Any) -> None:
 def _score(scorer: Any, query: Any, row: Any) -> Any:
     """Estimate of the squared distance of a row to the query that the scorer was aimed at."""
     body, terms = scorer.codes.body, scorer.asked.terms
-    product = np.float32(dot_bytes(scorer.vectors, row, scorer.asked.levels, body, scorer.codes.bits))
-    stored = scorer.vectors[row]
-    inner = _float_at(stored, body + OFFSET) * terms[SUM] + _float_at(stored, body + SCALE) * terms[LEVEL] * product
-    estimate = terms[LENGTH] + _float_at(stored, body + SQUARE) - np.float32(2) * inner
+    stored = scorer.vectors
+    product = np.float32(dot_bytes(stored, row, scorer.asked.levels, body, scorer.codes.bits))
+    scale, offset = float_at(stored, row, body + SCALE), float_at(stored, row, body + OFFSET)
+    inner = offset * terms[SUM] + scale * terms[LEVEL] * product
+    estimate = terms[LENGTH] + float_at(stored, row, body + SQUARE) - np.float32(2) * inner
     return estimate if estimate == estimate else np.float32(np.inf)  # what overflows is far
 
 

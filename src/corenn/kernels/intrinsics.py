@@ -18,6 +18,7 @@ from ..types import AnyArray, Bytes
 from .jit import compiled_for, inlined
 
 LINE_BYTES = 64
+PREFETCH_BYTES = 4096  # past one page the hardware prefetcher follows by itself
 WIDTHS = (8, 4, 2, 1)  # bits of a code
 Products = Literal["vnni512", "vnni256", "avx2", "none"]
 
@@ -41,8 +42,14 @@ TILE_ROWS, TILE_COLUMNS = 8 if LANES == 16 else 6, 2 * LANES
 intrinsic: Any = _intrinsic  # its type does not tell what it makes of a function
 
 
-def prefetch(array: Any, row: int, column: int) -> None:
-    """Ask for the cache line that holds array[row, column] of a C-contiguous array. Never faults."""
+def prefetch(array: Any, row: int) -> None:
+    """Ask for the cache lines of array[row], two-dimensional and C-contiguous: a page of them at most. Never faults."""
+
+
+def float_at(stored: Bytes, row: int, byte: int) -> np.float32:
+    """The float32 that begins at a byte of a row."""
+    found: np.float32 = stored[row, byte : byte + 4].view(np.float32)[0]
+    return found
 
 
 def float_bits(value: np.float32) -> np.uint32:
@@ -272,22 +279,41 @@ def _lowest_bit(_typing: Any, bits: Any) -> Any:
 
 
 @intrinsic
-def _prefetch(_typing: Any, array: Any, row: Any, column: Any) -> Any:
+def _prefetch(_typing: Any, array: Any, row: Any) -> Any:
+    # The size of an item is known here: as a field of the array it would be divided by, for every row.
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         view = context.make_array(signature.args[0])(context, builder, args[0])
-        row_index = context.cast(builder, args[1], signature.args[1], types.intp)
-        column_index = context.cast(builder, args[2], signature.args[2], types.intp)
+        word, index = ir.IntType(32), ir.IntType(64)
+        row_index = context.cast(builder, args[1], signature.args[1], types.int64)
         width = cgutils.unpack_tuple(builder, view.shape, 2)[1]
+        item = context.get_abi_sizeof(context.get_data_type(signature.args[0].dtype))
         # From the array's own pointer by element: an address rebuilt from an integer is miscompiled.
-        offset = builder.add(builder.mul(row_index, width), column_index)
-        address = builder.bitcast(builder.gep(view.data, [offset]), cgutils.voidptr_t)
-        word = ir.IntType(32)
+        start = builder.bitcast(builder.gep(view.data, [builder.mul(row_index, width)]), cgutils.voidptr_t)
+        lines = builder.lshr(
+            builder.add(builder.mul(width, index(item)), index(LINE_BYTES - 1)), index(LINE_BYTES.bit_length() - 1)
+        )
+        most = index(PREFETCH_BYTES // LINE_BYTES)
+        lines = builder.select(builder.icmp_unsigned("<", lines, most), lines, most)
         kind = ir.FunctionType(ir.VoidType(), [cgutils.voidptr_t, word, word, word])
         function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
-        builder.call(function, [address, word(0), word(3), word(1)])
+        with cgutils.for_range(builder, lines) as loop:
+            address = builder.gep(start, [builder.mul(loop.index, index(LINE_BYTES))])
+            builder.call(function, [address, word(0), word(3), word(1)])
         return context.get_dummy_value()
 
-    return types.void(array, row, column), codegen
+    return types.void(array, row), codegen
+
+
+@intrinsic
+def _float_at(_typing: Any, stored: Any, row: Any, byte: Any) -> Any:
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        view = context.make_array(signature.args[0])(context, builder, args[0])
+        row_index, place = (context.cast(builder, args[at], signature.args[at], types.int64) for at in (1, 2))
+        width = cgutils.unpack_tuple(builder, view.shape, 2)[1]
+        address = builder.gep(view.data, [builder.add(builder.mul(row_index, width), place)])
+        return builder.load(builder.bitcast(address, ir.FloatType().as_pointer()), align=1)
+
+    return types.float32(stored, row, byte), codegen
 
 
 def _reinterpret(source: Any, target: Any) -> Any:
@@ -316,8 +342,13 @@ _bits_float = _reinterpret(types.uint32, types.float32)
 
 
 @compiled_for(prefetch)
-def _(array: Any, row: Any, column: Any) -> Any:
-    return lambda array, row, column: _prefetch(array, row, column)
+def _(array: Any, row: Any) -> Any:
+    return lambda array, row: _prefetch(array, row)
+
+
+@compiled_for(float_at)
+def _(stored: Any, row: Any, byte: Any) -> Any:
+    return lambda stored, row, byte: _float_at(stored, row, byte)
 
 
 @compiled_for(float_bits)

@@ -14,12 +14,11 @@ import numpy as np
 from numba import types
 
 from ..types import AnyArray, Float32s
-from .intrinsics import LINE_BYTES, brain_float, half_float, prefetch
+from .intrinsics import brain_float, half_float, prefetch
 from .jit import compiled_for, inlined, kernel
 
 NORM, SCALE, OFFSET = 1, 2, 3  # columns of `seals`; column 0 is the checksum
 LENGTH = 2  # where there are three columns: the length that a unit vector has kept in half precision
-PREFETCH_BYTES = 4096  # past one page the hardware prefetcher follows by itself
 
 
 class _Rows(NamedTuple):
@@ -264,13 +263,9 @@ def distance(rows: Any, query: Any, lift: Any, row: Any) -> Any:
 @inlined
 def prefetch_row(rows: Any, row: Any) -> None:
     """Ask for the stored row, and for its seal where scoring reads it."""
-    vectors = rows.vectors
-    step = LINE_BYTES // vectors.itemsize
-    stop = min(vectors.shape[1], PREFETCH_BYTES // vectors.itemsize)
-    for column in range(0, stop, step):
-        prefetch(vectors, row, column)
+    prefetch(rows.vectors, row)
     if rows.seals.shape[1] == 4 or rows.radius != 0:
-        prefetch(rows.seals, row, 0)
+        prefetch(rows.seals, row)
 
 
 @kernel

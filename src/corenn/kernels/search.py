@@ -25,7 +25,7 @@ from .candidates import (
     push_heap,
     unseen,
 )
-from .intrinsics import LINE_BYTES, bits_float, float_bits, prefetch
+from .intrinsics import bits_float, float_bits, prefetch
 from .jit import inlined, kernel
 from .rows import LENGTH, distance, inner, lift_of, prefetch_row
 
@@ -34,7 +34,7 @@ BORN, DIED = 0, 1  # columns of a row of state
 FOUND, HOPS, DISTANCES, STARVED = 0, 1, 2, 3  # columns of `info`
 L2, COSINE, IP, GEOMETRY = 0, 1, 2, 3  # GEOMETRY: the query is a stored row, already in the graph's own space
 TOMBSTONE_ROOM = 8  # how many times its search list a pool holds at first while deleted rows are among them
-AHEAD = 8  # rows requested before the one that is scored
+AHEAD = 24  # rows requested before the one that is scored: as many lines as a core can wait for
 ENTERED = 2  # sampled rows, the nearest that were found, at which a query enters
 PLACE = np.uint32(1 << 31)  # tells a place in a sample from an id in the table of seen ones
 
@@ -244,7 +244,7 @@ def beam_search(rows: Any, graph: Any, live: Any, plan: Any, lift: Any, scratch:
             insert_at(pool, place, count, capacity, candidate)
             cursor = min(cursor, place)
             count = min(count + 1, capacity)
-            prefetch_edges(edges, id_of(candidate))
+            prefetch(edges, id_of(candidate))  # which the walk will want if nothing nearer turns up
             if plan.tombstones:
                 if visible(live, id_of(candidate)):
                     insert_sorted(best, found, plan.search_list, candidate)
@@ -325,13 +325,6 @@ def keep_below(frontier: Any, waiting: Any, bound: Any) -> Any:
 def reach_of(candidate: Any, stretch: Any) -> Any:
     """The first candidate that is farther than this one by more than a factor on squared distances."""
     return (np.uint64(float_bits(stretch * distance_of(candidate))) + np.uint64(1)) << np.uint64(32)
-
-
-@inlined
-def prefetch_edges(edges: Any, row: Any) -> None:
-    """Ask for the edges of a row, which the walk will want if nothing nearer turns up."""
-    for column in range(0, edges.shape[1], LINE_BYTES // 4):
-        prefetch(edges, row, column)
 
 
 @inlined

@@ -17,9 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..types import AnyArray, Float32s, UInt64s
-from .intrinsics import LINE_BYTES, bits_float, float_bits, lowest_bit, prefetch
+from .intrinsics import bits_float, float_bits, lowest_bit, prefetch
 from .jit import inlined, kernel
-from .rows import PREFETCH_BYTES
 from .search import COSINE, L2
 
 # Bounds compared at a time, and once more where one of them passes: the comparison is branchless and vectorises.
@@ -241,20 +240,13 @@ def thin_out(block: Any, asked: Any, query: Any, candidates: Any, k: Any) -> Non
 
 
 @inlined
-def prefetch_values(values: Any, row: Any) -> None:
-    """Ask for a row."""
-    for column in range(0, min(values.shape[1], PREFETCH_BYTES // values.itemsize), LINE_BYTES // values.itemsize):
-        prefetch(values, row, column)
-
-
-@inlined
 def take_in(block: Any, asked: Any, query: Any, candidates: Any, heaps: Any) -> None:
     """Measure all candidates of a query, put those that are near enough into its heap, and lower the limit."""
     distances, ids = heaps.distances[query], heaps.ids[query]
     limit, count = limit_of(asked, query, distances[0]), candidates.counts[query]
     for at in range(count):
         if at + AHEAD < count:
-            prefetch_values(block.values, place_in_block(candidates.packed[query, at + AHEAD]))
+            prefetch(block.values, place_in_block(candidates.packed[query, at + AHEAD]))
         if bound_of(candidates.packed[query, at]) > limit:
             continue
         place = place_in_block(candidates.packed[query, at])
