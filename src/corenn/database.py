@@ -10,6 +10,7 @@ import weakref
 from collections.abc import Iterator, KeysView, Sequence
 from contextlib import contextmanager
 from functools import partial
+from itertools import repeat
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, NoReturn, overload
@@ -42,11 +43,25 @@ from .kernels.rows import NORM, decode_rows
 from .storage.commit import CURVES, NO_IDS
 from .storage.draft import folder_draft
 from .storage.files import Files
-from .storage.keys import KeyColumn, unpack_key, unpack_keys
+from .storage.keys import KeyColumn, KeyTable, unpack_key, unpack_keys
 from .storage.platform import require_supported
 from .storage.rocks import RocksMetadata
 from .storage.store import Store
-from .types import AnyArray, Explain, Hits, HitsList, Key, Payload, Recall, Record, Report, Stats, UInt32s
+from .types import (
+    AnyArray,
+    Explain,
+    HitBlock,
+    Hits,
+    HitsList,
+    Key,
+    Payload,
+    Recall,
+    Record,
+    Report,
+    Stats,
+    UInt32s,
+    UInt64s,
+)
 from .warmup import load, warm
 from .writer import Task, Write, Writer
 
@@ -372,14 +387,12 @@ class CoreNN:
                 answers = self._searcher.query(
                     view, queries, k, choice.search_list, exact=choice.exact, threads=workers
                 )  # fmt: skip
-                hits = self._hits(view, answers, bound, with_payloads, (k, choice) if explain else None, single)
-        else:
-            view = self._current()
-            queries, single = inputs.as_queries(vectors, view.settings.dim)
-            choice = choice or self._chosen(view, k, min_recall, workers)
-            answers = self._searcher.query(view, queries, k, choice.search_list, exact=choice.exact, threads=workers)
-            hits = self._hits(view, answers, bound, with_payloads, (k, choice) if explain else None, single)
-        return hits[0] if single else hits
+                return self._hits(view, answers, bound, with_payloads, (k, choice) if explain else None, single)
+        view = self._current()
+        queries, single = inputs.as_queries(vectors, view.settings.dim)
+        choice = choice or self._chosen(view, k, min_recall, workers)
+        answers = self._searcher.query(view, queries, k, choice.search_list, exact=choice.exact, threads=workers)
+        return self._hits(view, answers, bound, with_payloads, (k, choice) if explain else None, single)
 
     @staticmethod
     def _asked(
@@ -420,43 +433,43 @@ class CoreNN:
         payloads: bool,
         explain: tuple[int, Choice] | None,
         single: bool,
-    ) -> list[Hits]:
-        hits = self._found(view, answers, bound, single)
+    ) -> Hits | HitsList:
+        words, block = self._found(view, answers, bound)
         if payloads:
-            for one, ids in zip(hits, answers.ids, strict=True):
-                one._payloads = self._store.metadata.payloads(ids[: len(one)].tolist(), view.head.commit)
+            counts = [answers.ids.shape[1]] * len(answers.ids) if block.counts is None else block.counts
+            block.payloads = [
+                self._store.metadata.payloads(ids[:count].tolist(), view.head.commit)
+                for ids, count in zip(answers.ids, counts, strict=True)
+            ]
         if explain is not None:
             k, choice = explain
             expected: tuple[float | None, float | None] = (1.0, 1.0)
             if answers.plan == "graph":
                 expected = self._calibrator.expected(view, k, answers.search_list) or (None, None)
-            for one, (_, hops, scored, _) in zip(hits, answers.info.tolist(), strict=True):
-                one.explain = Explain(
-                    answers.plan, answers.search_list, scored, hops, view.head.live, *expected, choice.chosen_by
-                )  # fmt: skip
-        return hits
+            block.explains = [
+                Explain(answers.plan, answers.search_list, scored, hops, view.head.live, *expected, choice.chosen_by)
+                for _, hops, scored, _ in answers.info.tolist()
+            ]
+        if single:
+            return Hits(block, 0)
+        each = map(Hits, repeat(block), range(len(words)))
+        return HitsList(each, block.distances, partial(unpack_keys, words, view.heap))
 
     @staticmethod
-    def _found(view: View, answers: Answers, bound: float | None, single: bool) -> list[Hits]:
-        """The hits of each query; a HitsList of several."""
-        width, heap = answers.ids.shape[1], view.heap
+    def _found(view: View, answers: Answers, bound: float | None) -> tuple[UInt64s, HitBlock]:
+        """The words of the keys of all hits, and the hits."""
+        width = answers.ids.shape[1]
         if bound is None and answers.fewest == width:
-            if single:
-                return [Hits(KeyColumn(view.keys.take(answers.ids[0], 0), heap), answers.distances[0])]
-            words, distances = view.keys[answers.ids], answers.distances
-            each = (Hits(KeyColumn(keys, heap), line) for keys, line in zip(words, distances, strict=True))
-            return HitsList(each, distances, partial(unpack_keys, words, heap))
+            words: UInt64s = view.keys.take(answers.ids, 0)
+            return words, HitBlock(KeyTable(words, view.heap), answers.distances)
         there = np.arange(width) < answers.info[:, FOUND, None]  # what lies behind is not filled
         if bound is not None:
             there &= answers.distances <= np.float64(bound)
         words = np.zeros((*answers.ids.shape, 2), np.uint64)  # KIND_NONE
         words[there] = view.keys[answers.ids[there]]
         distances = np.where(there, answers.distances, np.float32(np.inf))
-        each = (
-            Hits(KeyColumn(keys[:count], heap), line[:count])
-            for keys, line, count in zip(words, distances, there.sum(axis=1).tolist(), strict=True)
-        )
-        return HitsList(each, distances, partial(unpack_keys, words, heap))
+        counts = there.sum(axis=1).tolist()
+        return words, HitBlock(KeyTable(words, view.heap, counts), distances, counts)
 
     # --- upkeep ----------------------------------------------------------------------------------------------------
 

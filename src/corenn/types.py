@@ -89,6 +89,26 @@ class Recall:
         return self.recall
 
 
+class HitBlock:
+    """What the answers to several queries hold together. An object per query is as much as a batch can afford.
+
+    keys[i], explains[i]: of query i. distances: float32 (queries, width). counts[i]: hits of query i, None if all have
+    `width`. payloads[i]: of its hits, as JSON text.
+    """
+
+    __slots__ = ("counts", "distances", "explains", "keys", "payloads")
+
+    def __init__(
+        self, keys: Sequence[Sequence[Key]], distances: Float32s, counts: Sequence[int] | None = None,
+        payloads: Sequence[Sequence[bytes | None]] | None = None, explains: Sequence[Explain] | None = None,
+    ) -> None:  # fmt: skip
+        self.keys = keys
+        self.distances = distances
+        self.counts = counts
+        self.payloads = payloads
+        self.explains = explains
+
+
 class Hits(Sequence[Hit]):
     """The neighbours of one query, nearest first; ties in the order of insertion.
 
@@ -96,36 +116,44 @@ class Hits(Sequence[Hit]):
     A Python object per hit is made only when one is asked for.
     """
 
-    __slots__ = ("_keys", "_payloads", "distances", "explain")
+    __slots__ = ("_block", "_row")
 
-    def __init__(
-        self,
-        keys: Sequence[Key],
-        distances: Float32s,
-        payloads: Sequence[bytes | None] | None = None,
-        explain: Explain | None = None,
-    ) -> None:
-        self._keys = keys
-        self._payloads = payloads
-        self.distances = distances
-        self.explain = explain
+    def __init__(self, block: HitBlock, row: int) -> None:
+        self._block = block
+        self._row = row
 
     @property
     def keys(self) -> list[Key]:
         """The keys of all hits."""
-        return list(self._keys)
+        return list(self._block.keys[self._row])
+
+    @property
+    def distances(self) -> Float32s:
+        """The distances of all hits, shape (hits,)."""
+        line: Float32s = self._block.distances[self._row]
+        return line if self._block.counts is None else line[: self._block.counts[self._row]]
+
+    @property
+    def explain(self) -> Explain | None:
+        """How the query was answered; None when it did not ask for that."""
+        return None if self._block.explains is None else self._block.explains[self._row]
 
     @property
     def payloads(self) -> list[Payload | None]:
         """The payloads of all hits; None for each when the query did not ask for them."""
         return [self._payload(row) for row in range(len(self))]
 
+    @property
+    def _payloads(self) -> Sequence[bytes | None] | None:
+        return None if self._block.payloads is None else self._block.payloads[self._row]
+
     def _payload(self, row: int) -> Payload | None:
         raw = None if self._payloads is None else self._payloads[row]
         return None if raw is None else json.loads(raw)
 
     def __len__(self) -> int:
-        return len(self.distances)
+        counts = self._block.counts
+        return self._block.distances.shape[1] if counts is None else counts[self._row]
 
     @overload
     def __getitem__(self, row: int) -> Hit: ...
@@ -137,7 +165,7 @@ class Hits(Sequence[Hit]):
         at = row + len(self) if row < 0 else row
         if not 0 <= at < len(self):
             raise IndexError(f"hit {row} of {len(self)}")
-        return Hit(self._keys[at], float(self.distances[at]), self._payload(at))
+        return Hit(self._block.keys[self._row][at], float(self._block.distances[self._row, at]), self._payload(at))
 
     def __iter__(self) -> Iterator[Hit]:
         return (self[row] for row in range(len(self)))
@@ -151,7 +179,8 @@ class Hits(Sequence[Hit]):
 
     def __reduce__(self) -> tuple[Any, ...]:
         # Copied and pickled with plain keys: the others stand in the heap of the whole database.
-        return type(self), (self.keys, self.distances, self._payloads, self.explain)
+        payloads, explains = ([part] if part is not None else None for part in (self._payloads, self.explain))
+        return _alone, (type(self), [self.keys], self.distances[None], payloads, explains)
 
     def __repr__(self) -> str:
         shown = ", ".join(f"{hit.key!r}: {hit.distance:.6g}" for hit in self[:3])
@@ -171,6 +200,12 @@ class Hits(Sequence[Hit]):
         if self._payloads is not None:
             columns["payload"] = [None if raw is None else raw.decode() for raw in self._payloads]
         return pyarrow.table(columns)
+
+
+def _alone(made: type[Hits], *parts: Any) -> Hits:
+    """Hits as they were copied or pickled, in a block of their own."""
+    keys, distances, payloads, explains = parts
+    return made(HitBlock(keys, distances, None, payloads, explains), 0)
 
 
 class HitsList(list[Hits]):

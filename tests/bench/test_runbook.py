@@ -25,6 +25,7 @@ from corenn.bench.runbook import Runbook, read_runbook
 from corenn.cli import app
 from corenn.datasets import Vectors, create_vectors, open_vectors
 from corenn.errors import DatasetError
+from corenn.types import HitBlock, Hits
 from tests.conftest import DATA, Sample
 
 yaml = pytest.importorskip("yaml")
@@ -329,9 +330,10 @@ def test_wrong_hits_are_misses(few: Any, way: str) -> None:
             if way == "deleted":  # the nearest of those that are gone, too
                 return old.query(*arguments, **options)
             answers = db.query(*arguments, **options)
-            for hits in answers:
-                hits._keys = [hits.keys[0]] * len(hits)
-            return answers
+            return [
+                Hits(HitBlock([hits.keys[:1] * len(hits)], hits.distances[None], explains=[hits.explain]), 0)
+                for hits in answers
+            ]
 
         line = list(player(found, base, queries, Wrong(db, query=query), k=5).play())[-1]
     if way == "twice":

@@ -86,6 +86,24 @@ def unpack_keys(words: UInt64s, heap: Bytes) -> AnyArray:
     return keys
 
 
+class KeyTable(Sequence["KeyColumn"]):
+    """Keys of several rows each: words of shape (n, m, 2), of which the first counts[i] are keys, all if None."""
+
+    __slots__ = ("_counts", "_heap", "_words")
+
+    def __init__(self, words: UInt64s, heap: Bytes, counts: Sequence[int] | None = None) -> None:
+        self._words = words
+        self._heap = heap
+        self._counts = counts
+
+    def __len__(self) -> int:
+        return len(self._words)
+
+    def __getitem__(self, row: int) -> KeyColumn:  # type: ignore[override]
+        words = self._words[row]
+        return KeyColumn(words if self._counts is None else words[: self._counts[row]], self._heap)
+
+
 class KeyColumn(Sequence[Key]):
     """Keys of some rows, made into Python objects when asked for.
 
