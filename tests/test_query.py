@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from corenn import CoreNN
 from corenn.errors import KeyNotFoundError
+from corenn.graph import view
 from tests.conftest import COMPILED, Create, Sample
 from tests.oracle import DTYPES, METRICS, check_hits, distances, nearest, recall, rounding
 
@@ -225,6 +226,21 @@ def test_a_larger_search_list_finds_more(photos: CoreNN, sift: Sample) -> None:
     assert recalls[300] >= 0.99
     assert found[10][0].explain.search_list < found[300][0].explain.search_list
     assert found[10][0].explain.distances < found[300][0].explain.distances < len(rows)
+
+
+@pytest.mark.compiled
+def test_beams_are_wide_once_rows_outgrow_a_cache(
+    photos: CoreNN, sift: Sample, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """6,000 rows fit; where none do, four are expanded per step, which finds no less for more distances."""
+    found, work = [], []
+    for fits in (1 << 24, 0):
+        monkeypatch.setattr(view, "CACHE_BYTES", fits)
+        hits = photos.query(sift[1], 10, search_list=12, explain=True)
+        found.append(recall("l2", *sift, [each.keys for each in hits], 10))
+        work.append(sum(each.explain.distances for each in hits))
+    assert work[0] < work[1]
+    assert found[0] <= found[1]
 
 
 @pytest.mark.compiled

@@ -79,7 +79,10 @@ class Settings:
     update_search_list_cap: int = setting(
         96, "Search list with which an insert finds its neighbours.", low=8, high=4_096, mutable=True
     )
-    beam_width: int = setting(1, "Nodes expanded per step of a search.", low=1, high=16, mutable=True)
+    beam_width: int = setting(
+        4, "Nodes expanded per step of a search, once edges and codes take more than 16 MiB; else one.",
+        low=1, high=16, mutable=True,
+    )  # fmt: skip
 
     def __post_init__(self) -> None:
         for item in fields(self):

@@ -361,7 +361,7 @@ class Calibrator:
 def _walk_of(view: View) -> str:
     """What decides about the recall of a list beside the rows and their edges."""
     codes = "none" if view.codes is None else f"{view.codes.bits}/{len(view.codes.signs)}"
-    return f"{codes}, beam {view.settings.beam_width}"
+    return f"{codes}, beam {view.beam_width}"
 
 
 def _draw(view: View, count: int, seed: int) -> _Sample:

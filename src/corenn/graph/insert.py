@@ -133,7 +133,7 @@ class Linker:
     def _choose(self, view: View, shape: Shape, batch: UInt32s, nearest: AnyArray) -> None:
         settings = view.settings
         size = settings.update_search_list_cap
-        plan = Plan(size, settings.beam_width, GEOMETRY, view.tombstones, TO_THE_END, np.float32(1))
+        plan = Plan(size, view.beam_width, GEOMETRY, view.tombstones, TO_THE_END, np.float32(1))
         room = (TRAIL + 9) * plan.search_list + nearest.shape[1]
         growth = np.zeros(len(batch), np.float32)
 

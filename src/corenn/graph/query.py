@@ -67,7 +67,7 @@ class Searcher:
         if exact or scans(live, wanted, search_list):
             return self._exact(view, queries, wanted, threads)
         length = max(wanted, search_list)
-        plan = _plan(length, wanted, view.growth, view.settings.beam_width, view.metric, view.tombstones)
+        plan = _plan(length, wanted, view.growth, view.beam_width, view.metric, view.tombstones)
         results = Results(
             np.empty((count, wanted), np.uint32), np.empty((count, wanted), np.float32), np.empty((count, 4), np.int64)
         )
@@ -93,7 +93,7 @@ class Searcher:
         Returns False where `query` would have scanned all rows in the end, and missed nothing.
         """
         k = results.ids.shape[1]
-        plan = _plan(search_list, k, view.growth, view.settings.beam_width, view.metric, view.tombstones)
+        plan = _plan(search_list, k, view.growth, view.beam_width, view.metric, view.tombstones)
         plan = plan._replace(hidden=hidden)
         fewest, room = self._walk(view, plan, query, results), TOMBSTONE_ROOM
         while plan.tombstones and results.info[0, STARVED]:

@@ -22,6 +22,7 @@ from ..storage.store import NO_NAVIGATION, Store
 from ..types import AnyArray, Bytes, Float32s, UInt32s, UInt64s
 from .codes import codes_for
 
+CACHE_BYTES = 1 << 24
 MEMORY_ROWS = 1 << 17  # rows after which the mean of growth follows new ones
 METRICS = {"l2": search.L2, "cosine": search.COSINE, "ip": search.IP}
 ROWS: dict[str, Any] = {"f32": Float32Rows, "f16": Float16Rows, "bf16": BFloat16Rows, "i8": CodeRows, "u8": CodeRows}
@@ -62,6 +63,13 @@ class View:
         alive: NDArray[np.bool_] = self.born()
         alive &= self.live.state[: self.live.rows, DIED] - np.uint64(1) >= self.live.snapshot
         return alive
+
+    @property
+    def beam_width(self) -> int:
+        """Rows expanded per step: one while codes and edges fit into a cache, where there is little to wait for."""
+        scored = self.rows.vectors if self.codes is None else self.codes.vectors
+        touched = self.live.rows * (scored.strides[0] + self.graph.edges.strides[0])
+        return self.settings.beam_width if touched > CACHE_BYTES else 1
 
     @property
     def metric(self) -> int:
