@@ -15,11 +15,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from corenn import CoreNN
+from corenn import CoreNN, DiskFullError
 from corenn.graph import bulk, navigation, query, threads
 from corenn.graph.view import entries_of
 from corenn.storage.commit import NAVIGATION
-from corenn.storage.store import NO_NAVIGATION
+from corenn.storage.rocks import RocksMetadata
+from corenn.storage.store import NO_NAVIGATION, Store
 from tests import oracle
 
 from .conftest import COMPILED, Create, Sample
@@ -185,6 +186,39 @@ def test_an_interrupted_draw_leaves_what_was_there(memory: Create, rows: Any) ->
     navigation.make(db._store, db._current(), writer.linker._scratches, db._helpers, lambda: True)
     writer.republish()
     assert alike(sample(db), before)
+
+
+def test_one_that_cannot_be_kept_fails_no_write(
+    tmp_path: Path, rows: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def full(self: RocksMetadata, name: str, raw: bytes) -> None:
+        raise DiskFullError("no space left on the device")
+
+    monkeypatch.setattr(RocksMetadata, "store_soft", full)
+    with filled(CoreNN.create(tmp_path / "db", dim=DIM, metric="l2"), rows) as db:
+        assert len(sample(db).ids)
+        assert "could not be made or kept" in caplog.text
+        db.insert([ROWS], rows[:1])
+        assert db.verify().ok
+    with CoreNN.open(tmp_path / "db") as db:
+        assert not len(sample(db).ids)
+        assert len(db) == ROWS + 1
+
+
+def test_want_of_memory_for_one_fails_no_write(
+    memory: Create, rows: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    db = memory(dim=DIM, metric="l2")
+
+    def none(settings: Any) -> Store:
+        raise MemoryError
+
+    monkeypatch.setattr(Store, "in_memory", none)
+    filled(db, rows)
+    assert not len(sample(db).ids)
+    assert "could not be made or kept" in caplog.text
+    db.insert([ROWS], rows[:1])
+    assert db.verify().ok
 
 
 @pytest.mark.compiled

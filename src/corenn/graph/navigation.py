@@ -15,6 +15,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from ..errors import CoreNNError
 from ..kernels.search import FIRST_NEIGHBOUR, Navigation
 from ..storage.commit import NAVIGATION, Head
 from ..storage.format import NAVIGATED
@@ -42,12 +43,27 @@ def due(store: Store, linked: int) -> bool:
 def make(store: Store, view: View, scratches: ScratchPool, helpers: Helpers, stop: Callable[[], bool]) -> None:
     """Draw a sample of the linked rows, the entries first, build the graph over it, and keep it.
 
-    Nothing changes if `stop` becomes true on the way.
+    Nothing changes if `stop` becomes true on the way. Nor does a write fail for the want of it: what goes wrong is told
+    in the log.
     """
+    try:
+        made = _built(store, view, scratches, helpers, stop)
+        if made is None:
+            return
+        store.navigation = made
+        store.metadata.store_soft(NAVIGATION, _pack(made))
+        store.edges.header[NAVIGATED] = made.rows
+    except (CoreNNError, OSError, MemoryError):
+        log.warning("the navigation graph could not be made or kept", exc_info=True)
+
+
+def _built(
+    store: Store, view: View, scratches: ScratchPool, helpers: Helpers, stop: Callable[[], bool]
+) -> Navigation | None:
     entries = entries_of(store)
     ids = _sample(linked_rows(view), entries)
     if not len(ids):
-        return
+        return None
     settings = view.settings
     copy = Store.in_memory(
         replace(settings, max_edges=min(EDGES, settings.max_edges), compression_mode="none", durability="os")
@@ -63,13 +79,10 @@ def make(store: Store, view: View, scratches: ScratchPool, helpers: Helpers, sto
         everything = np.arange(len(ids), dtype=np.uint32)
         head = Head(commit=1, rows=len(ids), live=len(ids), dead=0)
         if not Builder(copy, scratches, helpers).build(everything, head, stop):
-            return
-        made = Navigation(ids, copy.edges.array[: len(ids)].copy(), len(entries), int(ids.max()) + 1)
+            return None
+        return Navigation(ids, copy.edges.array[: len(ids)].copy(), len(entries), int(ids.max()) + 1)
     finally:
         copy.close()
-    store.metadata.store_soft(NAVIGATION, _pack(made))
-    store.navigation = made
-    store.edges.header[NAVIGATED] = made.rows
 
 
 def load(store: Store) -> None:
