@@ -150,6 +150,7 @@ def test_few_rows_have_none(memory: Create, rows: Any) -> None:
     assert not len(sample(db).ids)
 
 
+@pytest.mark.compiled
 def test_inserts_make_it_and_draw_it_anew_when_the_rows_are_half_as_many_again(memory: Create, rows: Any) -> None:
     db = memory(dim=DIM, metric="l2")
     seen: list[int] = []

@@ -233,7 +233,7 @@ def carve(rows: Any, ids: Any, members: Any, carving: Any, work: Any, slots: Any
         _link_leaf(rows, members, carving, work, 0, count, slots)
         return
     around = work.around
-    leaders = min(-(-count * inner // carving.leaf), around.squares.shape[0], count)
+    leaders = min(-(-count * inner // carving.leaf), work.starts.shape[0] - 1, count)
     for t in range(leaders):
         point, leader = points[t * count // leaders], around.points[t]
         for i in range(point.shape[0]):
