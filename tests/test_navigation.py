@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import itertools
 import logging
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,8 @@ import pytest
 
 from corenn import CoreNN, DiskFullError
 from corenn.graph import bulk, navigation, query, threads
+from corenn.graph.insert import link_apart
+from corenn.graph.scratch import ScratchPool
 from corenn.graph.view import entries_of
 from corenn.storage.commit import NAVIGATION
 from corenn.storage.rocks import RocksMetadata
@@ -92,9 +95,9 @@ def test_queries_find_as_much_through_it(memory: Create, rows: Any, asked: Any, 
 
 @pytest.mark.compiled
 def test_the_way_is_shorter_through_it(memory: Create, rng: np.random.Generator, monkeypatch: Any) -> None:
-    monkeypatch.setattr(navigation, "SHARE", 32)
-    db = filled(memory(dim=4, metric="l2"), rng.normal(size=(20_000, 4)))
-    asked = rng.normal(size=(50, 4))
+    monkeypatch.setattr(navigation, "SHARE", 64)
+    db = filled(memory(dim=2, metric="l2"), rng.normal(size=(40_000, 2)))
+    asked = rng.normal(size=(50, 2))
     short = explained(db, asked)
     db._store.navigation = NO_NAVIGATION
     db._writer.republish()
@@ -183,9 +186,9 @@ def test_the_entries_come_first_and_no_row_twice(memory: Create, rows: Any) -> N
 def test_an_interrupted_draw_leaves_what_was_there(memory: Create, rows: Any) -> None:
     db = filled(memory(dim=DIM, metric="l2"), rows)
     before = sample(db)
-    writer = db._writer
-    navigation.make(db._store, db._current(), writer.linker._scratches, db._helpers, lambda: True)
-    writer.republish()
+    link = partial(link_apart, ScratchPool(), db._helpers, lambda: True)
+    navigation.make(db._store, db._current(), link)
+    db._writer.republish()
     assert alike(sample(db), before)
 
 

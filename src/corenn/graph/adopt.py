@@ -7,6 +7,7 @@ would find only a part of the rows.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 
@@ -18,6 +19,7 @@ from ..storage.store import Store
 from ..types import AnyArray, UInt32s
 from . import navigation
 from .entries import elect
+from .insert import link_apart
 from .scratch import ScratchPool, workbench
 from .threads import Helpers
 from .view import View, set_entries, take_view
@@ -67,7 +69,8 @@ class Adopter:
         set_entries(self._store, np.concatenate((entries, spread[~np.isin(spread, entries)])))
         header[ELECTED] = rows
         if navigation.due(self._store, rows):
-            navigation.make(self._store, self._view(), ScratchPool(), self._helpers, lambda: False)
+            link = partial(link_apart, ScratchPool(), self._helpers, lambda: False)
+            navigation.make(self._store, self._view(), link)
         self._store.mark_linked(view.head.commit)
 
     def _view(self) -> View:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 
@@ -89,7 +90,7 @@ class Linker:
         set_entries(self._store, elect(self._view(head)))
         self._store.edges.header[ELECTED] = linked
         if navigation.due(self._store, linked):
-            navigation.make(self._store, self._view(head), self._scratches, self._helpers, stop)
+            navigation.make(self._store, self._view(head), partial(link_apart, self._scratches, self._helpers, stop))
 
     def _view(self, head: Head) -> View:
         return take_view(self._store, head, NO_IDS)
@@ -173,3 +174,10 @@ class Linker:
             )
 
         self._helpers.run(back, len(targets), 16 * SLICE)
+
+
+def link_apart(
+    scratches: ScratchPool, helpers: Helpers, stop: Callable[[], bool], store: Store, ids: UInt32s, head: Head
+) -> UInt32s:
+    """Link the rows of another store; returns those left over if `stop` became true on the way."""
+    return Linker(store, scratches, helpers).link(ids, head, stop)

@@ -1,8 +1,8 @@
 """The navigation graph: one over a sample of the rows, in which a query finds where to enter the graph of all.
 
-It is built as a first large load is, on a copy of the sampled rows, and kept beside the metadata. It is soft: without
-it, or with one of years ago, queries find the same by a longer way. Inserts do not use it, since what they meet on the
-long way makes their long edges.
+It is built as any other, on a copy of the sampled rows, and kept beside the metadata. It is soft: without it, or with
+one of years ago, queries find the same by a longer way. Inserts do not use it, since what they meet on the long way
+makes their long edges.
 """
 
 from __future__ import annotations
@@ -21,16 +21,14 @@ from ..storage.commit import NAVIGATION, Head
 from ..storage.format import NAVIGATED
 from ..storage.store import NO_NAVIGATION, Store
 from ..types import UInt32s
-from .bulk import Builder
 from .entries import linked_rows
-from .scratch import ScratchPool
-from .threads import Helpers
 from .view import View, entries_of, radius_of, set_radius
 
+Link = Callable[[Store, UInt32s, Head], UInt32s]
 log = logging.getLogger("corenn.navigation")
 
 SHARE = 64  # rows for each sampled one
-LEAST, MOST = 1 << 9, 1 << 13  # sampled rows; more than these leave the second cache, and gain less
+LEAST, MOST = 1 << 10, 1 << 13  # sampled rows; more than these leave the second cache, and gain less
 EDGES = 16
 GROWTH = 1.5  # of the linked rows, after which the sample is drawn anew
 
@@ -40,14 +38,14 @@ def due(store: Store, linked: int) -> bool:
     return linked >= SHARE * LEAST and linked >= GROWTH * store.navigation.rows
 
 
-def make(store: Store, view: View, scratches: ScratchPool, helpers: Helpers, stop: Callable[[], bool]) -> None:
+def make(store: Store, view: View, link: Link) -> None:
     """Draw a sample of the linked rows, the entries first, build the graph over it, and keep it.
 
-    Nothing changes if `stop` becomes true on the way. Nor does a write fail for the want of it: what goes wrong is told
-    in the log.
+    link: links all rows of a store, and returns those that it was told to leave: nothing changes then. Nor does a write
+    fail for the want of this graph: what goes wrong is told in the log.
     """
     try:
-        made = _built(store, view, scratches, helpers, stop)
+        made = _built(store, view, link)
         if made is None:
             return
         store.navigation = made
@@ -57,9 +55,7 @@ def make(store: Store, view: View, scratches: ScratchPool, helpers: Helpers, sto
         log.warning("the navigation graph could not be made or kept", exc_info=True)
 
 
-def _built(
-    store: Store, view: View, scratches: ScratchPool, helpers: Helpers, stop: Callable[[], bool]
-) -> Navigation | None:
+def _built(store: Store, view: View, link: Link) -> Navigation | None:
     entries = entries_of(store)
     ids = _sample(linked_rows(view), entries)
     if not len(ids):
@@ -78,7 +74,7 @@ def _built(
         set_radius(copy, radius_of(store))
         everything = np.arange(len(ids), dtype=np.uint32)
         head = Head(commit=1, rows=len(ids), live=len(ids), dead=0)
-        if not Builder(copy, scratches, helpers).build(everything, head, stop):
+        if len(link(copy, everything, head)):
             return None
         return Navigation(ids, copy.edges.array[: len(ids)].copy(), len(entries), int(ids.max()) + 1)
     finally:
