@@ -17,7 +17,7 @@ COUNT ?= 50000
 BUILD_SECONDS ?= 900
 SYSTEMS ?= corenn,corenn-disk,hnswlib,faiss-hnsw-sq8,faiss-ivfpq,svs
 PEERS := 'hnswlib>=0.8' 'faiss-cpu>=1.9' 'scalable-vs>=0.0.10'
-# The whole comparison: every system that the harness knows. Two hours on two cores.
+# The whole comparison: every system that the harness knows. An hour on two cores.
 ALL_SYSTEMS := $(SYSTEMS),hnswlib:M=32,faiss-hnsw,usearch,usearch:dtype=i8,vsag,ngt,pynndescent,voyager,zvec,lancedb,chroma,milvus-lite,qdrant,sqlite-vec,corenn-py
 ALL_PEERS := $(PEERS) 'usearch>=2.16' 'pyvsag>=0.18' 'ngt>=2.5' 'pynndescent>=0.6' 'voyager>=2.1' 'zvec>=0.8' 'lancedb>=0.40' 'chromadb>=1.5' 'milvus-lite>=3.2' 'pymilvus>=2.6' 'qdrant-client>=1.20' 'sqlite-vec>=0.1.9' pysqlite3-binary 'corenn-py>=0.3'
 SETS := $(or $(wildcard $(DATA_DIR)/*.hdf5),$(OUT)/synthetic.hdf5)
