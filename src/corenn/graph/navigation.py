@@ -28,7 +28,7 @@ Link = Callable[[Store, UInt32s, Head], UInt32s]
 log = logging.getLogger("corenn.navigation")
 
 SHARE = 64  # rows for each sampled one
-LEAST, MOST = 1 << 10, 1 << 13  # sampled rows; more than these leave the second cache, and gain less
+LEAST, MOST = 1 << 10, 1 << 13  # sampled rows; more gain less: docs/performance.md
 EDGES = 16
 GROWTH = 1.5  # of the linked rows, after which the sample is drawn anew
 

@@ -22,7 +22,7 @@ from ..storage.store import NO_NAVIGATION, Store
 from ..types import AnyArray, Bytes, Float32s, UInt32s, UInt64s
 from .codes import codes_for
 
-CACHE_BYTES = 1 << 24
+CACHE_BYTES = 1 << 24  # up to here one row per step was quicker, beyond four: docs/performance.md
 MEMORY_ROWS = 1 << 17  # rows after which the mean of growth follows new ones
 METRICS = {"l2": search.L2, "cosine": search.COSINE, "ip": search.IP}
 ROWS: dict[str, Any] = {"f32": Float32Rows, "f16": Float16Rows, "bf16": BFloat16Rows, "i8": CodeRows, "u8": CodeRows}
@@ -156,7 +156,7 @@ def _beside(navigation: Navigation, entries: UInt32s) -> UInt32s:
     begun = navigation.ids[: navigation.starts]
     if not len(begun):
         return entries
-    if np.array_equal(begun, entries):  # as a rule, and at a quarter of the price
+    if np.array_equal(begun, entries):  # as a rule
         return entries[:1]
     kept = ~np.isin(entries, begun)
     kept[:1] = True
