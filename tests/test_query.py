@@ -329,7 +329,8 @@ def test_recall_after_ninety_percent_are_deleted(memory: Create, rng: np.random.
     number = {key: row for row, key in enumerate(kept.tolist())}
     assert recall("l2", rows[kept], queries, [[number[key] for key in keys] for keys in found]) >= 0.95
     assert len(db) == db.stats().rows == 1200
-    assert db.stats().tombstones == 10_800
+    stats = db.stats()
+    assert stats.repair_backlog <= stats.tombstones <= 10_800
     assert db.verify().ok
 
 

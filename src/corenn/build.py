@@ -112,9 +112,8 @@ class Load:
             if start == 0:
                 raise
             raise type(error)(f"in the rows from {start:,} on: {error}") from None
-        store.commit(
-            Commit(store.next_commit(), start, keys, [NO_ID] * count, texts, encoded.rows, encoded.seals)
-        )  # fmt: skip
+        ids = np.arange(start, stop, dtype=np.uint32)
+        store.commit(Commit(store.next_commit(), ids, keys, [NO_ID] * count, texts, encoded.rows, encoded.seals))
         if encoded.seals.shape[1] > NORM:
             raise_radius(store, encoded.seals.view(np.float32)[:, NORM])
 

@@ -35,6 +35,7 @@ from .graph.bulk import Progress
 from .graph.calibrate import SAMPLES, Calibrator, Choice
 from .graph.codes import chosen_mode
 from .graph.insert import Linker
+from .graph.mend import Mender
 from .graph.query import FOUND, Answers, Searcher, scans
 from .graph.scratch import ScratchPool
 from .graph.threads import Helpers
@@ -45,6 +46,7 @@ from .storage.draft import folder_draft
 from .storage.files import Files
 from .storage.keys import KeyColumn, KeyTable, unpack_key, unpack_keys
 from .storage.platform import require_supported
+from .storage.readers import Snapshots
 from .storage.rocks import RocksMetadata
 from .storage.store import Store
 from .types import (
@@ -82,7 +84,11 @@ class CoreNN:
         navigation.load(store)
         self._calibrator = Calibrator(self._searcher, self._helpers, store.metadata.soft(CURVES))
         linker = Linker(store, scratches, self._helpers)
-        self._writer = Writer(store, linker, self._calibrator) if store.writable else None
+        self._snapshots = Snapshots(store.path if store.writable else None, Files())
+        self._writer: Writer | None = None
+        if store.writable:
+            mender = Mender(store, linker, self._helpers)
+            self._writer = Writer(store, linker, mender, self._calibrator, self._snapshots)
         self._reader_view: View | None = None if self._writer else self._read_view()
         self._refreshing = threading.RLock()  # a signal handler may close in the middle of a read
         self._state = _State(os.getpid())
@@ -288,11 +294,14 @@ class CoreNN:
         """
         self._check_open()
         checked = inputs.as_keys(keys)
-        with self._view() as view:
-            view, ids = self._find(view, checked)
-            found = np.array([row for row in ids if row >= 0], np.uint32)
-            vectors = self._vectors(view, found)
-            payloads = self._store.metadata.payloads(found.tolist(), view.head.commit)
+        while True:
+            with self._view(with_metadata=True) as view:
+                view, ids = self._find(view, checked)
+                found = np.array([row for row in ids if row >= 0], np.uint32)
+                vectors = self._vectors(view, found)
+                payloads = self._store.metadata.payloads(found.tolist(), view.head.commit)
+            if not self._overtaken(view):
+                break
         rows = iter(zip(vectors, payloads, strict=True))
         records: list[Record | None] = []
         for key, row in zip(checked, ids, strict=True):
@@ -330,13 +339,16 @@ class CoreNN:
 
     def __contains__(self, key: object) -> bool:
         self._check_open()
-        with self._view() as view:
+        with self._view(with_metadata=True) as view:
             return self._find(view, [inputs.check_key(key)])[1][0] >= 0
 
     def keys(self) -> KeysView[Key]:
-        """The keys of all rows, in the order of insertion, as of this call. Iterating makes one object at a time."""
+        """The keys of all rows, in the order of insertion, as of this call. Iterating makes one object at a time.
+
+        While what is returned lives, ids of rows deleted since are not used again.
+        """
         self._check_open()
-        return _Keys(self, self._current())
+        return _Keys(self)
 
     def __iter__(self) -> Iterator[Key]:
         return iter(self.keys())
@@ -380,19 +392,16 @@ class CoreNN:
         workers = self._helpers.threads if threads is None else inputs.as_count(threads, "threads")
         if (vectors is None) == (key is None):
             raise InvalidArgumentError("query takes either vectors or key=, one of the two")
-        if with_payloads or key is not None:
-            with self._view() as view:
+        while True:
+            with self._view(with_metadata=with_payloads or key is not None) as view:
                 view, queries, single = self._aim(view, vectors, key)
-                choice = choice or self._chosen(view, k, min_recall, workers)
+                chosen = choice or self._chosen(view, k, min_recall, workers)
                 answers = self._searcher.query(
-                    view, queries, k, choice.search_list, exact=choice.exact, threads=workers
+                    view, queries, k, chosen.search_list, exact=chosen.exact, threads=workers
                 )  # fmt: skip
-                return self._hits(view, answers, bound, with_payloads, (k, choice) if explain else None, single)
-        view = self._current()
-        queries, single = inputs.as_queries(vectors, view.settings.dim)
-        choice = choice or self._chosen(view, k, min_recall, workers)
-        answers = self._searcher.query(view, queries, k, choice.search_list, exact=choice.exact, threads=workers)
-        return self._hits(view, answers, bound, with_payloads, (k, choice) if explain else None, single)
+                hits = self._hits(view, answers, bound, with_payloads, (k, chosen) if explain else None, single)
+            if not self._overtaken(view):
+                return hits
 
     @staticmethod
     def _asked(
@@ -491,7 +500,7 @@ class CoreNN:
     def stats(self) -> Stats:
         """Counts, settings and sizes as of now."""
         self._check_open()
-        with self._view() as view:
+        with self._view(with_metadata=True) as view:
             return self._stats(view)
 
     def _stats(self, view: View) -> Stats:
@@ -503,6 +512,7 @@ class CoreNN:
         memory["key_bytes"] = self._store.heap_bytes()
         memory["navigation"] = view.graph.navigation.ids.nbytes + view.graph.navigation.edges.nbytes
         memory["metadata"] = self._store.metadata.memory_bytes()
+        readers = self._snapshots.others()
         return Stats(
             path=None if self._store.path is None else str(self._store.path),
             mode=self._mode,
@@ -512,10 +522,14 @@ class CoreNN:
             durability=self.settings.durability,
             rows=view.head.live,
             tombstones=view.head.dead,
+            free=rows - view.head.live - view.head.dead,
             pending=len(view.pending),
             commit=view.head.commit,
-            reclaimable_bytes=view.head.dead * sum(size for name, size in row_bytes.items() if name != "keys.heap"),
-            repair_backlog=view.head.dead,
+            readers=len(readers),
+            oldest_reader=min(readers, key=lambda reader: reader.snapshot).pid if readers else None,
+            reclaimable_bytes=(rows - view.head.live)
+            * sum(size for name, size in row_bytes.items() if name != "keys.heap"),
+            repair_backlog=view.head.dead if self._writer is None else self._writer.mender.backlog,
             compression_mode="none" if view.codes is None else chosen_mode(self._store),
             memory=memory,
             disk_bytes=self._store.disk_bytes(),
@@ -573,17 +587,19 @@ class CoreNN:
         """In mode "r": see what the writer has committed since. For the writer itself there is nothing to do."""
         self._check_open()
         if self._writer is None:
-            with self._view():
+            with self._refreshing:
+                self._check_open()
                 self._store.refresh()
                 navigation.load(self._store)
                 self._reader_view = self._read_view()
                 self._calibrator.load(self._store.metadata.soft(CURVES))
+                self._tell()
 
     def verify(self) -> Report:
         """Check every row, key and edge; changes nothing. See docs/crash-contract.md for what each problem means."""
         self._check_open()
         if self._writer is None:
-            with self._view() as view:
+            with self._view(with_metadata=True) as view:
                 return repair.verify_beside_a_writer(self._store, view)
         writer = self._writer
         report: Report = writer.submit(Task(lambda: repair.verify(self._store, writer.view)))
@@ -610,9 +626,27 @@ class CoreNN:
         assert view is not None
         return view
 
-    def _view(self) -> Any:
-        """A context that holds the current view while keys and payloads are looked up in it."""
-        return _Held(self) if self._writer is None else self._writer.reading()
+    def _view(self, *, with_metadata: bool = False) -> _Held:
+        """A context that holds the current view: while it is open, no id of a row that the view sees goes to another.
+
+        with_metadata: keys and payloads are looked up in it.
+        """
+        return _Held(self, self._refreshing if with_metadata and self._writer is None else None)
+
+    def _overtaken(self, view: View) -> bool:
+        """Whether a reader that the writer does not know of may have met rows in the place of some that its view sees.
+        It sees what is there now, then.
+        """
+        store = self._store
+        if store.registration is None or store.registration.registered or store.horizon <= view.head.commit:
+            return False
+        self.refresh()
+        return True
+
+    def _tell(self) -> None:
+        """Let the writer's process know what this reader still reads."""
+        if self._store.registration is not None:
+            self._store.registration.tell(self._snapshots.oldest_here(self._current().head.commit))
 
     def _read_view(self) -> View:
         """What a reader in its own process sees."""
@@ -648,33 +682,50 @@ class _State:
 
 
 class _Held:
-    """A reader's view, held against other threads: a refresh would move the metadata on, a close take it away."""
+    """The present view, held against the writer. lock: of a reader that looks into the metadata, against other threads:
+    a refresh would move it on, a close take it away.
+    """
 
-    def __init__(self, database: CoreNN) -> None:
-        self._lock = database._refreshing
+    __slots__ = ("_database", "_lock", "_token")
+
+    def __init__(self, database: CoreNN, lock: threading.RLock | None) -> None:
         self._database = database
+        self._lock = lock
 
     def __enter__(self) -> View:
-        self._lock.acquire()
-        try:
-            self._database._check_open()
-        except BaseException:
-            self._lock.release()
-            raise
-        return self._database._current()
+        database = self._database
+        if self._lock is not None:
+            self._lock.acquire()
+            try:
+                database._check_open()
+            except BaseException:
+                self._lock.release()
+                raise
+        self._token = database._snapshots.hold()
+        view = database._current()
+        database._snapshots.settle(self._token, view.head.commit)
+        return view
 
     def __exit__(self, *_: object) -> None:
-        self._lock.release()
+        self._database._snapshots.drop(self._token)
+        if self._database._writer is None:
+            self._database._tell()
+        if self._lock is not None:
+            self._lock.release()
 
 
 class _Keys(KeysView[Key]):
-    """The keys that a view sees, in the order of ids."""
+    """The keys that a view sees, in the order in which they came."""
 
     BLOCK = 4096
 
-    def __init__(self, database: CoreNN, view: View) -> None:
+    def __init__(self, database: CoreNN) -> None:
         self._database = database
-        self._view = view
+        snapshots = database._snapshots
+        token = snapshots.hold()
+        self._view = database._current()
+        snapshots.settle(token, self._view.head.commit)
+        weakref.finalize(self, snapshots.drop, token)
 
     def __len__(self) -> int:
         return self._view.head.live
@@ -684,11 +735,13 @@ class _Keys(KeysView[Key]):
 
     def __iter__(self) -> Iterator[Key]:
         view = self._view
-        snapshot = np.uint64(view.head.commit)
-        for start in range(0, view.head.rows, self.BLOCK):
-            state = view.live.state[start : min(start + self.BLOCK, view.head.rows)]
-            alive = (state[:, 0] - np.uint64(1) < snapshot) & (state[:, 1] - np.uint64(1) >= snapshot)
-            yield from KeyColumn(view.keys[start + np.flatnonzero(alive)], view.heap)
+        ids = np.flatnonzero(view.alive()).astype(np.uint32)
+        born = view.live.state[ids, 0]
+        if (born[1:] < born[:-1]).any():  # ids have been used again
+            ids = ids[np.argsort(born, kind="stable")]
+        del born
+        for start in range(0, len(ids), self.BLOCK):
+            yield from KeyColumn(view.keys[ids[start : start + self.BLOCK]], view.heap)
 
     def __repr__(self) -> str:
         return f"<keys of {len(self):,} rows>"
@@ -739,6 +792,8 @@ def _after_fork() -> None:
         if store.lock is not None:
             os.close(store.lock)
             store.lock = None
+        if store.registration is not None:
+            store.registration.leave()
         if isinstance(store.metadata, RocksMetadata):
             # Its destructor would wait for threads that were not forked.
             ctypes.pythonapi.Py_IncRef(ctypes.py_object(store.metadata))

@@ -59,7 +59,7 @@ def verify(store: Store, view: View, *, exclusive: bool = True) -> Report:
             Problem("metadata", f"counts {view.head.live:,} live, {view.head.dead:,} dead rows; the state says "
                     f"{counted.live:,} and {counted.dead:,}", 1)
         )  # fmt: skip
-    faults = check_graph(view, exclusive=exclusive)
+    faults = check_graph(view, exclusive=exclusive, freed=store.horizon > 0)
     problems += _graph_problems(faults)
     wrong = np.setdiff1d(wrong_codes(store, view), damaged)
     if len(wrong):
@@ -174,7 +174,10 @@ def _mend_state(writer: Writer) -> list[Problem]:
     if first is None or not isinstance(store.metadata, RocksMetadata):
         return []
     store.recovered.stateless_from = None
-    killed = {row for record in store.metadata.records(0) for row in record.died.tolist()}
+    killed: set[int] = set()
+    for record in store.metadata.records(0):
+        killed.difference_update(record.born.tolist())
+        killed.update(record.died.tolist())
     rows = {now for _, now, _ in store.metadata.names() if first <= now < store.metadata.head.rows} - killed
     revived = np.array(sorted(rows), np.uint32)
     store.revive(revived)
@@ -233,10 +236,11 @@ def _mend_keys(writer: Writer) -> list[Problem]:
 
 def mend_graph(writer: Writer) -> list[Problem]:
     """Link damaged and unreachable rows again, and thread the ring anew. Called in the writer thread."""
-    faults = check_graph(writer.view)
+    store = writer.store
+    faults = check_graph(writer.view, freed=store.horizon > 0)
     if not faults.any:
         return []
-    store = writer.store
+    writer.mender.forget()
     if faults.lifted:  # first: everything below measures distances with it
         set_radius(store, radius_needed(writer.view))
         writer.republish()

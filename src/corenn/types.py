@@ -237,9 +237,11 @@ class HitsList(list[Hits]):
 class Stats:
     """A snapshot of the state of a database. Sizes are in bytes.
 
-    rows: live rows. tombstones: deleted rows whose space is not yet reclaimed. pending: committed rows that are not
-    linked into the graph yet and are found by an exact scan. commit: number of the last commit.
-    repair_backlog: deleted rows that edges still lead to. memory: bytes of the rows in use, by part; mapped, and
+    rows: live rows. tombstones: deleted rows whose ids cannot be used again yet. free: ids that new rows will take.
+    reclaimable_bytes: what compact() would give back of the slabs. repair_backlog: deleted rows that edges may still
+    lead to. pending: committed rows that are not linked into the graph yet and are found by an exact scan. commit:
+    number of the last commit. readers: other processes that read; oldest_reader: the id of the one with the oldest
+    snapshot, for which ids of rows deleted since are kept. memory: bytes of the rows in use, by part; mapped, and
     resident as far as they were touched.
     disk_bytes: allocated on disk, 0 in memory.
     """
@@ -252,8 +254,11 @@ class Stats:
     durability: str
     rows: int
     tombstones: int
+    free: int
     pending: int
     commit: int
+    readers: int
+    oldest_reader: int | None
     reclaimable_bytes: int
     repair_backlog: int
     compression_mode: str

@@ -15,6 +15,7 @@ from .graph.adopt import Adopter
 from .graph.bulk import Builder
 from .graph.check import check_graph
 from .graph.insert import Linker
+from .graph.mend import Mender
 from .graph.query import Searcher
 from .graph.scratch import ScratchPool
 from .graph.threads import Helpers
@@ -26,7 +27,7 @@ from .kernels.rows import Float32Rows, decode_rows
 from .kernels.search import L2, aim_batch
 from .storage.commit import NO_IDS, Commit
 from .storage.encode import encode
-from .storage.format import JOURNAL
+from .storage.format import JOURNAL, NO_ID
 from .storage.store import Store
 
 log = logging.getLogger("corenn")
@@ -76,13 +77,16 @@ def _exercise(settings: Settings, progress: Callable[[str], None]) -> None:
     progress("rows")
     encoded = encode(settings, random.integers(0, 100, (rows, 8)))
     keys = [f"{row}" for row in range(rows)]
-    store.commit(Commit(1, 0, keys, [0] * rows, [None] * rows, encoded.rows, encoded.seals))
+    ids = np.arange(rows, dtype=np.uint32)
+    store.commit(Commit(1, ids, keys, [NO_ID] * rows, [None] * rows, encoded.rows, encoded.seals))
     head = store.metadata.head
     progress("edges")
-    ids = np.arange(rows, dtype=np.uint32)
     Linker(store, scratches, helpers).link(ids, head, lambda: False)
     Builder(store, scratches, helpers).build(ids, head, lambda: False)
     Adopter(store, helpers).adopt(0, np.ones(1, np.int64), np.ones((1, 1), np.uint32))
+    store.commit(Commit(2, died=ids[:1]))
+    head = store.metadata.head
+    Mender(store, Linker(store, scratches, helpers), helpers).finish(take_view(store, head, NO_IDS))
     view = take_view(store, head, NO_IDS)
     queries = np.ones((2, 8), np.float32)
     searcher = Searcher(scratches, helpers)

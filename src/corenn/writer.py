@@ -12,8 +12,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -25,11 +24,13 @@ from .graph.bulk import Progress
 from .graph.calibrate import Calibrator
 from .graph.codes import chosen_mode
 from .graph.insert import Linker
+from .graph.mend import Mender
 from .graph.view import View, radius_of, raise_radius, take_view
 from .kernels.rows import NORM
 from .storage.commit import CURVES, NO_IDS, Commit, Head
 from .storage.encode import Encoded
 from .storage.format import NO_ID
+from .storage.readers import Snapshots
 from .storage.rocks import RocksMetadata
 from .storage.store import Store
 from .types import Key, UInt32s
@@ -40,8 +41,10 @@ GROUP_ROWS = 1 << 16
 CHECKPOINT_ROWS = 1 << 16
 CHECKPOINT_COMMITS = 1 << 14
 GATHER_SECONDS = 0.002
+NEW = 1 << 32  # beyond all ids
 IDLE_ROWS = 512  # rows of the backlog linked before new requests are looked for
-IDLE_SECONDS = 1.0  # without a request, after which recall is measured in the background
+IDLE_SECONDS = 1.0  # without a request, after which dead rows are taken out and recall is measured
+MENDED_PER_CHANGE = 32  # rows whose edges are looked at for each row that comes or goes, while a pass is worth it
 
 
 @dataclass(slots=True)
@@ -81,8 +84,7 @@ class _Group:
     def __init__(self, writes: Sequence[Write], view: View, store: Store) -> None:
         keys = list(dict.fromkeys(key for write in writes for key in write.keys))
         self._committed = dict(zip(keys, store.metadata.lookup(keys, view.lookup_view), strict=True))
-        self._current = dict(self._committed)
-        self.first = store.next_row()
+        self._current = dict(self._committed)  # new rows are counted from NEW on until they get their ids
         self.keys: list[Key] = []
         self.previous: list[int] = []
         self.payloads: list[bytes | None] = []
@@ -110,7 +112,7 @@ class _Group:
 
     def _append(self, write: Write) -> None:
         assert write.encoded is not None
-        for row, key in enumerate(write.keys, self.first + len(self.keys)):
+        for row, key in enumerate(write.keys, NEW + len(self.keys)):
             before = self._committed[key]
             self.previous.append(NO_ID if before < 0 else before)
             self._current[key] = row
@@ -133,26 +135,27 @@ class _Group:
                 raise KeyNotFoundError(f"key {key!r} does not exist; insert it with its vector first")
         for key, payload in zip(write.keys, write.payloads, strict=True):
             row = self._current[key]
-            if row >= self.first:
-                self.payloads[row - self.first] = payload
+            if row >= NEW:
+                self.payloads[row - NEW] = payload
             else:
                 self.changed[row] = payload
 
-    def commit(self, number: int) -> Commit:
-        """The commit of all that was taken in."""
+    def commit(self, number: int, ids: UInt32s, freed: UInt32s) -> Commit:
+        """The commit of all that was taken in. ids: for the new rows. freed: see Commit."""
         whole = self.blocks[0] if len(self.blocks) == 1 else None
         if len(self.blocks) > 1:
             whole = Encoded(*(np.concatenate([block[i] for block in self.blocks]) for i in range(2)))
         return Commit(
             number=number,
-            first=self.first,
+            ids=ids,
             keys=self.keys,
             previous=self.previous,
             payloads=self.payloads,
             vectors=None if whole is None else whole.rows,
             seals=None if whole is None else whole.seals,
-            died=np.array(self.died, np.uint32),
+            died=np.array([row if row < NEW else ids[row - NEW] for row in self.died], np.uint32),
             changed=list(self.changed.items()),
+            freed=freed,
         )
 
     @property
@@ -163,9 +166,13 @@ class _Group:
 class Writer:
     """Owns the thread, the published view and the backlog of rows that wait to be linked."""
 
-    def __init__(self, store: Store, linker: Linker, calibrator: Calibrator) -> None:
+    def __init__(
+        self, store: Store, linker: Linker, mender: Mender, calibrator: Calibrator, snapshots: Snapshots
+    ) -> None:
         self.store = store
         self.linker = linker
+        self.mender = mender
+        self.snapshots = snapshots
         self.calibrator = calibrator
         self._calm = False  # no request has come for IDLE_SECONDS
         self._backlog: list[tuple[int, UInt32s]] = list(store.recovered.backlog)
@@ -178,9 +185,8 @@ class Writer:
         self._thread: threading.Thread | None = None
         self._since_checkpoint = [0, 0]  # rows, commits
         self._loading = False  # whether rows wait to be linked all at once
-        self._reading: dict[object, int] = {}
         if store.recovered.suspect or (store.settings.metric == "ip" and radius_of(store) == 0):
-            self._raise_radius(0, store.metadata.head.rows)
+            self._raise_radius(np.flatnonzero(store.state.array[: store.metadata.head.rows, 0]).astype(np.uint32))
         self.view = self._take()
         if self._backlog or calibrator.due(self.view):
             self._start()
@@ -225,18 +231,6 @@ class Writer:
                 return
         request.done.wait()
 
-    @contextmanager
-    def reading(self) -> Iterator[View]:
-        """The view, held: no checkpoint forgets a key or payload that it sees."""
-        token = object()
-        self._reading[token] = 0  # before the view is taken, so that no checkpoint slips in between
-        try:
-            view = self.view
-            self._reading[token] = view.head.commit
-            yield view
-        finally:
-            del self._reading[token]
-
     def close(self) -> None:
         """Finish what was handed in, checkpoint, and stop. Rows not linked by then are linked after the next open."""
         with self._changed:
@@ -274,6 +268,8 @@ class Writer:
                     self._serve(requests)
                 elif self._may_link():
                     self._link_backlog()
+                elif self._may_mend(calm=True):
+                    self._mend(1)
                 elif self.calibrator.step(self.view):
                     self.keep_curves()
             except Exception as error:  # the thread outlives whatever a request meets
@@ -283,11 +279,23 @@ class Writer:
     def _may_link(self) -> bool:
         return bool(self._backlog) and self.store.fault is None and not self._loading
 
+    def _may_mend(self, *, calm: bool) -> bool:
+        return self.store.fault is None and not self._backlog and not self._loading and self.mender.due(calm=calm)
+
+    def _mend(self, rows: int) -> None:
+        """Look at the edges of so many rows, at least: a part of the repair that deletes leave behind."""
+        while rows > 0 and self._may_mend(calm=True):
+            rows -= self.mender.step(self.view) or 1
+        self._publish()
+
     def _patience(self) -> float | None:
-        """How long to wait for requests before recall is measured; for ever if there is nothing to measure."""
+        """How long to wait for requests before dead rows are taken out of the graph and recall is measured; for ever
+        if there is nothing to do.
+        """
         if not self._calm:
             return IDLE_SECONDS
-        return 0.0 if self.store.fault is None and self.calibrator.due(self.view) else None
+        busy = self.store.fault is None and (self._may_mend(calm=True) or self.calibrator.due(self.view))
+        return 0.0 if busy else None
 
     def _next_requests(self) -> list[Request]:
         """One task, or the writes that share a commit."""
@@ -349,12 +357,16 @@ class Writer:
             ) from self.store.fault
 
     def _commit(self, group: _Group, writes: Sequence[Write]) -> None:
-        commit = group.commit(self.store.next_commit())
+        oldest = self._oldest() if self.mender.holds_ids else 0
+        freed = self.mender.freeable(oldest)
+        ids = self.mender.take(len(group.keys), freed)
+        commit = group.commit(self.store.next_commit(), ids, freed)
         self.store.commit(commit)
+        self.mender.committed(ids, freed)
         head = self.store.metadata.head
         if commit.count:
-            self._raise_radius(commit.first, commit.first + commit.count)
-            fresh = commit.ids[self.store.state.array[commit.first : commit.first + commit.count, 1] == 0]
+            self._raise_radius(commit.ids)
+            fresh = commit.ids[self.store.state.array[commit.ids, 1] == 0]
             left = fresh
             if not (self._loading and self.linker.empty):
                 left = self._link(fresh, head, lambda: self._closing or any(write.interrupted for write in writes))
@@ -363,15 +375,19 @@ class Writer:
         self._publish()
         self._since_checkpoint[0] += commit.count + len(commit.died)
         self._since_checkpoint[1] += 1
+        if self._may_mend(calm=False):
+            self._mend(MENDED_PER_CHANGE * (commit.count + len(commit.died)))
         if self._since_checkpoint[0] >= CHECKPOINT_ROWS or self._since_checkpoint[1] >= CHECKPOINT_COMMITS:
             self._try_checkpoint()
 
-    def _raise_radius(self, first: int, stop: int) -> None:
+    def _oldest(self) -> int:
+        """The oldest snapshot that anybody reads: a query here, or a reader in another process."""
+        return self.snapshots.oldest(self.store.metadata.head.commit)
+
+    def _raise_radius(self, ids: UInt32s) -> None:
         """Take the norms of rows into account before they are linked, or where edges.slab may have lost them."""
-        seals = self.store.seals.array[first:stop]
-        if seals.shape[1] > NORM:
-            born = self.store.state.array[first:stop, 0] != 0
-            raise_radius(self.store, seals.view(np.float32)[born, NORM])
+        if self.store.seals.spec.columns > NORM:
+            raise_radius(self.store, self.store.seals.array[ids].view(np.float32)[:, NORM])
 
     def _link(self, ids: UInt32s, head: Head, stop: Callable[[], bool]) -> UInt32s:
         """Link committed rows. Whatever goes wrong here, they stay committed: queries scan what is not linked."""
@@ -417,9 +433,8 @@ class Writer:
         self._publish()
 
     def _checkpoint(self) -> None:
-        held = list(self._reading.values())
         try:
-            self.store.checkpoint(self._linked_commit(), min(held, default=self.view.head.commit))
+            self.store.checkpoint(self._linked_commit(), self.snapshots.oldest_here(self.view.head.commit))
         except CoreNNError as error:
             self.store.fault = error  # a failed sync is never tried again
             raise
@@ -464,7 +479,7 @@ class Writer:
     def kill(self, ids: UInt32s) -> None:
         """Commit the deaths of rows by id, for repair. Called in the writer thread."""
         self._refuse_after_fault()
-        self.store.commit(Commit(self.store.next_commit(), self.store.next_row(), died=ids))
+        self.store.commit(Commit(self.store.next_commit(), died=np.sort(ids)))
         self._publish()
 
     def republish(self) -> None:

@@ -20,6 +20,7 @@ from corenn.graph.view import entries_of, raise_radius, take_view
 from corenn.kernels.search import DEGREE, FIRST_NEIGHBOUR, LIFELINE
 from corenn.storage.commit import NO_IDS, Commit
 from corenn.storage.encode import encode
+from corenn.storage.format import NO_ID
 from corenn.storage.store import Store
 
 ROWS = 40
@@ -30,7 +31,8 @@ def stored(vectors: Any, **others: Any) -> Store:
     store = Store.in_memory(Settings(dim=vectors.shape[1], **others))
     encoded = encode(store.settings, vectors)
     count = len(vectors)
-    store.commit(Commit(1, 0, range(count), [0] * count, [None] * count, encoded.rows, encoded.seals))
+    ids = np.arange(count, dtype=np.uint32)
+    store.commit(Commit(1, ids, range(count), [NO_ID] * count, [None] * count, encoded.rows, encoded.seals))
     if store.settings.metric == "ip":
         raise_radius(store, np.linalg.norm(vectors, axis=1).astype(np.float32))
     return store

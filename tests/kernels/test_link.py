@@ -32,7 +32,7 @@ def linked(vectors: np.ndarray, threads: int = 1, batch: int = 100_000, **settin
         store.commit(
             Commit(
                 number,
-                first,
+                np.arange(first, first + count, dtype=np.uint32),
                 list(range(first, first + count)),
                 [0] * count,
                 [None] * count,

@@ -17,7 +17,7 @@ from ..kernels.codes import AUTO, TAIL, Codes, asked_of, bits_of, code_width, co
 from ..kernels.rotation import rotation_signs
 from ..kernels.rows import Rows, decode_rows
 from ..kernels.search import LIFELINE, Plan, Results, search_batch
-from ..storage.commit import NO_IDS
+from ..storage.commit import NO_IDS, as_runs
 from ..storage.format import CENTRE, CHOSEN, CODED, CODINGS, TRIED
 from ..storage.store import Store
 from ..types import Float32s, UInt32s
@@ -35,6 +35,13 @@ SAMPLE = 64  # rows that stand for queries when codes are chosen
 K, LIST = 10, 48
 WORTH_BYTES = 128  # a vector has to be larger for codes to be tried
 FAITHFUL = 0.97  # share of the walk's own answers that a walk over codes must find
+
+
+def centre_of(store: Store) -> int:
+    """The row whose vector must stay what it is, since codes are relative to it; -1 if there is none."""
+    if store.codes is None or chosen_mode(store) != "rabitq":
+        return -1
+    return int(store.codes.header[CENTRE])
 
 
 def chosen_mode(store: Store) -> str:
@@ -118,11 +125,25 @@ class Coder:
         self._scratches = scratches
         self._helpers = helpers
 
-    def extend(self, view: View) -> None:
-        """Give rows that have no code yet theirs, if codes are in use."""
+    def extend(self, view: View, ids: UInt32s = NO_IDS) -> None:
+        """Give rows that have no code yet theirs, if codes are in use. ids: rows that may have that of another one."""
         slab, mode = self._store.codes, chosen_mode(self._store)
-        if slab is not None and mode != "none" and int(slab.header[CODED]) < view.head.rows:
-            self._encode(view, mode, int(slab.header[CODED]))
+        if slab is None or mode == "none":
+            return
+        coded = int(slab.header[CODED])
+        again = ids[ids < coded]
+        if len(again):
+            self._encode_again(view, mode, again)
+        if coded < view.head.rows:
+            self._encode(view, mode, coded)
+
+    def _encode_again(self, view: View, mode: str, ids: UInt32s) -> None:
+        """Make the codes of rows whose ids belonged to others before."""
+        codes = _as_codes(self._store, view.rows, mode)
+        vector = np.empty(view.settings.dim, np.float32)
+        turned = np.zeros((2, codes.signs.shape[1]), np.float32)
+        for first, count in as_runs(ids).tolist():
+            encode_rows(view.rows, codes, first, codes.vectors[first : first + count], vector, turned)
 
     def begin(self, view: View, linked: int) -> None:
         """Choose codes and make them, once enough rows are linked; try the choice again whenever these have doubled."""

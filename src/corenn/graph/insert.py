@@ -33,6 +33,7 @@ FIRST_ROWS = 32  # a batch is at least this long, and else at most a sixteenth o
 SHARE = 16
 PEERS = 32  # nearest rows of its own batch that a row considers
 LATELY = 10  # rows linked shortly before, at 1, 2, 4, 8, … rows back, at which an insert starts as well
+LATELY_ROWS = 1 << LATELY - 1
 TRAIL = 4  # expanded candidates kept, in search lists
 ELECTION = 1.1  # growth after which the entries are chosen anew
 SLICE = 16  # rows per kernel call: some milliseconds
@@ -48,6 +49,10 @@ class Linker:
         self._helpers = helpers
         self.coder = Coder(store, scratches, helpers)
         self._builder = Builder(store, scratches, helpers)
+        # The rows linked last, the newest at the end.
+        self._lately: UInt32s = np.arange(
+            max(0, store.metadata.head.rows - LATELY_ROWS), store.metadata.head.rows
+        ).astype(np.uint32)
 
     def in_bulk(self, count: int) -> bool:
         """Whether so many rows are linked at once: all that there are in the graph."""
@@ -70,18 +75,25 @@ class Linker:
             self._builder.measure_growth(self._view(head))
             self.coder.begin(self._view(head), len(ids))
             return NO_IDS
-        elected = min(int(self._store.edges.header[ELECTED]), head.rows)
-        self.coder.extend(self._view(head))
+        elected = int(self._store.edges.header[ELECTED])
+        self.coder.extend(self._view(head), ids)
         while len(ids) and not stop():
-            linked = max(int(ids[0]), elected)
+            linked = max(0, head.live - len(ids))
             size = min(BATCH_ROWS, max(FIRST_ROWS, linked // SHARE))
             batch, ids = ids[:size], ids[size:]
             self._link_batch(batch, head)
             if linked + len(batch) >= elected * ELECTION + FIRST_ROWS:
                 elected = linked + len(batch)
                 self.elect_entries(head, elected, stop)
+            self._lately = np.concatenate((self._lately, batch))[-LATELY_ROWS:]
             self.coder.begin(self._view(head), linked + len(batch))
         return ids
+
+    def link_again(self, ids: UInt32s, head: Head) -> None:
+        """Search new edges for rows that are in the graph, and have lost most of those that they had."""
+        alive = ids[self._store.state.array[ids, DIED] == 0]
+        for start in range(0, len(alive), BATCH_ROWS):
+            self._link_batch(alive[start : start + BATCH_ROWS], head)
 
     def elect_entries(self, head: Head, linked: int, stop: Callable[[], bool] = lambda: False) -> None:
         """Choose the entries anew among the rows that are linked, about `linked` in number, and draw the sample anew
@@ -96,7 +108,7 @@ class Linker:
         return take_view(self._store, head, NO_IDS)
 
     def _link_batch(self, batch: UInt32s, head: Head) -> None:
-        view = self._starting_lately(self._view(head), int(batch[0]))
+        view = self._starting_lately(self._view(head))
         settings = view.settings
         shape = Shape(settings.max_edges, np.float32(settings.distance_threshold))
         nearest = np.empty((len(batch), min(PEERS, max(1, len(batch) - 1))), np.uint64)
@@ -112,16 +124,16 @@ class Linker:
         thread_ring(view.rows, view.graph.edges, batch, root, journal, np.empty(settings.dim, np.float32))
         self._link_back(view, shape, batch)
 
-    def _starting_lately(self, view: View, first: int) -> View:
-        """The view, in which walks start at all entries, and at rows linked shortly before `first` as well.
+    def _starting_lately(self, view: View) -> View:
+        """The view, in which walks start at all entries, and at rows linked shortly before as well.
 
         Rows that come cluster by cluster find their own that way, long before the cluster has an entry.
         """
-        lately = first - (1 << np.arange(LATELY))
-        lately = lately[lately >= 0]
+        back = 1 << np.arange(LATELY)
+        lately = self._lately[-back[back <= len(self._lately)]]
         linked = view.graph.edges[lately, LIFELINE] != 0
         alive = view.live.state[lately, DIED] == 0
-        entries = np.concatenate((entries_of(self._store), lately[linked & alive].astype(np.uint32)))
+        entries = np.concatenate((entries_of(self._store), lately[linked & alive]))
         return replace(view, graph=view.graph._replace(entries=entries))
 
     def _rank(self, view: View, batch: UInt32s, nearest: AnyArray) -> None:

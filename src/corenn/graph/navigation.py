@@ -16,10 +16,10 @@ from dataclasses import replace
 import numpy as np
 
 from ..errors import CoreNNError
-from ..kernels.search import FIRST_NEIGHBOUR, Navigation
+from ..kernels.search import BORN, DIED, FIRST_NEIGHBOUR, Navigation
 from ..storage.commit import NAVIGATION, Head
 from ..storage.format import NAVIGATED
-from ..storage.store import NO_NAVIGATION, Store
+from ..storage.store import NO_NAVIGATION, NOT_DRAWN, Drawn, Store
 from ..types import UInt32s
 from .entries import linked_rows
 from .view import View, entries_of, radius_of, set_radius
@@ -34,8 +34,16 @@ GROWTH = 1.5  # of the linked rows, after which the sample is drawn anew
 
 
 def due(store: Store, linked: int) -> bool:
-    """Whether there are enough linked rows for a sample, and many more than when the last one was drawn."""
-    return linked >= SHARE * LEAST and linked >= GROWTH * store.navigation.rows
+    """Whether there are enough linked rows for a sample, and many more than when the last one was drawn, or half of
+    that are there no more.
+    """
+    if linked < SHARE * LEAST:
+        return False
+    if linked >= GROWTH * store.drawn.linked:
+        return True
+    state = store.state.array[store.navigation.ids]
+    there = (state[:, BORN] == store.drawn.births) & (state[:, DIED] == 0)
+    return 2 * int(there.sum()) < len(there)
 
 
 def make(store: Store, view: View, link: Link) -> None:
@@ -48,9 +56,10 @@ def make(store: Store, view: View, link: Link) -> None:
         made = _built(store, view, link)
         if made is None:
             return
-        store.navigation = made
-        store.metadata.store_soft(NAVIGATION, _pack(made))
-        store.edges.header[NAVIGATED] = made.rows
+        drawn = Drawn(view.head.commit, len(linked_rows(view)), store.state.array[made.ids, BORN])
+        store.metadata.store_soft(NAVIGATION, _pack(made, drawn))
+        store.navigation, store.drawn = made, drawn
+        store.edges.header[NAVIGATED] = drawn.commit
     except (CoreNNError, OSError, MemoryError):
         log.warning("the navigation graph could not be made or kept", exc_info=True)
 
@@ -83,13 +92,13 @@ def _built(store: Store, view: View, link: Link) -> Navigation | None:
 
 def load(store: Store) -> None:
     """Take over what is kept, if it is another one than that in use."""
-    noted = int(store.edges.header[NAVIGATED])
-    if noted == store.navigation.rows:
+    if int(store.edges.header[NAVIGATED]) == store.drawn.commit:
         return
     raw = store.metadata.soft(NAVIGATION)
-    store.navigation = NO_NAVIGATION if raw is None else _unpack(raw, store.edges.spec.columns)
+    found = None if raw is None else _unpack(raw, store.edges.spec.columns)
+    store.navigation, store.drawn = found or (NO_NAVIGATION, NOT_DRAWN)
     if store.writable:
-        store.edges.header[NAVIGATED] = store.navigation.rows
+        store.edges.header[NAVIGATED] = store.drawn.commit
 
 
 def _sample(linked: UInt32s, entries: UInt32s) -> UInt32s:
@@ -99,24 +108,28 @@ def _sample(linked: UInt32s, entries: UInt32s) -> UInt32s:
     return np.concatenate((entries, even[~np.isin(even, entries)]))
 
 
-def _pack(navigation: Navigation) -> bytes:
+def _pack(navigation: Navigation, drawn: Drawn) -> bytes:
     file = io.BytesIO()
-    np.savez(file, ids=navigation.ids, edges=navigation.edges, starts=navigation.starts)
+    np.savez(file, ids=navigation.ids, edges=navigation.edges, starts=navigation.starts, births=drawn.births,
+             drawn=[drawn.commit, drawn.linked])  # fmt: skip
     return file.getvalue()
 
 
-def _unpack(raw: bytes, columns: int) -> Navigation:
+def _unpack(raw: bytes, columns: int) -> tuple[Navigation, Drawn] | None:
     """What was kept, or none if it would have a kernel read or write beyond an array. columns: of the edges of rows."""
     try:
         with np.load(io.BytesIO(raw), allow_pickle=False) as kept:
             ids, edges = (np.ascontiguousarray(kept[name], np.uint32) for name in ("ids", "edges"))
-            starts = int(kept["starts"])
+            births = np.ascontiguousarray(kept["births"], np.uint64)
+            starts, commit, linked = int(kept["starts"]), *(int(number) for number in kept["drawn"])
         count = len(ids)
+        if births.shape != (count,) or commit < 0 or linked < 0:
+            raise ValueError(f"{births.shape} births of {count} rows")
         if not (ids.ndim == 1 and edges.ndim == 2 and len(edges) == count and 0 < starts <= count):
             raise ValueError(f"{starts} of {ids.shape} ids, {edges.shape} edges")
         if not FIRST_NEIGHBOUR < edges.shape[1] <= columns or edges[:, FIRST_NEIGHBOUR:].max() >= count:
             raise ValueError("edges out of range")
     except (OSError, ValueError, TypeError, KeyError, EOFError, zipfile.BadZipFile) as error:
         log.warning("the navigation graph that was kept cannot be read (%s); queries go without", error)
-        return NO_NAVIGATION
-    return Navigation(ids, edges, starts, int(ids.max()) + 1)
+        return None
+    return Navigation(ids, edges, starts, int(ids.max()) + 1), Drawn(commit, linked, births)

@@ -83,6 +83,10 @@ class Searcher:
         if len(view.pending):
             self._add_pending(view, queries, results, wanted)
         short = np.flatnonzero(results.info[:, FOUND] < wanted)
+        if len(short) and not plan.tombstones:
+            # Ids of rows that were gone have been given to others since the view was taken.
+            self._walk_again(view, plan._replace(tombstones=True), queries, results, short)
+            short = np.flatnonzero(results.info[:, FOUND] < wanted)
         if len(short):
             self._complete(view, queries, results, short, threads)
         return Answers("graph", length, *results, int(results.info[:, FOUND].min()))
@@ -149,11 +153,16 @@ class Searcher:
                 results.info[starved, STARVED] = 0
                 self._complete(view, queries, results, starved, threads)
                 return
-            for i in starved.tolist():
-                part = Results(results.ids[i : i + 1], results.distances[i : i + 1], results.info[i : i + 1])
-                before = part.info.copy()
-                self._walk(view, plan, queries[i : i + 1], part, room)
-                part.info[:, [HOPS, DISTANCES]] += before[:, [HOPS, DISTANCES]]
+            self._walk_again(view, plan, queries, results, starved, room)
+
+    def _walk_again(
+        self, view: View, plan: Plan, queries: Float32s, results: Results, some: AnyArray, room: int = TOMBSTONE_ROOM
+    ) -> None:
+        for i in some.tolist():
+            part = Results(results.ids[i : i + 1], results.distances[i : i + 1], results.info[i : i + 1])
+            before = part.info.copy()
+            self._walk(view, plan, queries[i : i + 1], part, room)
+            part.info[:, [HOPS, DISTANCES]] += before[:, [HOPS, DISTANCES]]
 
     def _complete(self, view: View, queries: Float32s, answers: Results, short: AnyArray, threads: int) -> None:
         """Scan for queries whose walk ended with fewer rows than there are, or too early."""

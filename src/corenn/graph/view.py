@@ -60,8 +60,9 @@ class View:
 
     def alive(self) -> NDArray[np.bool_]:
         """Which of the ids in use the snapshot sees; shape (rows,)."""
-        alive: NDArray[np.bool_] = self.born()
-        alive &= self.live.state[: self.live.rows, DIED] - np.uint64(1) >= self.live.snapshot
+        # The deaths first: see kernels.search.visible.
+        alive: NDArray[np.bool_] = self.live.state[: self.live.rows, DIED] - np.uint64(1) >= self.live.snapshot
+        alive &= self.born()
         return alive
 
     @property
@@ -90,12 +91,12 @@ def radius_of(store: Store) -> float:
     return -1.0 if store.settings.metric == "cosine" and word != 0 else 0.0
 
 
-def radius_fits(view: View, *, exclusive: bool) -> bool:
-    """Whether the rows are lifted as their norms demand. Not exclusive: newer rows may have raised the radius."""
+def radius_fits(view: View, *, exact: bool) -> bool:
+    """Whether the rows are lifted as their norms demand. Not exact: rows that are newer, or gone, may have raised it."""
     needed, found = radius_needed(view), float(view.rows.radius)
     if view.settings.metric == "cosine":
         return found <= needed  # to lift although no row needs it is harmless
-    return found == needed if exclusive else found >= needed
+    return found == needed if exact else found >= needed
 
 
 def radius_needed(view: View) -> float:
@@ -179,7 +180,7 @@ def take_view(store: Store, head: Head, pending: UInt32s) -> View:
         keys=store.keys.array,
         heap=store.heap.array.reshape(-1),
         pending=pending,
-        tombstones=head.dead > 0,
+        tombstones=head.dead > store.buried,
         growth=growth_of(store),
         codes=codes_for(store, rows, head.rows),
     )

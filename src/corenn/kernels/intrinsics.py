@@ -52,6 +52,12 @@ def float_at(stored: Bytes, row: int, byte: int) -> np.float32:
     return found
 
 
+def load_first(words: UInt64s, row: Any, column: int) -> np.uint64:
+    """An item of uint64 (n, m), read before anything that is read after it in the program."""
+    found: np.uint64 = words[row, column]
+    return found
+
+
 def float_bits(value: np.float32) -> np.uint32:
     """The bits of a float32."""
     return np.float32(value).view(np.uint32)
@@ -316,6 +322,18 @@ def _float_at(_typing: Any, stored: Any, row: Any, byte: Any) -> Any:
     return types.float32(stored, row, byte), codegen
 
 
+@intrinsic
+def _load_first(_typing: Any, words: Any, row: Any, column: Any) -> Any:
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        view = context.make_array(signature.args[0])(context, builder, args[0])
+        row_index, place = (context.cast(builder, args[at], signature.args[at], types.int64) for at in (1, 2))
+        width = cgutils.unpack_tuple(builder, view.shape, 2)[1]
+        address = builder.gep(view.data, [builder.add(builder.mul(row_index, width), place)])
+        return builder.load_atomic(address, "acquire", 8)
+
+    return types.uint64(words, row, column), codegen
+
+
 def _reinterpret(source: Any, target: Any) -> Any:
     @intrinsic
     def reinterpret(_typing: Any, value: Any) -> Any:
@@ -344,6 +362,11 @@ _bits_float = _reinterpret(types.uint32, types.float32)
 @compiled_for(prefetch)
 def _(array: Any, row: Any) -> Any:
     return lambda array, row: _prefetch(array, row)
+
+
+@compiled_for(load_first)
+def _(words: Any, row: Any, column: Any) -> Any:
+    return lambda words, row, column: _load_first(words, row, column)
 
 
 @compiled_for(float_at)

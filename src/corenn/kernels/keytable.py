@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from .intrinsics import load_first
 from .jit import inlined, kernel
 
 KIND_NONE, KIND_INT, KIND_STR = 0, 1, 2
@@ -60,9 +61,10 @@ def find_keys(table: Any, words: Any, heap: Any, state: Any, snapshot: Any, want
         place = hash_key(wanted[i, 0], wanted[i, 1], bytes_) & mask
         while table[place] != 0:
             row = np.int64(table[place]) - 1
+            died = load_first(state, row, 1)  # as search.visible does
             if (
                 state[row, 0] - np.uint64(1) < snapshot
-                and state[row, 1] - np.uint64(1) >= snapshot
+                and died - np.uint64(1) >= snapshot
                 and _same(wanted[i, 0], wanted[i, 1], bytes_, words[row, 0], words[row, 1], heap)
             ):
                 out[i] = row

@@ -12,12 +12,14 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..types import Bytes, Float32s, UInt64s
-from .candidates import NOTHING, distance_of, id_of, insert_sorted, pack, sort
+from .candidates import NOTHING, distance_of, id_of, insert_at, insert_sorted, pack, place_of, sort
 from .jit import inlined, kernel
 from .rows import NORM, aim_at, decode, distance, estimates, lift_of, prefetch_row
-from .search import AHEAD, DEGREE, DIED, DISTANCES, FIRST_NEIGHBOUR, HOPS, LIFELINE, beam_search, enter
+from .search import AHEAD, DEGREE, DISTANCES, FIRST_NEIGHBOUR, HOPS, LIFELINE, beam_search, enter, usable
 
 BEYOND = -2
+HEIRS = 3  # of a dead row, by which an edge to it is replaced
+REMOVAL = np.uint64(1 << 63)  # in the journal: the pair is not to be threaded but to be parted
 
 
 class Workbench(NamedTuple):
@@ -185,7 +187,7 @@ def _add_answers(rows: Any, live: Any, plan: Any, node: Any, count: Any, total: 
     lift = lift_of(rows, node)
     for t in range(count):
         row = id_of(found[t])
-        if row != node and live.state[row, DIED] == 0:
+        if row != node and usable(live, row):
             bench.candidates[total] = pack(distance(rows, bench.anchor, lift, row), row)
             total += 1
     return total
@@ -203,13 +205,13 @@ def _gather(live: Any, plan: Any, node: Any, count: Any, nearest: Any, scratch: 
     info[DISTANCES] = 0
     for t in range(length):
         row = id_of(trail[t])
-        if row != node and live.state[row, DIED] == 0:
+        if row != node and usable(live, row):
             bench.candidates[total] = pack(distance_of(trail[t]), row)
             total += 1
     for t in range(nearest.shape[0]):
         if nearest[t] == NOTHING:
             break
-        if live.state[id_of(nearest[t]), DIED] == 0:
+        if usable(live, id_of(nearest[t])):
             bench.candidates[total] = nearest[t]
             total += 1
     return total
@@ -262,7 +264,7 @@ def _prune_row(rows: Any, row: Any, node: Any, degree: Any, live: Any, shape: An
     total = 0
     for t in range(degree + sources.shape[0]):
         other = np.int64(row[FIRST_NEIGHBOUR + t]) if t < degree else np.int64(sources[t - degree])
-        if other >= live.rows or other == node or live.state[other, DIED] != 0:
+        if other >= live.rows or other == node or not usable(live, other):
             continue
         candidate = pack(distance(rows, bench.anchor, lift, other), other)
         if total < room or candidate < bench.candidates[room - 1]:
@@ -329,12 +331,132 @@ def _equal(rows: Any, one: Any, other: Any, vector: Any) -> Any:
 
 @kernel
 def mend_ring(edges: Any, journal: Any, rows: Any) -> None:
-    """Finish the threading that a killed process had begun."""
-    node, behind = np.int64(journal[0]) - 1, np.int64(journal[1]) - 1
-    if 0 <= node < rows and 0 <= behind < rows and np.int64(edges[behind, LIFELINE]) != node + 1:
+    """Finish the threading or parting that a killed process had begun."""
+    removal = journal[0] & REMOVAL
+    node, behind = np.int64(journal[0] & ~REMOVAL) - 1, np.int64(journal[1]) - 1
+    within = 0 <= node < rows and 0 <= behind < rows
+    if within and removal:
+        if np.int64(edges[behind, LIFELINE]) == node + 1 and edges[node, LIFELINE] != 0:
+            edges[behind, LIFELINE] = edges[node, LIFELINE]
+        edges[node, LIFELINE] = 0
+    elif within and np.int64(edges[behind, LIFELINE]) != node + 1:
         edges[node, LIFELINE] = edges[behind, LIFELINE]
         edges[behind, LIFELINE] = node + 1
     journal[0] = np.uint64(0)
+
+
+@inlined
+def is_doomed(doomed: Any, row: Any) -> Any:
+    """Whether the bit of a row is set in uint8 (rows / 8,)."""
+    return row >> 3 < doomed.shape[0] and (doomed[row >> 3] >> np.uint8(row & 7)) & np.uint8(1) != 0
+
+
+@kernel
+def mend_edges(rows: Any, graph: Any, live: Any, shape: Any, doomed: Any, start: Any, weak: Any, bench: Any) -> None:
+    """Take the edges to doomed rows from the rows start, start + 1, …, as many as `weak` (uint8) is long. In it those
+    are marked that have kept less than half of their edges: whole regions around them are gone.
+
+    In place of each such edge come up to HEIRS of the doomed row's own neighbours, those nearest to the row that is
+    mended; then a prune, if they are more than fit (Xu et al., IP-DiskANN, 2025). Doomed rows keep theirs until nothing
+    leads to them: no row that this writes is read by another thread that mends. Ids stay valid at every instant.
+    """
+    edges = graph.edges
+    slots = edges.shape[1] - FIRST_NEIGHBOUR
+    for at in range(weak.shape[0]):
+        node = start + at
+        weak[at] = 0
+        if edges[node, LIFELINE] == 0 or is_doomed(doomed, node):
+            continue
+        degree = min(np.int64(edges[node, DEGREE]), slots)
+        lost = 0
+        for slot in range(FIRST_NEIGHBOUR, FIRST_NEIGHBOUR + degree):
+            lost += is_doomed(doomed, np.int64(edges[node, slot]))
+        if lost == 0:
+            continue
+        total = _gather_heirs(rows, edges, live, doomed, node, degree, bench)
+        if total > slots:
+            write_edges(rows, node, shape, bench, total, edges[node])
+        else:
+            for t in range(total):
+                edges[node, FIRST_NEIGHBOUR + t] = id_of(bench.candidates[t])
+            edges[node, DEGREE] = total
+        weak[at] = 2 * total < degree
+
+
+@inlined
+def _gather_heirs(rows: Any, edges: Any, live: Any, doomed: Any, node: Any, degree: Any, bench: Any) -> Any:
+    """Collect the neighbours that stay and the heirs of those that go, sorted, none twice; returns how many."""
+    slots = edges.shape[1] - FIRST_NEIGHBOUR
+    candidates = bench.candidates
+    decode(rows, node, bench.anchor)
+    lift = lift_of(rows, node)
+    total = 0
+    for slot in range(FIRST_NEIGHBOUR, FIRST_NEIGHBOUR + degree):
+        other = np.int64(edges[node, slot])
+        if other < live.rows and not is_doomed(doomed, other):
+            total = _add_once(candidates, total, pack(distance(rows, bench.anchor, lift, other), other))
+    for slot in range(FIRST_NEIGHBOUR, FIRST_NEIGHBOUR + degree):
+        gone = np.int64(edges[node, slot])
+        if not is_doomed(doomed, gone):
+            continue
+        best = candidates[candidates.shape[0] - HEIRS :]
+        found = _add_heirs(rows, edges, live, bench.anchor, lift, gone, node, best, 0)
+        if found == 0:  # its neighbours have died as well: theirs, then
+            for way in range(FIRST_NEIGHBOUR, FIRST_NEIGHBOUR + min(np.int64(edges[gone, DEGREE]), slots)):
+                between = np.int64(edges[gone, way])
+                if between < live.rows:
+                    found = _add_heirs(rows, edges, live, bench.anchor, lift, between, node, best, found)
+        for t in range(found):
+            total = _add_once(candidates, total, best[t])
+    return total
+
+
+@inlined
+def _add_heirs(
+    rows: Any, edges: Any, live: Any, vector: Any, lift: Any, row: Any, node: Any, best: Any, found: Any
+) -> Any:
+    """Add the live neighbours of a row to the nearest to `vector` that were found; returns how many these are."""
+    for way in range(
+        FIRST_NEIGHBOUR, FIRST_NEIGHBOUR + min(np.int64(edges[row, DEGREE]), edges.shape[1] - FIRST_NEIGHBOUR)
+    ):
+        heir = np.int64(edges[row, way])
+        if heir < live.rows and heir != node and usable(live, heir):
+            candidate = pack(distance(rows, vector, lift, heir), heir)
+            place = place_of(best, found, candidate)
+            if place < HEIRS and (place == found or best[place] != candidate):
+                insert_at(best, place, found, HEIRS, candidate)
+                found = min(found + 1, HEIRS)
+    return found
+
+
+@inlined
+def _add_once(candidates: Any, count: Any, candidate: Any) -> Any:
+    """Insert into sorted candidates what is not there yet; returns their number."""
+    place = place_of(candidates, count, candidate)
+    if place < count and candidates[place] == candidate:
+        return count
+    insert_at(candidates, place, count, candidates.shape[0], candidate)
+    return min(count + 1, candidates.shape[0])
+
+
+@kernel
+def unthread(edges: Any, doomed: Any, journal: Any, start: Any, stop: Any) -> None:
+    """Take the doomed rows that stand behind the rows start … stop off the ring of lifelines. Sequential.
+
+    journal: see thread_ring.
+    """
+    for node in range(start, stop):
+        after = np.int64(edges[node, LIFELINE]) - 1
+        while after >= 0 and after != node and after < edges.shape[0] and is_doomed(doomed, after):
+            beyond = edges[after, LIFELINE]
+            if beyond == 0:
+                break  # damage, which verify() reports
+            journal[1] = np.uint64(node + 1)
+            journal[0] = np.uint64(after + 1) | REMOVAL
+            edges[node, LIFELINE] = beyond
+            edges[after, LIFELINE] = 0
+            journal[0] = np.uint64(0)
+            after = np.int64(beyond) - 1
 
 
 @kernel
@@ -382,8 +504,12 @@ def ring_length(edges: Any, root: Any, rows: Any) -> Any:
 
 
 @kernel
-def check_edges(edges: Any, ids: Any, rows: Any, bad: Any) -> None:
-    """bad[i] = 1 for each row of `ids` that has no lifeline, or whose degree or a neighbour is out of bounds."""
+def check_edges(edges: Any, ids: Any, rows: Any, known: Any, alive: Any, bad: Any) -> None:
+    """bad[i] = 1 for each row of `ids` that has no lifeline, or whose degree or a neighbour is out of bounds.
+
+    known: bool, by id, the rows that an edge of one that is `alive` (the same) may lead to; those beyond its end are
+    taken for such.
+    """
     slots = edges.shape[1] - FIRST_NEIGHBOUR
     for i in range(ids.shape[0]):
         node = np.int64(ids[i])
@@ -393,4 +519,6 @@ def check_edges(edges: Any, ids: Any, rows: Any, bad: Any) -> None:
         for slot in range(FIRST_NEIGHBOUR, FIRST_NEIGHBOUR + min(degree, slots)):
             neighbour = np.int64(edges[node, slot])
             wrong = wrong or neighbour >= rows or neighbour == node
+            if neighbour < known.shape[0] and not known[neighbour] and alive[node]:
+                wrong = True
         bad[i] = wrong

@@ -25,7 +25,7 @@ from .candidates import (
     push_heap,
     unseen,
 )
-from .intrinsics import bits_float, float_bits, prefetch
+from .intrinsics import bits_float, float_bits, load_first, prefetch
 from .jit import inlined, kernel
 from .rows import LENGTH, distance, inner, lift_of, prefetch_row
 
@@ -114,10 +114,19 @@ class Results(NamedTuple):
 
 @inlined
 def visible(live: Any, row: Any) -> Any:
-    """Whether a row is part of the snapshot. The subtraction sends 0, never, to the largest number."""
+    """Whether a row is part of the snapshot. The subtraction sends 0, never, to the largest number.
+
+    The death first: where an id is given to a new row, the birth is written before the death is taken back.
+    """
+    died = load_first(live.state, row, DIED) - np.uint64(1)
     born = live.state[row, BORN] - np.uint64(1)
-    died = live.state[row, DIED] - np.uint64(1)
     return born < live.snapshot and died >= live.snapshot
+
+
+@inlined
+def usable(live: Any, row: Any) -> Any:
+    """Whether an edge may lead to a row: it is there, and has not died in any commit."""
+    return live.state[row, BORN] != 0 and live.state[row, DIED] == 0
 
 
 @inlined

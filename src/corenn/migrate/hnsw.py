@@ -162,8 +162,8 @@ class _Migration:
             keys[row] = f"deleted element {start + row}"
         count = len(keys)
         store.commit(Commit(
-            store.next_commit(), start, keys, [NO_ID] * count, [None] * count, encoded.rows, encoded.seals,
-            died=(start + gone).astype(np.uint32),
+            store.next_commit(), np.arange(start, start + count, dtype=np.uint32), keys, [NO_ID] * count,
+            [None] * count, encoded.rows, encoded.seals, died=(start + gone).astype(np.uint32),
         ))  # fmt: skip
 
     def _vectors(self, start: int, dead: AnyArray) -> Float32s:

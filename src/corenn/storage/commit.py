@@ -14,7 +14,26 @@ from .format import NO_ID
 
 CURVES, NAVIGATION = SOFT = "curves", "navigation"  # calibration curves, and the navigation graph
 NO_IDS: UInt32s = np.empty(0, np.uint32)
-_BORN = struct.Struct("<II")
+_COUNTS = struct.Struct("<III")
+
+
+def as_runs(ids: UInt32s) -> UInt32s:
+    """Ascending ids as runs of consecutive ones: uint32 (n, 2), the first id and how many."""
+    if not len(ids):
+        return NO_IDS.reshape(0, 2)
+    starts = np.concatenate(([0], np.flatnonzero(np.diff(ids) != 1) + 1))
+    lengths = np.diff(np.concatenate((starts, [len(ids)])))
+    return np.stack((ids[starts], lengths), axis=1).astype(np.uint32)
+
+
+def from_runs(runs: UInt32s) -> UInt32s:
+    """The ids of runs, in their order."""
+    if not len(runs):
+        return NO_IDS
+    lengths = runs[:, 1].astype(np.int64)
+    within = np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+    ids: UInt32s = (np.repeat(runs[:, 0].astype(np.int64), lengths) + within).astype(np.uint32)
+    return ids
 
 
 class Head(NamedTuple):
@@ -28,14 +47,15 @@ class Head(NamedTuple):
 
 @dataclass(slots=True)
 class Commit:
-    """New rows `first`, `first` + 1, …; the deaths of others; changes of payloads of others still.
+    """New rows; the deaths of others; changes of payloads of others still; ids that may be used again from now on.
 
-    keys[i], previous[i] (the id that the key had before, NO_ID for none) and payloads[i] belong to row first + i.
-    vectors: the stored form, (n, columns) in the dtype of the slab. seals: uint32 (n, 1 … 4) without checksums.
+    keys[i], previous[i] (the id that the key had before, NO_ID for none) and payloads[i] belong to the row ids[i].
+    ids: ascending. vectors: the stored form, (n, columns) in the dtype of the slab. seals: uint32 (n, 1 … 4) without
+    checksums. freed: ids of dead rows to which nothing leads any more, ascending; some may be among `ids`.
     """
 
     number: int
-    first: int
+    ids: UInt32s = field(default_factory=lambda: NO_IDS)
     keys: Sequence[Key] = ()
     previous: Sequence[int] = ()
     payloads: Sequence[bytes | None] = ()
@@ -43,45 +63,49 @@ class Commit:
     seals: UInt32s | None = None
     died: UInt32s = field(default_factory=lambda: NO_IDS)
     changed: Sequence[tuple[int, bytes | None]] = ()
+    freed: UInt32s = field(default_factory=lambda: NO_IDS)
 
     @property
     def count(self) -> int:
         return len(self.keys)
 
     @property
-    def ids(self) -> UInt32s:
-        return np.arange(self.first, self.first + self.count, dtype=np.uint32)
+    def record(self) -> Record:
+        return Record(self.number, self.ids, self.died, self.freed)
 
     def head_after(self, before: Head) -> Head:
         """The state of the database once this commit holds."""
         return Head(
             self.number,
-            max(before.rows, self.first + self.count),
+            max(before.rows, int(self.ids[-1]) + 1 if len(self.ids) else 0),
             before.live + self.count - len(self.died),
-            before.dead + len(self.died),
+            before.dead + len(self.died) - len(self.freed),
         )
 
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """What recovery needs of a past commit: the rows it bore, as a range, and the rows it killed."""
+    """What recovery needs of a past commit: the rows it bore, those it killed, and the ids it gave back."""
 
     number: int
-    first: int
-    count: int
+    born: UInt32s
     died: UInt32s
+    freed: UInt32s
 
-    @classmethod
-    def parts(cls, commit: Commit, most_ids: int) -> Iterator[bytes]:
-        """The record of a commit in pieces of at most `most_ids` deaths; at least one piece."""
-        for start in range(0, max(1, len(commit.died)), most_ids):
-            born = (commit.first, commit.count) if start == 0 else (0, 0)
-            yield _BORN.pack(*born) + commit.died[start : start + most_ids].tobytes()
+    def parts(self, most_words: int) -> Iterator[bytes]:
+        """The record in pieces of at most `most_words` words of ids; at least one piece."""
+        runs, freed = as_runs(self.born), as_runs(self.freed)
+        for start in range(0, max(1, len(runs), len(freed), len(self.died)), most_words // 5):
+            part = slice(start, start + most_words // 5)
+            counts = (len(runs[part]), len(freed[part]), len(self.died[part]))
+            yield _COUNTS.pack(*counts) + runs[part].tobytes() + freed[part].tobytes() + self.died[part].tobytes()
 
     @classmethod
     def unpack(cls, number: int, data: bytes) -> Record:
-        first, count = _BORN.unpack_from(data)
-        return cls(number, first, count, np.frombuffer(data, np.uint32, offset=_BORN.size))
+        runs, freed, died = _COUNTS.unpack_from(data)
+        words = np.frombuffer(data, np.uint32, 2 * runs + 2 * freed + died, _COUNTS.size)
+        born, given = words[: 2 * runs].reshape(-1, 2), words[2 * runs : 2 * (runs + freed)].reshape(-1, 2)
+        return cls(number, from_runs(born), words[2 * (runs + freed) :], from_runs(given))
 
 
 class Metadata(Protocol):
@@ -134,7 +158,8 @@ class LiveView(NamedTuple):
         """Whether the snapshot sees an id."""
         if row >= self.rows:
             return False
-        born, died = self.state[row].tolist()
+        died = int(self.state[row, 1])  # first: see kernels.search.visible
+        born = int(self.state[row, 0])
         return bool(0 < born <= self.snapshot and (died == 0 or died > self.snapshot))
 
     def choose(self, now: int, before: int) -> int:

@@ -81,6 +81,36 @@ class Files:
         with translated("rename", source):
             source.rename(target)
 
+    def create_locked(self, path: Path, data: bytes) -> int:
+        """A new file with these bytes, locked until the descriptor is closed. It is never seen without its lock."""
+        draft = path.with_name(f".{path.name}")
+        descriptor = self.open(draft, writable=True, create=True)
+        try:
+            with translated("lock", draft):
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self.write(descriptor, memoryview(data), 0, draft)
+            self.rename(draft, path)
+        except BaseException:
+            os.close(descriptor)
+            draft.unlink(missing_ok=True)
+            raise
+        return descriptor
+
+    def remove_unlocked(self, path: Path) -> bool:
+        """Remove a file that nobody has locked, or that is gone; False if its holder lives."""
+        try:
+            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError:
+            return not path.exists()
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            path.unlink(missing_ok=True)
+            return True
+        except BlockingIOError:
+            return False
+        finally:
+            os.close(descriptor)
+
     def lock(self, path: Path) -> int | None:
         """An advisory lock that dies with its holder: the descriptor that holds it, or None if another one does."""
         with translated("lock", path):

@@ -19,6 +19,7 @@ _HEADER = struct.Struct("<8sIIQQIQ16sI")
 # Words of 8 bytes in a header page that change while the database lives. All of them are soft but PUBLISHED, which
 # repeats what the metadata says for readers in other processes.
 PUBLISHED = 32  # state.slab: the last commit whose born and died numbers are in place
+FREED = 33  # state.slab: ids of rows that died up to this commit may have been given to others
 LINKED = 32  # edges.slab: every commit up to this one is linked
 JOURNAL = 33  # edges.slab: two words, the lifeline being threaded
 RADIUS = 35  # edges.slab: float64, squared norm to which rows are lifted
@@ -26,7 +27,7 @@ ELECTED = 36  # edges.slab: rows linked when the entries were last chosen
 ENTRY_COUNT = 37  # edges.slab: number of entries
 GROWTH = 38  # edges.slab: float64, exponent with which squared distances grow with rank; 0 for unknown
 GROWN = 39  # edges.slab: rows of which GROWTH is the mean
-NAVIGATED = 40  # edges.slab: ids below which the navigation graph's are, 0 while there is none
+NAVIGATED = 40  # edges.slab: the commit at which the navigation graph's sample was drawn, 0 while there is none
 ENTRIES = 64  # edges.slab: the entries, one word each
 MAX_ENTRIES = 256
 HEAP_END = 32  # keys.heap: bytes in use
@@ -38,9 +39,10 @@ CODINGS = ("", "none", "sq8", "sq4", "rabitq")
 
 KEY_ROW = struct.Struct("<II")  # metadata, key → id, id before it (NO_ID for none)
 HEAD_ROW = struct.Struct("<QIQQ")  # metadata: commit, ids in use, live rows, dead rows
-INTENT_ROW = struct.Struct("<QII")  # metadata: commit, first id, ids of a commit that comes in parts
+INTENT_ROW = struct.Struct("<Q")  # metadata, before runs of ids: number of a commit that comes in parts
 PAYLOAD_ROW = struct.Struct("<Qii")  # metadata, before two texts: commit of the first, lengths or -1 for none
 NO_ID = 0xFFFFFFFF
+NEVER = (1 << 64) - 1  # died, beside a birth of 0: the id of a commit that was cut off, which is not used again
 
 
 @dataclass(frozen=True, slots=True)

@@ -52,8 +52,8 @@ class MemoryMetadata:
 
     def commit(self, commit: Commit, *, sync: bool) -> None:
         self._make_room(commit)
-        self._references.array[commit.first : commit.first + commit.count] = (commit.number, 0, 0)
-        for row, payload in enumerate(commit.payloads, commit.first):
+        self._references.array[commit.ids] = (commit.number, 0, 0)
+        for row, payload in zip(commit.ids.tolist(), commit.payloads, strict=True):
             if payload is not None:
                 self._references.array[row, 1] = self._store(payload)
         for row, payload in commit.changed:
@@ -79,7 +79,7 @@ class MemoryMetadata:
         ids = commit.ids
         if (self._entries + len(ids)) * 3 > len(self._table) * 2:
             # Built anew without the rows that were dead before this commit; the old one stays whole for its readers.
-            state = self._state.array[: commit.first]
+            state = self._state.array[: self.head.rows]
             kept = np.flatnonzero((state[:, 0] != 0) & (state[:, 1] == 0)).astype(np.uint32)
             ids = np.concatenate((kept, ids))
             size = 1024

@@ -25,6 +25,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from rocksdict import (
     AccessType,
     BlockBasedOptions,
@@ -45,8 +46,8 @@ from ..errors import (
     NotADatabaseError,
     StorageError,
 )
-from ..types import Key
-from .commit import SOFT, Commit, Head, LiveView, Record
+from ..types import Key, UInt32s
+from .commit import NO_IDS, SOFT, Commit, Head, LiveView, Record, as_runs, from_runs
 from .format import HEAD_ROW, INTENT_ROW, KEY_ROW, NO_ID, PAYLOAD_ROW
 from .keys import key_name, name_key
 from .platform import boot_id
@@ -54,7 +55,7 @@ from .platform import boot_id
 log = logging.getLogger("corenn.storage")
 
 BATCH_BYTES = 3 << 20  # below the 4 MB at which one write() holds the GIL for 10 ms
-RECORD_IDS = 100_000
+RECORD_WORDS = 100_000
 PATIENCE_SECONDS = 5.0  # for which a reader looks for what it must see
 CACHE_BYTES = 8 << 20
 WRITE_BUFFER_BYTES = 16 << 20
@@ -288,18 +289,20 @@ class RocksMetadata:
         durable, boot = self._get(_DURABLE), self._get(_BOOT)
         return None if durable is None else int.from_bytes(durable, "little"), None if boot is None else boot.decode()
 
-    def burnt(self) -> tuple[int, int]:
-        """The first commit number and the first id that a commit cut off in the middle has not used."""
+    def burnt(self) -> tuple[int, UInt32s]:
+        """The number and the ids of a commit that was cut off between its parts; 0 and none if there is no such."""
         raw = self._get(_INTENT)
         if raw is None:
-            return 0, 0
-        commit, first, count = INTENT_ROW.unpack(raw)
+            return 0, NO_IDS
+        (commit,) = INTENT_ROW.unpack_from(raw)
         if commit > self.head.commit and commit not in self._cut_off:
             # Later heads will be beyond its number: what it has left behind must stay unseen all the same.
             self._cut_off |= {commit}
             with _translated("write", self._folder):
                 self._rocks.put(_CUT_OFF, b"".join(number.to_bytes(8, "little") for number in sorted(self._cut_off)))
-        return (commit + 1, first + count) if commit > self.head.commit else (0, 0)
+        if commit <= self.head.commit:
+            return 0, NO_IDS
+        return commit, from_runs(np.frombuffer(raw, np.uint32, offset=INTENT_ROW.size).reshape(-1, 2))
 
     # --- reads -----------------------------------------------------------------------------------------------------
 
@@ -351,7 +354,7 @@ class RocksMetadata:
                 batch.put(name, value)
                 if batch.size_in_bytes() > BATCH_BYTES:
                     # The first part of several: from here on these ids and this number are spent.
-                    batch.put(_INTENT, INTENT_ROW.pack(commit.number, commit.first, commit.count))
+                    batch.put(_INTENT, INTENT_ROW.pack(commit.number) + as_runs(commit.ids).tobytes())
                     self._rocks.write(batch)
                     batch = WriteBatch(raw_mode=True)
             batch.put(_HEAD, HEAD_ROW.pack(*head))
@@ -361,9 +364,10 @@ class RocksMetadata:
         self.head = head
 
     def _puts(self, commit: Commit) -> Iterator[tuple[bytes, bytes]]:
-        for row, (key, previous) in enumerate(zip(commit.keys, commit.previous, strict=True), commit.first):
+        ids = commit.ids.tolist()
+        for row, key, previous in zip(ids, commit.keys, commit.previous, strict=True):
             yield b"k" + key_name(key), KEY_ROW.pack(row, previous)
-        for row, payload in enumerate(commit.payloads, commit.first):
+        for row, payload in zip(ids, commit.payloads, strict=True):
             if payload is not None:
                 yield b"p" + _ID.pack(row), PAYLOAD_ROW.pack(commit.number, len(payload), -1) + payload
         before = self.payloads([row for row, _ in commit.changed], commit.number - 1)
@@ -371,29 +375,38 @@ class RocksMetadata:
             lengths = (-1 if payload is None else len(payload), -1 if old is None else len(old))
             text = (payload or b"") + (old or b"")
             yield b"p" + _ID.pack(row), PAYLOAD_ROW.pack(commit.number, *lengths) + text
-        for part, record in enumerate(Record.parts(commit, RECORD_IDS)):
+        for part, record in enumerate(commit.record.parts(RECORD_WORDS)):
             yield b"c" + _COMMIT.pack(commit.number, part), record
 
     def forget(self, up_to: int, dead: Iterable[tuple[int, Key | None]]) -> None:
         """Drop the records of commits up to a number, with the keys and payloads of the rows that they killed.
 
-        A key that has got a new row since keeps it.
+        A key that has got a new row since keeps it, and forgets the one before: its id may go to another key.
         """
         with _translated("write", self._folder):
             batch = WriteBatch(raw_mode=True)
+            names: dict[Key, tuple[int, int]] = {}
             for row, key in dead:
                 batch.delete(b"p" + _ID.pack(row))
-                if key is not None and self._owner(key) == row:
+                if key is not None:
+                    now, before = names.get(key) or self._owners(key)
+                    names[key] = (NO_ID if now == row else now, NO_ID if before == row else before)
+            for key, (now, before) in names.items():
+                if now == NO_ID:
                     batch.delete(b"k" + key_name(key))
+                else:
+                    batch.put(b"k" + key_name(key), KEY_ROW.pack(now, before))
                 if batch.size_in_bytes() > BATCH_BYTES:
                     self._rocks.write(batch)
                     batch = WriteBatch(raw_mode=True)
             batch.delete_range(b"c" + _COMMIT.pack(0, 0), b"c" + _COMMIT.pack(up_to + 1, 0))
             self._rocks.write(batch)
 
-    def _owner(self, key: Key) -> int:
+    def _owners(self, key: Key) -> tuple[int, int]:
+        """The row of a key and the one before."""
         raw = self._get(b"k" + key_name(key))
-        return NO_ID if raw is None else int(KEY_ROW.unpack(raw)[0])
+        now, before = (NO_ID, NO_ID) if raw is None else KEY_ROW.unpack(raw)
+        return now, before
 
     def rewrite_keys(self, keys: Iterable[tuple[Key, int]]) -> None:
         """Point keys at ids, for repair."""

@@ -12,7 +12,7 @@ import secrets
 import shutil
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -34,15 +34,16 @@ from ..kernels.codes import code_width
 from ..kernels.keytable import KIND_STR
 from ..kernels.link import mend_ring
 from ..kernels.search import FIRST_NEIGHBOUR, Navigation
-from ..types import AnyArray, Bytes, Float32s, Key, UInt32s
+from ..types import AnyArray, Bytes, Float32s, Key, UInt32s, UInt64s
 from . import format as fmt
-from .commit import NO_IDS, Commit, Head, Metadata, Record
+from .commit import NO_IDS, Commit, Head, Metadata, Record, as_runs
 from .encode import STORED, seal_columns, stored_columns
 from .files import Files, translated
-from .format import JOURNAL, LINKED, PUBLISHED
+from .format import FREED, JOURNAL, LINKED, PUBLISHED
 from .keys import pack_keys, unpack_key
 from .memory import MemoryMetadata
 from .platform import boot_id
+from .readers import Registration
 from .rocks import RocksMetadata, require_threads
 from .slab import FileSlab, MemorySlab, Slab, SlabSpec
 
@@ -50,7 +51,26 @@ log = logging.getLogger("corenn.storage")
 
 HEAP_BYTES = 1 << 40
 NO_NAVIGATION = Navigation(NO_IDS, np.zeros((0, FIRST_NEIGHBOUR), np.uint32), 0, 0)
+
+
+class Drawn(NamedTuple):
+    """When the sample of the navigation graph was drawn: at which commit, from how many rows; and their births."""
+
+    commit: int
+    linked: int
+    births: UInt64s
+
+
+NOT_DRAWN = Drawn(0, 0, np.empty(0, np.uint64))
 LINE_WORDS = 16
+
+
+def write_rows(slab: Slab, ids: UInt32s, rows: AnyArray) -> None:
+    """Write rows at ascending ids, those that follow each other at once."""
+    at = 0
+    for first, count in as_runs(ids).tolist():
+        slab.write(first, rows[at : at + count])
+        at += count
 
 
 def slab_specs(settings: Settings, database: int = 0) -> dict[str, SlabSpec]:
@@ -109,12 +129,14 @@ class Store:
         self.edges, self.keys, self.heap = slabs["edges.slab"], slabs["keys.slab"], slabs["keys.heap"]
         self.codes: Slab | None = slabs.get("codes.slab")
         self.centre: tuple[int, Float32s] | None = None  # of RaBitQ's codes: its row and its vector
-        self.navigation = NO_NAVIGATION
+        self.navigation, self.drawn = NO_NAVIGATION, NOT_DRAWN
         self.recovered = Recovered()
         self.lock: int | None = None
+        self.registration: Registration | None = None  # of a reader beside a writer
         self.fault: Exception | None = None
-        self._burnt = (0, 0)
-        self._forgotten = 0
+        self._burnt: tuple[int, UInt32s] = (0, NO_IDS)  # number and ids of a commit that was cut off
+        self.buried = 0  # dead rows to which no edge leads any more
+        self.forgotten = 0  # commits up to this one left nothing in the metadata that a dead row is known by
 
     # --- making and opening ---------------------------------------------------------------------------------------
 
@@ -125,7 +147,9 @@ class Store:
         for name, spec in slab_specs(settings).items():
             slabs[name] = MemorySlab(spec, HEAP_BYTES if name == "keys.heap" else MAX_ROWS)
         metadata = MemoryMetadata(slabs["keys.slab"], slabs["keys.heap"], slabs["state.slab"], MAX_ROWS)
-        return cls(settings, slabs, metadata, path=None, writable=True)
+        store = cls(settings, slabs, metadata, path=None, writable=True)
+        store.forgotten = fmt.NEVER  # a dead row is known by its id alone
+        return store
 
     @staticmethod
     def create(path: Path, settings: Settings, files: Files) -> None:
@@ -177,6 +201,7 @@ class Store:
         if not found:
             raise NotADatabaseError(f"{path} is not a CoreNN database; create one with CoreNN.create")
         lock = None if mode == "r" else cls._take_lock(path, files)
+        registration = Registration(path, files) if mode == "r" else None  # before anything is read
         try:
             metadata = RocksMetadata(path / "meta", reader=mode == "r")
             try:
@@ -187,8 +212,10 @@ class Store:
         except BaseException:
             if lock is not None:
                 os.close(lock)
+            if registration is not None:
+                registration.close()
             raise
-        store.lock = lock
+        store.lock, store.registration = lock, registration
         if mode == "r" and store.metadata.head.commit < int(store.state.header[PUBLISHED]):
             store.refresh()  # the metadata was read while the writer moved its log
         return store
@@ -277,6 +304,7 @@ class Store:
         linked = (durable or 0) if restarted else min(int(self.edges.header[LINKED]), head.commit)
         if self.writable:
             self._burnt = metadata.burnt()
+            self._bury(self._burnt[1])
             self._extend_soft(head, unsynced=restarted and bool(metadata.records(known)))
             if restarted:
                 self._forget_future(head)
@@ -285,11 +313,26 @@ class Store:
         for record in metadata.records(min(known, linked)):
             if record.number > known:
                 self._apply(record)
-            if record.number > linked and record.count:
-                born = np.arange(record.first, record.first + record.count, dtype=np.uint32)
-                self.recovered.backlog.append((record.number, born))
+            if record.number > linked and len(record.born):
+                self.recovered.backlog.append((record.number, record.born))
+        if self.recovered.backlog:
+            self._drop_reborn()
         if self.writable:
             self.state.write_header(PUBLISHED, head.commit)
+
+    def _drop_reborn(self) -> None:
+        """Link each row once: an id that came in one commit, was freed and came again waits for the last one only."""
+        later = NO_IDS
+        kept = []
+        for number, born in reversed(self.recovered.backlog):
+            kept.append((number, born[~np.isin(born, later)]))
+            later = np.concatenate((later, born))
+        self.recovered.backlog = [(number, born) for number, born in reversed(kept) if len(born)]
+
+    def _bury(self, ids: UInt32s) -> None:
+        """Set aside the ids of a commit that was cut off: keys may point at them, which would then name other rows."""
+        for row in ids[ids < len(self.state.array)].tolist():
+            self.state.write(row, np.array([[0, fmt.NEVER]], np.uint64))
 
     def _extend_soft(self, head: Head, *, unsynced: bool) -> None:
         """Fill what soft files have lost: keys from the metadata now, edges by linking again.
@@ -354,19 +397,20 @@ class Store:
     def _forget_future(self, head: Head) -> None:
         """After a restart, undo births and deaths by commits that the disk has lost."""
         state = self.state.array[: head.rows]
-        for row in np.flatnonzero((state > head.commit).any(axis=1)).tolist():
-            kept = np.where(state[row] > head.commit, 0, state[row]).astype(np.uint64)
-            self.state.write(row, kept[None])
+        lost = (state > head.commit) & (state != fmt.NEVER)
+        for row in np.flatnonzero(lost.any(axis=1)).tolist():
+            self.state.write(row, np.where(lost[row], 0, state[row]).astype(np.uint64)[None])
 
     # --- commits --------------------------------------------------------------------------------------------------
 
     def next_commit(self) -> int:
         """The number of the next commit. Numbers of commits that were cut off are not used again."""
-        return max(self.metadata.head.commit + 1, self._burnt[0])
+        return max(self.metadata.head.commit, self._burnt[0]) + 1
 
     def next_row(self) -> int:
-        """The first id of the next commit."""
-        return max(self.metadata.head.rows, self._burnt[1])
+        """The first of the ids that no commit has used so far."""
+        burnt = self._burnt[1]
+        return max(self.metadata.head.rows, int(burnt[-1]) + 1 if len(burnt) else 0)
 
     def commit(self, commit: Commit) -> None:
         """Write rows, make the commit hold, and mark births and deaths.
@@ -382,14 +426,17 @@ class Store:
                 self.vectors.sync()
                 self.seals.sync()
             self.metadata.commit(commit, sync=sync)
-            self._apply(Record(commit.number, commit.first, commit.count, commit.died))
+            if len(commit.freed):
+                latest = int(self.state.array[commit.freed, 1].max())
+                self.state.write_header(FREED, max(int(self.state.header[FREED]), latest))
+            self._apply(commit.record)
             self.state.write_header(PUBLISHED, commit.number)
         except CoreNNError as error:
             self.fault = error
             raise
 
     def _write_rows(self, commit: Commit) -> None:
-        stop = commit.first + commit.count
+        stop = int(commit.ids[-1]) + 1
         if stop > MAX_ROWS:
             raise CapacityError(f"{stop:,} rows are more than the {MAX_ROWS:,} of a collection; split it into several")
         end = int(self.heap.header[fmt.HEAP_END])
@@ -398,10 +445,10 @@ class Store:
             slab.reserve(stop)
         self._append_heap(raw, end)
         assert commit.vectors is not None and commit.seals is not None
-        self.vectors.write(commit.first, commit.vectors)
-        self.seals.write(commit.first, self._checked(commit.vectors, commit.seals, commit.ids))
-        self.keys.array[commit.first : stop] = words
-        self.edges.array[commit.first : stop] = 0
+        write_rows(self.vectors, commit.ids, commit.vectors)
+        write_rows(self.seals, commit.ids, self._checked(commit.vectors, commit.seals, commit.ids))
+        self.keys.array[commit.ids] = words
+        self.edges.array[commit.ids] = 0
 
     def _checked(self, vectors: AnyArray, seals: UInt32s, ids: UInt32s) -> UInt32s:
         """The seals with their checksums."""
@@ -412,21 +459,28 @@ class Store:
         return sealed
 
     def _apply(self, record: Record) -> None:
-        """Mark births and deaths; twice is as good as once. A reader does so in its own copy."""
-        if record.count:
-            born = np.zeros((record.count, 2), np.uint64)
-            born[:, 0] = record.number
-            self._write_state(record.first, born)
-        for row in record.died.tolist():
-            state = self.state.array[row].copy()
-            state[1] = record.number
-            self._write_state(row, state[None])
+        """Mark births and deaths; twice is as good as once. A reader does so in its own copy.
 
-    def _write_state(self, first: int, rows: AnyArray) -> None:
+        Of a freed row only the birth is taken back; when its id is given to a new row, the birth is written before the
+        death is taken back. A query that reads the death first finds no row there, whichever it meets: graph/mend.py.
+        """
+        if len(record.freed):
+            self._write_state(record.freed, 0, self.state.array[record.freed, 1])
+        if len(record.born):
+            died = self.state.array[record.born, 1]
+            if died.any():
+                self._write_state(record.born, record.number, died)
+            self._write_state(record.born, record.number, 0)
+        if len(record.died):
+            self._write_state(record.died, self.state.array[record.died, 0], record.number)
+
+    def _write_state(self, ids: UInt32s, born: Any, died: Any) -> None:
+        state = np.empty((len(ids), 2), np.uint64)
+        state[:, 0], state[:, 1] = born, died
         if self.writable:
-            self.state.write(first, rows)
+            write_rows(self.state, ids, state)
         else:
-            self.state.array[first : first + len(rows)] = rows
+            self.state.array[ids] = state
 
     def mark_linked(self, commit: int) -> None:
         """Every commit up to this one has its edges in the mapping: enough if the process dies."""
@@ -439,12 +493,25 @@ class Store:
         for slab in self.slabs.values():
             slab.sync()
         forgettable = min(durable, oldest_snapshot)
-        records = [record for record in self.metadata.records(self._forgotten) if record.number <= forgettable]
+        records = [record for record in self.metadata.records(self.forgotten) if record.number <= forgettable]
         if records:
             died = np.concatenate([record.died for record in records] or [NO_IDS]).tolist()
-            self.metadata.forget(forgettable, ((row, self.key_of(row)) for row in died))
-            self._forgotten = forgettable
+            self.metadata.forget(forgettable, self._names_of(died))
         self.metadata.checkpoint(durable, boot_id())
+        self.forgotten = forgettable
+
+    def _names_of(self, rows: list[int]) -> list[tuple[int, Key | None]]:
+        """Rows with their keys: from the slab, or for those that lack one there by a look at every key.
+
+        A key that were overlooked would name whatever row is given the id later.
+        """
+        keys = {row: self.key_of(row) for row in rows}
+        if None in keys.values():
+            for key, now, before in self.metadata.names():
+                for row in (now, before):
+                    if row in keys and keys[row] is None:
+                        keys[row] = key
+        return list(keys.items())
 
     # --- reads ----------------------------------------------------------------------------------------------------
 
@@ -488,6 +555,11 @@ class Store:
         self.recovered = Recovered()
         self._recover(self.metadata)
 
+    @property
+    def horizon(self) -> int:
+        """Rows that died up to this commit may have given their ids to others."""
+        return int(self.state.header[FREED])
+
     def newest_edges(self) -> AnyArray:
         """The edges as the file is now; a reader's view goes on with those that it has."""
         if isinstance(self.edges, FileSlab):
@@ -505,6 +577,8 @@ class Store:
 
     def close(self) -> None:
         """Release files and lock."""
+        if self.registration is not None:
+            self.registration.close()
         self.metadata.close()
         for slab in self.slabs.values():
             slab.close()
