@@ -92,7 +92,7 @@ def radius_of(store: Store) -> float:
 
 
 def radius_fits(view: View, *, exact: bool) -> bool:
-    """Whether the rows are lifted as their norms demand. Not exact: rows that are newer, or gone, may have raised it."""
+    """Whether the rows are lifted as their norms demand. Not exact: newer or gone ones may have raised it."""
     needed, found = radius_needed(view), float(view.rows.radius)
     if view.settings.metric == "cosine":
         return found <= needed  # to lift although no row needs it is harmless

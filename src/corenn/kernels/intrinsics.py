@@ -14,7 +14,7 @@ from numba import types
 from numba.core import cgutils, config
 from numba.extending import intrinsic as _intrinsic
 
-from ..types import AnyArray, Bytes
+from ..types import AnyArray, Bytes, UInt64s
 from .jit import compiled_for, inlined
 
 LINE_BYTES = 64
