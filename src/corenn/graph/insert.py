@@ -90,7 +90,7 @@ class Linker:
         return ids
 
     def link_again(self, ids: UInt32s, head: Head) -> None:
-        """Search new edges for rows that are in the graph, and have lost most of those that they had."""
+        """Search new edges for rows that are in the graph, and have lost many of those that they had."""
         alive = ids[self._store.state.array[ids, DIED] == 0]
         for start in range(0, len(alive), BATCH_ROWS):
             self._link_batch(alive[start : start + BATCH_ROWS], head)

@@ -18,6 +18,7 @@ from .rows import NORM, aim_at, decode, distance, estimates, lift_of, prefetch_r
 from .search import AHEAD, DEGREE, DISTANCES, FIRST_NEIGHBOUR, HOPS, LIFELINE, beam_search, enter, usable
 
 BEYOND = -2
+LOSS = 8
 HEIRS = 3  # of a dead row, by which an edge to it is replaced
 REMOVAL = np.uint64(1 << 63)  # in the journal: the pair is not to be threaded but to be parted
 
@@ -354,7 +355,7 @@ def is_doomed(doomed: Any, row: Any) -> Any:
 @kernel
 def mend_edges(rows: Any, graph: Any, live: Any, shape: Any, doomed: Any, start: Any, weak: Any, bench: Any) -> None:
     """Take the edges to doomed rows from the rows start, start + 1, …, as many as `weak` (uint8) is long. In it those
-    are marked that have kept less than half of their edges: whole regions around them are gone.
+    are marked that have lost more than one edge in LOSS: a region around them is gone.
 
     In place of each such edge come up to HEIRS of the doomed row's own neighbours, those nearest to the row that is
     mended; then a prune, if they are more than fit (Xu et al., IP-DiskANN, 2025). Doomed rows keep theirs until nothing
@@ -380,7 +381,7 @@ def mend_edges(rows: Any, graph: Any, live: Any, shape: Any, doomed: Any, start:
             for t in range(total):
                 edges[node, FIRST_NEIGHBOUR + t] = id_of(bench.candidates[t])
             edges[node, DEGREE] = total
-        weak[at] = 2 * total < degree
+        weak[at] = LOSS * lost > degree
 
 
 @inlined
