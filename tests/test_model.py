@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from corenn import CoreNN, errors
+from corenn.writer import Task
 from tests.conftest import COMPILED
 from tests.oracle import DTYPES, METRICS, Model, RefusedError, check_hits, rounding
 
@@ -126,7 +127,7 @@ class Machine(RuleBasedStateMachine):
         keys, vector = list(self.model), self.rows(seed, 1)[0].astype(np.float32)
         hits = self.db.query(vector, k=k, exact=exact, max_distance=limit, with_payloads=True)
         rows = self.stored(keys)
-        check_hits(self.model.metric, keys, rows, vector, hits, k, limit)
+        check_hits(self.model.metric, keys, rows, vector, hits, k, limit, reused=True)
         assert hits.payloads == [self.model.rows[key].payload for key in hits.keys]
 
     @rule(key=names)
@@ -138,7 +139,7 @@ class Machine(RuleBasedStateMachine):
         keys = list(self.model)
         rows = self.stored(keys)
         hits = self.db.query(key=key, k=5, exact=True)
-        check_hits(self.model.metric, keys, rows, rows[keys.index(key)], hits, 5)
+        check_hits(self.model.metric, keys, rows, rows[keys.index(key)], hits, 5, reused=True)
 
     def stored(self, keys: list[Any]) -> Any:
         """Vectors as the database keeps them, each within the rounding of what the model holds."""
@@ -149,6 +150,14 @@ class Machine(RuleBasedStateMachine):
     @rule()
     def checkpoint(self) -> None:
         self.db.checkpoint()
+
+    @rule()
+    def mend(self) -> None:
+        """What idle time would do: everything that is dead is taken out of the graph."""
+        writer = self.db._writer
+        assert writer is not None
+        writer.submit(Task(lambda: (writer.mender.finish(writer.view), writer.republish())))
+        assert self.db.stats().repair_backlog == 0
 
     @rule()
     def verify(self) -> None:

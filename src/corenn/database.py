@@ -84,7 +84,7 @@ class CoreNN:
         navigation.load(store)
         self._calibrator = Calibrator(self._searcher, self._helpers, store.metadata.soft(CURVES))
         linker = Linker(store, scratches, self._helpers)
-        self._snapshots = Snapshots(store.path if store.writable else None, Files())
+        self._snapshots = Snapshots(store.path, Files())
         self._writer: Writer | None = None
         if store.writable:
             mender = Mender(store, linker, self._helpers)

@@ -10,7 +10,7 @@ import fcntl
 import mmap
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from ..errors import DiskFullError, StorageError
@@ -104,10 +104,12 @@ class Files:
             return not path.exists()
         try:
             fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            path.unlink(missing_ok=True)
-            return True
         except BlockingIOError:
             return False
+        else:
+            with suppress(OSError):  # a folder that cannot be written
+                path.unlink()
+            return True
         finally:
             os.close(descriptor)
 
