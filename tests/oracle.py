@@ -210,8 +210,8 @@ def check_hits(
 ) -> None:  # fmt: skip
     """Assert that `hits` are the k nearest rows to `query`, up to float32 rounding and the order within it.
 
-    keys, rows: what is live, in order of insertion. hits: a `Hits`. reused: whether rows may have the ids of others that
-    are gone, so that ties, which go by id, come in any order.
+    keys, rows: what is live, in order of insertion. hits: a `Hits`. reused: whether rows may have the ids of others
+    that are gone, so that ties, which go by id, come in any order.
     """
     line = distances(metric, rows, query)[0] if len(keys) else np.empty(0)
     slack = tolerance(metric, rows, query)
