@@ -442,3 +442,24 @@ def test_linker_remembers_what_came_lately(memory: Create) -> None:
     linker = db._writer.linker if db._writer is not None else None
     assert isinstance(linker, Linker)
     assert linker._lately[-1] == ROWS - 1
+
+
+def test_ids_freed_amid_a_sweep_are_not_buried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A sweep that had seen rows as dead freed them once more, and with them the rows that had their ids by then."""
+    with CoreNN.create(tmp_path / "db", dim=DIM, metric="l2") as db:
+        filled(db)
+        monkeypatch.setattr(mend, "LEAST", 1 << 30)  # no pass begins by itself
+        assert db.delete(range(50)) == 50
+        mended(db)
+        writer = db._writer
+        assert writer is not None
+        assert db.delete(range(50, 100)) == 50
+        writer.submit(_task(lambda: writer.mender.step(writer.view)))  # looks at states, of which 50 are buried
+        db.checkpoint()
+        fresh = range(ROWS, ROWS + 20)
+        db.insert(fresh, vectors_of(fresh))  # frees the 50, and takes 20 of them
+        for _ in range(100):
+            writer.submit(_task(lambda: writer.mender.step(writer.view)))
+        db.checkpoint()
+        db.insert([ROWS + 20], vectors_of([ROWS + 20]))  # frees what is buried since
+        check(db, range(100, ROWS + 21))

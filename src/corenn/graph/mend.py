@@ -116,21 +116,21 @@ class Mender:
 
     def _sweep(self, began: int, rows: int) -> Generator[int, None, UInt32s]:
         """The rows that have died and are not buried yet; on the way, the free ids that an earlier handle has left."""
-        condemned: list[AnyArray] = []
+        condemned: list[UInt32s] = []
         free: list[AnyArray] = []
         for start in range(0, rows, SWEEP_ROWS):
             state = self._store.state.array[start : min(start + SWEEP_ROWS, rows)]
             born, died = state[:, BORN], state[:, DIED]
-            condemned.append(start + np.flatnonzero((born != 0) & (died != 0) & (died <= np.uint64(began))))
+            dead = (start + np.flatnonzero((born != 0) & (died != 0) & (died <= np.uint64(began)))).astype(np.uint32)
+            # At once: what is buried may be freed, and used again, before the sweep goes on.
+            condemned.append(np.setdiff1d(dead, self._buried, assume_unique=True))
             if not self._searched:
                 free.append(start + np.flatnonzero((born == 0) & (died != np.uint64(NEVER))))
             yield 0
         if not self._searched:
             self._searched = True
             self._free = np.union1d(self._free, np.concatenate(free).astype(np.uint32))
-        found = np.concatenate(condemned or [NO_IDS]).astype(np.uint32)
-        fresh: UInt32s = np.setdiff1d(found, self._buried, assume_unique=True)
-        return fresh
+        return np.concatenate(condemned or [NO_IDS])
 
     def _renew_entries(self) -> None:
         """No walk may start at a row that is about to go, and the ring is entered at the first entry."""
