@@ -8,6 +8,7 @@ PARALLEL ?= -n auto
 # Tests of what stands above the engine and has no kernels of its own.
 ABOVE := bench datasets integrations migrate
 SECONDS ?= 60
+OPERATIONS ?= 1000000
 # The standard comparison: HDF5 files of ann-benchmarks, or made vectors where there are none.
 DATA_DIR ?= ../shared/data
 OUT ?= bench-results/standard
@@ -22,7 +23,7 @@ ALL_SYSTEMS := $(SYSTEMS),hnswlib:M=32,faiss-hnsw,usearch,usearch:dtype=i8,vsag,
 ALL_PEERS := $(PEERS) 'usearch>=2.16' 'pyvsag>=0.18' 'ngt>=2.5' 'pynndescent>=0.6' 'voyager>=2.1' 'zvec>=0.8' 'lancedb>=0.40' 'chromadb>=1.5' 'milvus-lite>=3.2' 'pymilvus>=2.6' 'qdrant-client>=1.20' 'sqlite-vec>=0.1.9' pysqlite3-binary 'corenn-py>=0.3'
 SETS := $(or $(wildcard $(DATA_DIR)/*.hdf5),$(OUT)/synthetic.hdf5)
 
-.PHONY: setup demo test test-jit test-nojit lint crash bench bench-all bench-million bench-core clean
+.PHONY: setup demo test test-jit test-nojit lint crash bench bench-all bench-million bench-core bench-live soak clean
 
 setup: $(STAMP)
 
@@ -53,10 +54,21 @@ crash: setup
 	$(BIN)/python -m tests.crash.harness --rounds $(ROUNDS)
 	NUMBA_BOUNDSCHECK=1 $(BIN)/python -m tests.crash.harness --rounds 5
 	$(BIN)/python -m tests.crash.readers --seconds $(SECONDS)
+	$(BIN)/python -m tests.crash.stress --seconds $(SECONDS)
 
 bench-core: setup
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[bench]' 'hnswlib>=0.8'
 	$(BIN)/python -m corenn.bench.core $(if $(DATA),--data $(DATA)) --json bench-results/core.json
+
+# What becomes of a database whose rows come and go. Half an hour on two cores.
+bench-live: setup
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[bench]'
+	$(BIN)/python -m corenn.bench.live $(if $(DATA),--data $(DATA)) --json bench-results/live.json
+
+# Resident memory over a long life.
+soak: setup
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[bench]'
+	$(BIN)/python -m corenn.bench.soak $(if $(DATA),--data $(DATA)) --operations $(OPERATIONS) --json bench-results/soak.json
 
 # A peer that cannot be installed is reported as such.
 bench: setup $(filter $(OUT)/%,$(SETS))
