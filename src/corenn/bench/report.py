@@ -50,12 +50,20 @@ def print_rows(rows: Sequence[Row]) -> None:
     from rich.table import Table
 
     table = Table(box=box.SIMPLE_HEAD)
-    for column in ("", "figure", "goal", "hnswlib", "ratio", "", "note"):
-        table.add_column(column, justify="right" if column in ("figure", "goal", "hnswlib", "ratio") else "left")
+    beside = ("hnswlib", "ratio") if any(row.peer is not None for row in rows) else ()
+    for column in ("", "figure", "goal", *beside, "", "note"):
+        table.add_column(column, justify="right" if column in ("figure", "goal", *beside) else "left")
     for row in rows:
         goal = f"{'≤' if row.at_most else '≥'} {shown(row.goal)}"
         peer = ("–", "–") if row.peer is None or row.ratio is None else (shown(row.peer), f"{row.ratio:.2f} ×")
-        table.add_row(row.name, f"{shown(row.figure)} {row.unit}", goal, *peer, "ok" if row.ok else "missed", row.note)
+        table.add_row(
+            row.name,
+            f"{shown(row.figure)} {row.unit}",
+            goal,
+            *peer[: len(beside)],
+            "ok" if row.ok else "missed",
+            row.note,
+        )
     Console(width=None if sys.stdout.isatty() else 160).print(table)
 
 
