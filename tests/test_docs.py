@@ -48,6 +48,7 @@ COMMANDS: dict[str, Any] = dict(commands(typer.main.get_command(app)))
 PUBLIC = [name for name in vars(CoreNN) if not name.startswith("_")]
 WORDS = (
     "PUBLISHED",
+    "FREED",
     "LINKED",
     "JOURNAL",
     "RADIUS",
@@ -216,7 +217,7 @@ def test_words_of_the_header_stand_where_the_format_says(name: str) -> None:
 
 
 def test_every_word_of_the_header_is_described() -> None:
-    limits = {"VERSION", "PAGE", "MAX_ENTRIES", "NO_ID"}
+    limits = {"VERSION", "PAGE", "MAX_ENTRIES", "NO_ID", "NEVER"}
     assert {name for name, value in vars(fmt).items() if name.isupper() and isinstance(value, int)} == {*WORDS, *limits}
 
 

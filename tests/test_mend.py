@@ -248,9 +248,19 @@ def test_a_death_that_is_not_durable_keeps_its_id(tmp_path: Path) -> None:
         assert db._store.metadata.head.rows == ROWS + 200
         db.checkpoint()
         db.insert([-1], vectors_of([1]))
-        assert db.stats().free == 100
+        assert db.stats().free == 99
         db.insert(range(-300, -200), vectors_of(range(100)))
         assert db._store.metadata.head.rows == ROWS + 201
+
+
+@pytest.mark.compiled
+def test_ids_of_a_small_database_do_not_wait_long(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("corenn.writer.CHECKPOINT_DEAD", 500)
+    with filled(CoreNN.create(tmp_path / "db", dim=DIM, metric="l2")) as db:
+        for start in range(0, 5 * ROWS, 100):
+            db.upsert(range(100), vectors_of(range(start, start + 100)))
+        assert db._store.metadata.head.rows < 2 * ROWS
+        assert db._current().beam_width == 1
 
 
 def test_ids_of_a_commit_that_was_cut_off_are_set_aside(tmp_path: Path, monkeypatch: Any) -> None:

@@ -285,7 +285,7 @@ def test_a_reader_of_an_older_commit_goes_without(tmp_path: Path, rows: Any) -> 
 
 def packed(**parts: Any) -> bytes:
     file = io.BytesIO()
-    np.savez(file, **parts)
+    np.savez(file, **{"births": np.ones(20, np.uint64), "drawn": [1, 20], **parts})
     return file.getvalue()
 
 
@@ -300,6 +300,8 @@ DAMAGED = {
     "wider than the edges of rows": packed(ids=IDS, edges=np.zeros((20, 2000), np.uint32), starts=1),
     "begins beyond the sample": packed(ids=IDS, edges=EDGES, starts=21),
     "begins nowhere": packed(ids=IDS, edges=EDGES, starts=0),
+    "fewer births than ids": packed(ids=IDS, edges=EDGES, starts=1, births=np.ones(19, np.uint64)),
+    "drawn at no commit": packed(ids=IDS, edges=EDGES, starts=1, drawn=[-1, 20]),
     "ids in two dimensions": packed(ids=EDGES, edges=EDGES, starts=1),
     "objects": packed(ids=np.array([None], object), edges=EDGES, starts=1),
     "an id beyond the rows": packed(ids=IDS + np.uint32(2**31 - 30), edges=EDGES, starts=1),

@@ -44,8 +44,11 @@ class _Keys(NamedTuple):
     stray: list[Key]
 
 
-def verify(store: Store, view: View, *, exclusive: bool = True) -> Report:
-    """Check checksums, keys both ways, counts, edges and reachability. Not exclusive: beside a writer."""
+def verify(store: Store, view: View, *, exclusive: bool = True, gone: UInt32s = NO_IDS) -> Report:
+    """Check checksums, keys both ways, counts, edges and reachability.
+
+    Not exclusive: beside a writer. gone: rows that have died since the view was taken.
+    """
     problems = []
     damaged = damaged_rows(store, view)
     if len(damaged):
@@ -59,7 +62,7 @@ def verify(store: Store, view: View, *, exclusive: bool = True) -> Report:
             Problem("metadata", f"counts {view.head.live:,} live, {view.head.dead:,} dead rows; the state says "
                     f"{counted.live:,} and {counted.dead:,}", 1)
         )  # fmt: skip
-    faults = check_graph(view, exclusive=exclusive, freed=store.horizon > 0)
+    faults = check_graph(view, exclusive=exclusive, freed=store.horizon > 0, gone=gone)
     problems += _graph_problems(faults)
     wrong = np.setdiff1d(wrong_codes(store, view), damaged)
     if len(wrong):
@@ -72,7 +75,8 @@ def verify_beside_a_writer(store: Store, view: View) -> Report:
     """The same for a reader. What is out of step for a moment only is no fault: one counts if it is seen again."""
     for left in reversed(range(TRIES)):
         graph = view.graph._replace(edges=store.newest_edges())
-        report = verify(store, replace(view, graph=graph), exclusive=False)
+        gone = np.flatnonzero(store.newest_state()[: view.head.rows, 1]).astype(np.uint32)
+        report = verify(store, replace(view, graph=graph), exclusive=False, gone=gone)
         if report.ok or not left:
             break
     return report

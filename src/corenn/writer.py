@@ -40,6 +40,7 @@ log = logging.getLogger("corenn.writer")
 GROUP_ROWS = 1 << 16
 CHECKPOINT_ROWS = 1 << 16
 CHECKPOINT_COMMITS = 1 << 14
+CHECKPOINT_DEAD = 1 << 12  # rows, or an eighth of those that live, whose ids only wait for a checkpoint
 GATHER_SECONDS = 0.002
 NEW = 1 << 32  # beyond all ids
 IDLE_ROWS = 512  # rows of the backlog linked before new requests are looked for
@@ -184,6 +185,7 @@ class Writer:
         self._crowd = 0
         self._thread: threading.Thread | None = None
         self._since_checkpoint = [0, 0]  # rows, commits
+        self._checkpointed = 0  # the commit at which the last one was made
         self._loading = False  # whether rows wait to be linked all at once
         if store.recovered.suspect or (store.settings.metric == "ip" and radius_of(store) == 0):
             self._raise_radius(np.flatnonzero(store.state.array[: store.metadata.head.rows, 0]).astype(np.uint32))
@@ -377,8 +379,15 @@ class Writer:
         self._since_checkpoint[1] += 1
         if self._may_mend(calm=False):
             self._mend(MENDED_PER_CHANGE * (commit.count + len(commit.died)))
-        if self._since_checkpoint[0] >= CHECKPOINT_ROWS or self._since_checkpoint[1] >= CHECKPOINT_COMMITS:
+        if self._checkpoint_due():
             self._try_checkpoint()
+
+    def _checkpoint_due(self) -> bool:
+        """Whether there is much to recover from, or many rows wait for their deaths to be durable."""
+        if self._since_checkpoint[0] >= CHECKPOINT_ROWS or self._since_checkpoint[1] >= CHECKPOINT_COMMITS:
+            return True
+        most = max(CHECKPOINT_DEAD, self.store.metadata.head.live // 8)
+        return self.mender.holds_ids and self.mender.dead_since(self._checkpointed) >= most
 
     def _oldest(self) -> int:
         """The oldest snapshot that anybody reads: a query here, or a reader in another process."""
@@ -439,6 +448,7 @@ class Writer:
             self.store.fault = error  # a failed sync is never tried again
             raise
         self._since_checkpoint = [0, 0]
+        self._checkpointed = self.view.head.commit
 
     def _make_codes(self) -> None:
         self.linker.coder.extend(self.view)

@@ -9,6 +9,7 @@ import numpy as np
 from ..config import MAX_ROWS
 from ..kernels.link import BEYOND, check_edges, reach, ring_length
 from ..kernels.search import BORN, LIFELINE
+from ..storage.commit import NO_IDS
 from ..types import UInt32s
 from .view import View, radius_fits
 
@@ -31,8 +32,10 @@ class GraphFaults:
         return bool(len(self.damaged) or len(self.unreachable) or self.torn or self.lifted)
 
 
-def check_graph(view: View, *, exclusive: bool = True, freed: bool = False) -> GraphFaults:
-    """Look at every row, but for those that wait to be linked. freed: whether ids of dead rows were ever given away.
+def check_graph(view: View, *, exclusive: bool = True, freed: bool = False, gone: UInt32s = NO_IDS) -> GraphFaults:
+    """Look at every row, but for those that wait to be linked.
+
+    freed: whether ids of dead rows were ever given away. gone: rows that have died since, and may be out of the graph.
 
     Not exclusive: a writer in another process goes on meanwhile, so edges may lead to rows newer than the view, and the
     ring may hold them.
@@ -42,6 +45,7 @@ def check_graph(view: View, *, exclusive: bool = True, freed: bool = False) -> G
     born, alive = view.born(), view.alive()
     for mask in (born, alive):
         mask[view.pending[view.pending < rows]] = False
+        mask[gone] = False
     threads = edges[:rows, LIFELINE]
     # A row that died in the commit that bore it was never linked, and one that repair has taken out is so no longer.
     ids = np.flatnonzero(alive | (born & (threads != 0))).astype(np.uint32)
@@ -58,6 +62,7 @@ def check_graph(view: View, *, exclusive: bool = True, freed: bool = False) -> G
     if exclusive:
         torn = threaded > 0 and (length != threaded or bool(threads[view.live.state[:rows, BORN] == 0].any()))
     else:  # one row may be half threaded: by a writer at work, or by one that was killed and is mended by the next
+        threaded = min(threaded, int((threads != 0).sum()))  # rows may have been taken off it meanwhile
         torn = threaded > 1 and length < threaded - 1 and length != BEYOND
     return GraphFaults(
         int(walked), ids[bad != 0], unreachable, torn, not radius_fits(view, exact=exclusive and not freed)

@@ -182,6 +182,10 @@ class Mender:
         freed: UInt32s = self._buried[(died <= np.uint64(min(oldest, self._store.forgotten))) & ~kept]
         return freed
 
+    def dead_since(self, commit: int) -> int:
+        """How many buried rows have died after a commit."""
+        return int(np.count_nonzero(self._store.state.array[self._buried, DIED] > np.uint64(commit)))
+
     def take(self, count: int, freed: UInt32s) -> UInt32s:
         """`count` ids for new rows, ascending: the lowest of those that are or become free, then such as no row has had
         yet.

@@ -57,8 +57,8 @@ def make(store: Store, view: View, link: Link) -> None:
         if made is None:
             return
         drawn = Drawn(view.head.commit, len(linked_rows(view)), store.state.array[made.ids, BORN])
-        store.metadata.store_soft(NAVIGATION, _pack(made, drawn))
         store.navigation, store.drawn = made, drawn
+        store.metadata.store_soft(NAVIGATION, _pack(made, drawn))
         store.edges.header[NAVIGATED] = drawn.commit
     except (CoreNNError, OSError, MemoryError):
         log.warning("the navigation graph could not be made or kept", exc_info=True)

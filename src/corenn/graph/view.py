@@ -69,7 +69,7 @@ class View:
     def beam_width(self) -> int:
         """Rows expanded per step: one while codes and edges fit into a cache, where there is little to wait for."""
         scored = self.rows.vectors if self.codes is None else self.codes.vectors
-        touched = self.live.rows * (scored.strides[0] + self.graph.edges.strides[0])
+        touched = self.head.live * (scored.strides[0] + self.graph.edges.strides[0])
         return self.settings.beam_width if touched > CACHE_BYTES else 1
 
     @property

@@ -65,6 +65,13 @@ NOT_DRAWN = Drawn(0, 0, np.empty(0, np.uint64))
 LINE_WORDS = 16
 
 
+def _newest(slab: Slab) -> AnyArray:
+    if isinstance(slab, FileSlab):
+        slab.remap()
+    array: AnyArray = slab.array
+    return array
+
+
 def write_rows(slab: Slab, ids: UInt32s, rows: AnyArray) -> None:
     """Write rows at ascending ids, those that follow each other at once."""
     at = 0
@@ -562,10 +569,11 @@ class Store:
 
     def newest_edges(self) -> AnyArray:
         """The edges as the file is now; a reader's view goes on with those that it has."""
-        if isinstance(self.edges, FileSlab):
-            self.edges.remap()
-        edges: AnyArray = self.edges.array
-        return edges
+        return _newest(self.edges)
+
+    def newest_state(self) -> AnyArray:
+        """The state as the file is now, for the same."""
+        return _newest(self.state)
 
     def heap_bytes(self) -> int:
         """Bytes of string keys."""
