@@ -91,7 +91,7 @@ class LockedError(CoreNNError, BlockingIOError):
 
 
 class ReadOnlyError(CoreNNError, PermissionError):
-    """A write through a handle opened with mode="r", or after a fault while the disk does not let the database go on."""
+    """A write through a handle opened with mode="r", or after a fault while the disk does not let it go on."""
 
 
 class DiskFullError(CoreNNError, OSError):
