@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 DATA ?=
-ROUNDS ?= 200
+ROUNDS ?= 1000
 PARALLEL ?= -n auto
 # Tests of what stands above the engine and has no kernels of its own.
 ABOVE := bench datasets integrations migrate
@@ -51,6 +51,7 @@ test-nojit: setup
 	NUMBA_DISABLE_JIT=1 $(BIN)/python -m pytest -q $(PARALLEL) -m 'not slow and not compiled' $(ABOVE:%=--ignore=tests/%)
 
 crash: setup
+	$(BIN)/python -m pytest -q $(PARALLEL) -m slow tests/faults
 	$(BIN)/python -m tests.crash.harness --rounds $(ROUNDS)
 	NUMBA_BOUNDSCHECK=1 $(BIN)/python -m tests.crash.harness --rounds 5
 	$(BIN)/python -m tests.crash.readers --seconds $(SECONDS)

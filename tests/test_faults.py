@@ -13,6 +13,7 @@ import re
 import shutil
 import struct
 import subprocess
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -202,11 +203,12 @@ def test_bad_magic_is_refused(path: Path, name: str) -> None:
 def test_a_newer_format_is_refused(path: Path, name: str) -> None:
     before = (path / name).read_bytes()
     version = struct.unpack_from("<I", before, 8)[0]
-    patch(path / name, 8, struct.pack("<I", version + 1))
+    head = before[:8] + struct.pack("<I", version + 1) + before[12:60]
+    patch(path / name, 0, head + struct.pack("<I", zlib.crc32(head)))
     for mode in ("rw", "r"):
         with pytest.raises(FormatError, match=str(version + 1)):
             CoreNN.open(path, mode=mode)
-    patch(path / name, 8, struct.pack("<I", version))
+    patch(path / name, 0, before[:64])
     assert (path / name).read_bytes() == before, "a newer file was changed"
 
 
@@ -596,6 +598,52 @@ def test_a_full_disk_is_an_error_and_loses_nothing(mount: Callable[..., Path], d
         assert set(db.keys()) - {"more"} == {f"{at}" for at in range(count)}
         db.upsert(["more"], np.zeros((1, DIM)))
         assert db.query(np.zeros(DIM), k=1).keys == ["more"]
+
+
+def fill_and_go_on(place: Path, durability: str, batch: int, padding: int, results: Any) -> None:
+    """Insert until the disk is full, be refused, get space, and go on in the same handle."""
+    rows = np.random.default_rng(7).normal(size=(batch, DIM))
+    db = CoreNN.create(place / "db", dim=DIM, metric="l2", durability=durability)
+
+    def insert(number: int) -> None:
+        db.insert([f"{number}-{at}" for at in range(batch)], rows, [{"padding": "x" * padding}] * batch)
+
+    count, errors = 0, 0
+    while errors < 4:
+        try:
+            insert(count)
+            count += 1
+        except (DiskFullError, ReadOnlyError):
+            errors += 1
+            assert len(db) == count * batch
+            assert sum(record is not None for record in db.get(list(db.keys()))) == count * batch
+            assert len(db.query(rows[0], k=10)) == 10
+    subprocess.run(["mount", "-o", "remount,size=256m", str(place)], check=True)
+    for number in range(count, count + 10):
+        insert(number)
+    assert db.verify().ok
+    assert len(db) == (count + 10) * batch
+    db.close()
+    results.put(count + 10)
+
+
+@pytest.mark.parametrize(
+    ("durability", "batch", "padding"), [("os", 500, 200), ("sync", 37, 200), ("os", 20, 40_000), ("sync", 200, 30_000)]
+)
+def test_writing_goes_on_when_space_returns(
+    mount: Callable[..., Path], durability: str, batch: int, padding: int
+) -> None:
+    place = mount("size=12m")
+    context = multiprocessing.get_context("spawn")
+    results = context.Queue()
+    process = context.Process(target=fill_and_go_on, args=(place, durability, batch, padding, results))
+    process.start()
+    process.join(200)
+    assert process.exitcode == 0
+    count = results.get(timeout=10)
+    with CoreNN.open(place / "db") as db:
+        assert db.verify().ok
+        assert set(db.keys()) == {f"{number}-{at}" for number in range(count) for at in range(batch)}
 
 
 def test_a_disk_too_small_to_create_on_is_an_error(mount: Callable[..., Path]) -> None:

@@ -48,6 +48,7 @@ from .storage.keys import KeyColumn, KeyTable, unpack_key, unpack_keys
 from .storage.platform import require_supported
 from .storage.readers import Snapshots
 from .storage.rocks import RocksMetadata
+from .storage.state import commit_of
 from .storage.store import Store
 from .types import (
     AnyArray,
@@ -315,7 +316,7 @@ class CoreNN:
         newer view.
         """
         while True:
-            ids = self._store.metadata.lookup(keys, view.lookup_view)
+            ids = self._store.metadata.lookup(keys, view.lookup_view._replace(wary=True))
             newest = self._current()
             if min(ids, default=0) >= 0 or newest.head.commit == view.head.commit:
                 return view, ids
@@ -327,6 +328,10 @@ class CoreNN:
         if len(bad):
             key = unpack_key(view.keys[bad[0]], view.heap)
             raise CorruptionError(f"the vector of key {key!r} fails its checksum; run repair() and insert it again")
+        bad = self._store.broken_states(ids)
+        if len(bad):
+            key = unpack_key(view.keys[bad[0]], view.heap)
+            raise CorruptionError(f"births and deaths in state.slab are damaged for key {key!r}; run repair()")
         vectors = np.empty((len(ids), view.settings.dim), np.float32)
         decode_rows(view.rows, ids, vectors)
         if view.settings.metric == "cosine":
@@ -736,7 +741,7 @@ class _Keys(KeysView[Key]):
     def __iter__(self) -> Iterator[Key]:
         view = self._view
         ids = np.flatnonzero(view.alive()).astype(np.uint32)
-        born = view.live.state[ids, 0]
+        born = commit_of(view.live.state[ids, 0])
         if (born[1:] < born[:-1]).any():  # ids have been used again
             ids = ids[np.argsort(born, kind="stable")]
         del born

@@ -91,13 +91,11 @@ class LockedError(CoreNNError, BlockingIOError):
 
 
 class ReadOnlyError(CoreNNError, PermissionError):
-    """A write through a handle opened with mode="r", or after a fault turned the database read-only."""
+    """A write through a handle opened with mode="r", or after a fault while the disk does not let it go on."""
 
 
 class DiskFullError(CoreNNError, OSError):
-    """The file system has no room. If only rows were being written nothing has changed and writing may go on later;
-    if the metadata was, the database is read-only until it is opened again.
-    """
+    """The file system has no room. Nothing has changed, and the next write is served if there is room by then."""
 
 
 class StorageError(CoreNNError, OSError):

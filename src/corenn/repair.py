@@ -12,14 +12,15 @@ from typing import NamedTuple
 
 import numpy as np
 
+from .errors import CorruptionError
 from .graph.check import GraphFaults, check_graph
 from .graph.codes import wrong_codes
-from .graph.view import View, radius_needed, set_entries, set_radius
+from .graph.view import View, entries_of, radius_needed, set_entries, set_radius
 from .kernels.checksum import TABLES, mismatched_rows
 from .kernels.link import thread_ring
-from .kernels.search import DEGREE, LIFELINE
+from .kernels.search import BORN, DEGREE, DIED, LIFELINE
 from .storage.commit import NO_IDS, Head
-from .storage.format import JOURNAL
+from .storage.format import JOURNAL, NO_ID
 from .storage.keys import unpack_key
 from .storage.rocks import RocksMetadata
 from .storage.store import Store
@@ -30,6 +31,8 @@ log = logging.getLogger("corenn.repair")
 
 BLOCK = 8192
 WRONG_CODES = "rows whose codes are missing or not those of their vectors"
+PAYLOADS = "rows whose payloads were lost, if they had any, with damaged metadata"
+STATES = "rows whose births and deaths are damaged or lost"
 TRIES = 3  # of a reader, beside a writer that goes on
 
 
@@ -49,12 +52,20 @@ def verify(store: Store, view: View, *, exclusive: bool = True, gone: UInt32s = 
 
     Not exclusive: beside a writer. gone: rows that have died since the view was taken.
     """
-    problems = []
+    problems: list[Problem] = []
+    if isinstance(store.metadata, RocksMetadata):
+        try:
+            store.metadata.scan()
+        except CorruptionError as error:  # nothing else can be held against it then
+            return Report(view.head.live, view.head.dead, 0, 0, (Problem("metadata", f"{error}", 1),), ())
     damaged = damaged_rows(store, view)
     if len(damaged):
         live = _live_among(view, damaged)
         lost = tuple(key for row in live.tolist() if (key := unpack_key(view.keys[row], view.heap)) is not None)
         problems.append(Problem("vectors", "rows that fail their checksum; repair() deletes them", len(damaged), lost))
+    lost_rows = np.union1d(*lost_states(store, view))
+    if len(lost_rows):
+        problems.append(Problem("state", STATES, len(lost_rows)))
     problems += _key_problems(_check_keys(store, view))
     counted = _count(view)
     if counted != view.head:
@@ -154,7 +165,10 @@ def repair(writer: Writer) -> Report:
     """Mend everything that verify finds. Called in the writer thread."""
     store = writer.store
     mended = [Problem("open", fault, 1) for fault in store.recovered.faults]
+    if store.recovered.lost:
+        mended.append(Problem("payloads", PAYLOADS, len(store.recovered.lost), store.recovered.lost))
     store.recovered.faults.clear()
+    store.recovered.lost = ()
     mended += _mend_state(writer)
     mended += _mend_vectors(writer)
     mended += _mend_keys(writer)
@@ -172,21 +186,44 @@ def repair(writer: Writer) -> Report:
     return Report(report.rows, report.tombstones, report.edges, report.unreachable, report.problems, tuple(mended))
 
 
+def lost_states(store: Store, view: View) -> tuple[UInt32s, UInt32s]:
+    """Rows whose births and deaths are damaged, and rows that were never born although keys point at them."""
+    found = []
+    for start in range(0, view.head.rows, BLOCK):
+        ids = np.arange(start, min(start + BLOCK, view.head.rows), dtype=np.uint32)
+        found.append(store.broken_states(ids))
+    owned = _owned(store, view)
+    state = view.live.state[owned]
+    unborn = owned[(state[:, BORN] == 0) & (state[:, DIED] == 0)]
+    return np.concatenate([NO_IDS, *found]), unborn
+
+
+def _owned(store: Store, view: View) -> UInt32s:
+    """Rows that keys of the metadata point at, ascending, unless they were cut off."""
+    seen, owned = view.lookup_view, np.zeros(view.head.rows, np.bool_)
+    for _, now, before in store.metadata.names():
+        if now < view.head.rows and not (before != NO_ID and seen.sees(before)):
+            owned[now] = True
+    return np.flatnonzero(owned).astype(np.uint32)
+
+
 def _mend_state(writer: Writer) -> list[Problem]:
-    """Births that a truncated state.slab has lost: a row lives if a key points at it and no kept record killed it."""
-    store, first = writer.store, writer.store.recovered.stateless_from
-    if first is None or not isinstance(store.metadata, RocksMetadata):
+    """Births and deaths that are damaged or lost: a row lives if a key points at it and no kept record killed it."""
+    store, view = writer.store, writer.view
+    if not isinstance(store.metadata, RocksMetadata):
         return []
-    store.recovered.stateless_from = None
+    broken, unborn = lost_states(store, view)
+    lost = np.union1d(broken, unborn)
+    if not len(lost):
+        return []
     killed: set[int] = set()
     for record in store.metadata.records(0):
         killed.difference_update(record.born.tolist())
         killed.update(record.died.tolist())
-    rows = {now for _, now, _ in store.metadata.names() if first <= now < store.metadata.head.rows} - killed
-    revived = np.array(sorted(rows), np.uint32)
-    store.revive(revived)
+    alive = np.isin(lost, _owned(store, view)) & ~np.isin(lost, np.array(sorted(killed), np.uint32))
+    store.mend_state(lost[alive], lost[~alive])
     writer.republish()
-    return [Problem("state", "births found again by their keys", len(revived))]
+    return [Problem("state", STATES, len(lost))]
 
 
 def _mend_vectors(writer: Writer) -> list[Problem]:
@@ -242,38 +279,47 @@ def mend_graph(writer: Writer) -> list[Problem]:
     """Link damaged and unreachable rows again, and thread the ring anew. Called in the writer thread."""
     store = writer.store
     faults = check_graph(writer.view, freed=store.horizon > 0)
-    if not faults.any:
+    sound = _sound_entries(store, writer.view)
+    if not faults.any and len(sound) == len(entries_of(store)):
+        store.recovered.suspect = False
         return []
     writer.mender.forget()
     if faults.lifted:  # first: everything below measures distances with it
         set_radius(store, radius_needed(writer.view))
-        writer.republish()
-    view = writer.view
-    edges, rows = store.edges.array, view.head.rows
+    edges, rows = store.edges.array, writer.view.head.rows
     for row in faults.damaged.tolist():
         edges[row] = 0
-    alive = _live_ids(view)
-    entries = view.graph.entries
-    sound = entries[(entries < rows)]
-    sound = sound[edges[sound, DEGREE] > 0] if len(sound) else sound
-    if not len(sound) and len(alive):
-        linked = alive[edges[alive, DEGREE] > 0]
-        set_entries(store, (linked if len(linked) else alive)[:1])
-        writer.republish()
+    sound = _sound_entries(store, writer.view)
+    linked = np.setdiff1d(_live_ids(writer.view), writer.view.pending)
+    if not len(sound) and len(linked):
+        whole = linked[edges[linked, DEGREE] > 0]
+        sound = (whole if len(whole) else linked)[:1]
+    set_entries(store, sound)
+    writer.republish()
     # All edges first, so that each row can be threaded behind a neighbour.
     edges[:rows, LIFELINE] = 0
     again = np.union1d(faults.damaged, faults.unreachable).astype(np.uint32)
-    again = again[view.live.state[again, 1] == 0]
+    again = again[writer.view.live.state[again, 1] == 0]
     if len(again):
         writer.relink(again)
     _thread_all(writer)
     writer.linker.elect_entries(store.metadata.head, rows)
     _thread_all(writer)
     writer.republish()
+    store.recovered.suspect = False
     problems = _graph_problems(faults)
     for problem in problems:
         log.warning("mended: %s (%d)", problem.description, problem.count)
     return problems
+
+
+def _sound_entries(store: Store, view: View) -> UInt32s:
+    """Those of the entries that are rows of the graph. After a restart some may be of commits that are lost."""
+    entries = entries_of(store)
+    entries = entries[entries < view.head.rows]
+    there = (store.edges.array[entries, DEGREE] > 0) & (view.live.state[entries, 0] != 0)
+    sound: UInt32s = entries[there & ~np.isin(entries, view.pending)]
+    return sound
 
 
 def _mend_codes(writer: Writer) -> list[Problem]:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -31,6 +32,7 @@ from .storage.commit import CURVES, NO_IDS, Commit, Head
 from .storage.encode import Encoded
 from .storage.format import NO_ID
 from .storage.readers import Snapshots
+from .storage.resume import resume
 from .storage.rocks import RocksMetadata
 from .storage.store import Store
 from .types import Key, UInt32s
@@ -241,6 +243,8 @@ class Writer:
         if self._thread is not None and self._thread is not threading.current_thread():
             self._thread.join()
         self.calibrator.stop()
+        with suppress(ReadOnlyError):
+            self._resume_after_fault()
         if self.store.writable and self.store.fault is None and self.view.head.commit:
             self._checkpoint()
 
@@ -279,7 +283,8 @@ class Writer:
                 self._fail(requests, error)
 
     def _may_link(self) -> bool:
-        return bool(self._backlog) and self.store.fault is None and not self._loading
+        waits = self._loading or self.store.recovered.suspect  # edges that may lead anywhere are mended first
+        return bool(self._backlog) and self.store.fault is None and not waits
 
     def _may_mend(self, *, calm: bool) -> bool:
         return self.store.fault is None and not self._backlog and not self._loading and self.mender.due(calm=calm)
@@ -329,7 +334,7 @@ class Writer:
         self._write([request for request in requests if isinstance(request, Write)])
 
     def _write(self, writes: list[Write]) -> None:
-        self._refuse_after_fault()
+        self._resume_after_fault()
         group = _Group(writes, self.view, self.store)
         accepted: list[tuple[Write, Any]] = []
         for write in writes:
@@ -351,12 +356,27 @@ class Writer:
         for write, result in accepted:
             write.finish(result)
 
-    def _refuse_after_fault(self) -> None:
-        """What a failed sync or commit has left on the disk is not known: nothing may be written on top of it."""
-        if self.store.fault is not None:
+    def _resume_after_fault(self) -> None:
+        """What a failed sync or commit has left on the disk is not known: find out before anything is written on top.
+
+        Raises:
+            ReadOnlyError: as long as the disk does not let it go on.
+        """
+        fault = self.store.fault
+        if fault is None:
+            return
+        try:
+            self.mender.spare(resume(self.store))
+            if self.store.unsure:
+                self._checkpoint()
+        except CoreNNError as error:
+            self.store.fault = self.store.fault or fault
             raise ReadOnlyError(
-                f"an earlier failure made the database read-only ({self.store.fault}); close it and open it again"
-            ) from self.store.fault
+                f"the database is read-only since an earlier failure ({fault}), and cannot go on yet ({error}); see to "
+                "the disk and write again, or close it and open it again"
+            ) from error
+        log.warning("the database takes writes again after an earlier failure: %s", fault)
+        self._publish()
 
     def _commit(self, group: _Group, writes: Sequence[Write]) -> None:
         oldest = self._oldest() if self.mender.holds_ids else 0
@@ -412,7 +432,7 @@ class Writer:
         try:
             self._checkpoint()
         except CoreNNError:
-            log.exception("a checkpoint failed; the database is read-only until it is opened again")
+            log.exception("a checkpoint failed; the next write tries to go on")
 
     def _publish(self) -> None:
         self.store.mark_linked(self._linked_commit())
@@ -466,7 +486,7 @@ class Writer:
 
     def checkpoint(self) -> None:
         """Link what waits and bring everything to the disk. Called in the writer thread."""
-        self._refuse_after_fault()
+        self._resume_after_fault()
         while self._backlog and not self._closing:
             self._link_backlog()
         self._checkpoint()
@@ -488,7 +508,7 @@ class Writer:
 
     def kill(self, ids: UInt32s) -> None:
         """Commit the deaths of rows by id, for repair. Called in the writer thread."""
-        self._refuse_after_fault()
+        self._resume_after_fault()
         self.store.commit(Commit(self.store.next_commit(), died=np.sort(ids)))
         self._publish()
 
@@ -501,7 +521,7 @@ class Writer:
 
         Called in the writer thread.
         """
-        self._refuse_after_fault()
+        self._resume_after_fault()
         settings = self.store.settings.changed(changes)
         if isinstance(self.store.metadata, RocksMetadata):
             stored = Settings.from_dict(self.store.metadata.settings()["settings"]).changed(changes)

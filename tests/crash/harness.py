@@ -1,4 +1,4 @@
-"""Kill a writing process at random instants and look at what is left: `python -m tests.crash.harness --rounds 200`.
+"""Kill a writing process at random instants and look at what is left: `python -m tests.crash.harness --rounds 1000`.
 
 Rules out an acknowledged write that is lost, a batch that is half there, a database that does not reopen or verify,
 and a graph that a crash has cut in two. A round counts if the child acknowledged at least 500 keys before the kill.
@@ -209,7 +209,7 @@ def run(rounds: int, seed: int, where: Path | None = None) -> Tally:
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=200, help="kills after at least 500 acknowledged keys")
+    parser.add_argument("--rounds", type=int, default=1000, help="kills after at least 500 acknowledged keys")
     parser.add_argument("--seed", type=int, default=None, help="repeat the settings of an earlier run")
     arguments = parser.parse_args()
     seed = secrets.randbits(32) if arguments.seed is None else arguments.seed

@@ -386,7 +386,7 @@ def _draw(view: View, count: int, seed: int) -> _Sample:
 def _usable(view: View, ids: UInt32s) -> NDArray[np.bool_]:
     """Which ids are live and in the graph."""
     state = view.live.state[ids]
-    snapshot = np.uint64(view.head.commit)
+    snapshot = view.live.snapshot
     alive = (state[:, 0] - np.uint64(1) < snapshot) & (state[:, 1] - np.uint64(1) >= snapshot)
     linked = view.graph.edges[ids, LIFELINE] != 0
     usable: NDArray[np.bool_] = alive & linked & ~np.isin(ids, view.pending)

@@ -30,6 +30,7 @@ def elect(view: View) -> UInt32s:
     vectors = np.empty((len(sample), view.settings.dim), np.float32)
     decode_rows(view.rows, sample, vectors)
     wide = vectors.astype(np.float64)
+    wide[~np.isfinite(wide)] = 0  # a damaged row may hold anything
     wide -= wide.mean(axis=0)
     squares = np.einsum("ij,ij->i", wide, wide)
     random = np.random.default_rng(len(alive))

@@ -24,6 +24,7 @@ from ..kernels.link import HEIRS, Shape, mend_edges, unthread
 from ..kernels.search import BORN, DIED, LIFELINE
 from ..storage.commit import NO_IDS
 from ..storage.format import ELECTED, JOURNAL, NEVER
+from ..storage.state import seen_up_to
 from ..storage.store import NO_NAVIGATION, NOT_DRAWN, Store
 from ..types import AnyArray, Bytes, UInt32s
 from .codes import centre_of
@@ -121,9 +122,11 @@ class Mender:
         for start in range(0, rows, SWEEP_ROWS):
             state = self._store.state.array[start : min(start + SWEEP_ROWS, rows)]
             born, died = state[:, BORN], state[:, DIED]
-            dead = (start + np.flatnonzero((born != 0) & (died != 0) & (died <= np.uint64(began)))).astype(np.uint32)
+            dead = (born != 0) & (died != 0) & (died <= np.uint64(seen_up_to(began)))
             # At once: what is buried may be freed, and used again, before the sweep goes on.
-            condemned.append(np.setdiff1d(dead, self._buried, assume_unique=True))
+            condemned.append(
+                np.setdiff1d((start + np.flatnonzero(dead)).astype(np.uint32), self._buried, assume_unique=True)
+            )
             if not self._searched:
                 free.append(start + np.flatnonzero((born == 0) & (died != np.uint64(NEVER))))
             yield 0
@@ -179,12 +182,12 @@ class Mender:
             return NO_IDS
         died = self._store.state.array[self._buried, DIED]
         kept = self._buried == centre_of(self._store)
-        freed: UInt32s = self._buried[(died <= np.uint64(min(oldest, self._store.forgotten))) & ~kept]
+        freed: UInt32s = self._buried[(died <= np.uint64(seen_up_to(min(oldest, self._store.forgotten)))) & ~kept]
         return freed
 
     def dead_since(self, commit: int) -> int:
         """How many buried rows have died after a commit."""
-        return int(np.count_nonzero(self._store.state.array[self._buried, DIED] > np.uint64(commit)))
+        return int(np.count_nonzero(self._store.state.array[self._buried, DIED] > np.uint64(seen_up_to(commit))))
 
     def take(self, count: int, freed: UInt32s) -> UInt32s:
         """`count` ids for new rows, ascending: the lowest of those that are or become free, then such as no row has had
@@ -193,6 +196,11 @@ class Mender:
         free = np.union1d(self._free, freed)[: 0 if self.paused else count]
         first = self._store.next_row()
         return np.concatenate((free, np.arange(first, first + count - len(free), dtype=np.uint32)))
+
+    def spare(self, ids: UInt32s) -> None:
+        """Leave out ids that a commit has taken that was cut off."""
+        self._free, self._buried = np.setdiff1d(self._free, ids), np.setdiff1d(self._buried, ids)
+        self._store.buried = len(self._buried)
 
     def committed(self, ids: UInt32s, freed: UInt32s) -> None:
         """Note what a commit has done: it has freed these ids, and taken those."""

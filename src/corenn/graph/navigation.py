@@ -19,6 +19,7 @@ from ..errors import CoreNNError
 from ..kernels.search import BORN, DIED, FIRST_NEIGHBOUR, Navigation
 from ..storage.commit import NAVIGATION, Head
 from ..storage.format import NAVIGATED
+from ..storage.state import SHIFT
 from ..storage.store import NO_NAVIGATION, NOT_DRAWN, Drawn, Store
 from ..types import UInt32s
 from .entries import linked_rows
@@ -78,7 +79,7 @@ def _built(store: Store, view: View, link: Link) -> Navigation | None:
             slab.reserve(len(ids))
             slab.write(0, rows.array[ids])
         copy.state.reserve(len(ids))
-        copy.state.array[: len(ids), 0] = 1
+        copy.state.array[: len(ids), 0] = 1 << SHIFT
         copy.edges.reserve(len(ids))
         set_radius(copy, radius_of(store))
         everything = np.arange(len(ids), dtype=np.uint32)

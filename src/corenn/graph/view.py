@@ -18,6 +18,7 @@ from ..kernels.rows import NORM, BFloat16Rows, CodeRows, Float16Rows, Float32Row
 from ..kernels.search import BORN, DIED, Graph, Live, Navigation
 from ..storage.commit import Head, LiveView
 from ..storage.format import ENTRIES, ENTRY_COUNT, GROWN, GROWTH, MAX_ENTRIES, RADIUS
+from ..storage.state import seen_up_to
 from ..storage.store import NO_NAVIGATION, Store
 from ..types import AnyArray, Bytes, Float32s, UInt32s, UInt64s
 from .codes import codes_for
@@ -51,7 +52,7 @@ class View:
     @property
     def lookup_view(self) -> LiveView:
         """The same snapshot for the metadata."""
-        return LiveView(self.live.state, self.head.commit, self.live.rows)
+        return LiveView(self.live.state, int(self.live.snapshot), self.live.rows)
 
     def born(self) -> NDArray[np.bool_]:
         """Which of the ids in use the snapshot knows, dead or alive; shape (rows,)."""
@@ -176,7 +177,7 @@ def take_view(store: Store, head: Head, pending: UInt32s) -> View:
         settings=store.settings,
         rows=rows,
         graph=Graph(store.edges.array, _beside(navigation, entries_of(store)), navigation),
-        live=Live(store.state.array, np.uint64(head.commit), head.rows),
+        live=Live(store.state.array, np.uint64(seen_up_to(head.commit)), head.rows),
         keys=store.keys.array,
         heap=store.heap.array.reshape(-1),
         pending=pending,

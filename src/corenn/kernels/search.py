@@ -63,7 +63,7 @@ class Graph(NamedTuple):
 class Live(NamedTuple):
     """state: uint64 (rows, 2), the commits at which each row was born and died, 0 for never.
 
-    snapshot: the commit that the query sees. rows: ids below this exist.
+    snapshot: words of state up to this one are of commits that the query sees. rows: ids below this exist.
     """
 
     state: UInt64s

@@ -9,8 +9,10 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
+from ..errors import CorruptionError
 from ..types import AnyArray, Key, UInt32s
 from .format import NO_ID
+from .state import broken_states
 
 CURVES, NAVIGATION = SOFT = "curves", "navigation"  # calibration curves, and the navigation graph
 NO_IDS: UInt32s = np.empty(0, np.uint32)
@@ -92,6 +94,12 @@ class Record:
     died: UInt32s
     freed: UInt32s
 
+    @property
+    def touched(self) -> UInt32s:
+        """The ids of all rows whose state it changes, ascending."""
+        ids: UInt32s = np.unique(np.concatenate((self.born, self.died, self.freed)))
+        return ids
+
     def parts(self, most_words: int) -> Iterator[bytes]:
         """The record in pieces of at most `most_words` words of ids; at least one piece."""
         runs, freed = as_runs(self.born), as_runs(self.freed)
@@ -148,11 +156,15 @@ class Metadata(Protocol):
 
 
 class LiveView(NamedTuple):
-    """state: uint64 (rows, 2). A snapshot sees the ids below `rows` that were born by then and had not died."""
+    """state: uint64 (rows, 2). A snapshot sees the ids below `rows` that were born by then and had not died.
+
+    snapshot: in words of state, see `seen_up_to`. wary: refuse to say that a key is gone because its row is damaged.
+    """
 
     state: AnyArray
     snapshot: int
     rows: int
+    wary: bool = False
 
     def sees(self, row: int) -> bool:
         """Whether the snapshot sees an id."""
@@ -163,7 +175,19 @@ class LiveView(NamedTuple):
         return bool(0 < born <= self.snapshot and (died == 0 or died > self.snapshot))
 
     def choose(self, now: int, before: int) -> int:
-        """Of the two ids that a key has had last, the one that the snapshot sees, or -1."""
+        """Of the two ids that a key has had last, the one that the snapshot sees, or -1.
+
+        Raises:
+            CorruptionError: if it sees none, is wary, and one of the rows is damaged.
+        """
         if now != NO_ID and self.sees(now):
             return now
-        return before if before != NO_ID and self.sees(before) else -1
+        if before != NO_ID and self.sees(before):
+            return before
+        if self.wary and any(self.lost(row) for row in (now, before)):
+            raise CorruptionError("state.slab is damaged where it says whether a key is there; run repair()")
+        return -1
+
+    def lost(self, row: int) -> bool:
+        """Whether it cannot be told if the snapshot sees a row."""
+        return row < self.rows and len(broken_states(self.state, np.array([row], np.uint32))) > 0

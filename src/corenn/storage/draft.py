@@ -44,7 +44,8 @@ def folder_draft(path: Path, files: Files) -> Iterator[Path]:
         try:
             files.rename(draft, path)
         except StorageError:
-            _require_vacant(path)  # of those who make one path at a time, one is first
+            if draft.exists():
+                _require_vacant(path)  # of those who make one path at a time, one is first
             raise
         files.sync_folder(path.parent)
     finally:

@@ -1,4 +1,4 @@
-"""All file I/O of the slabs, in one small object that tests replace to inject faults.
+"""All file I/O, in one small object that tests replace to inject faults.
 
 Foreign errors are translated here, once: whatever the operating system says becomes DiskFullError or StorageError.
 """
@@ -15,6 +15,7 @@ from pathlib import Path
 
 from ..errors import DiskFullError, StorageError
 from . import platform
+from .rocksdb import Rocks
 
 
 @contextmanager
@@ -30,7 +31,16 @@ def translated(action: str, path: Path | str) -> Iterator[None]:
 
 
 class Files:
-    """The file system as the slabs use it. Stateless; safe for concurrent use."""
+    """The file system as the database uses it. Stateless; safe for concurrent use."""
+
+    def rocks(self, path: Path, log: Path | None = None, *, lenient: bool = False) -> Rocks:
+        """RocksDB in a folder; with `log`, a secondary instance. Raises what RocksDB raises."""
+        return Rocks(path, log, lenient=lenient)
+
+    def make_folder(self, path: Path) -> None:
+        """A new folder, where none is."""
+        with translated("create", path):
+            path.mkdir()
 
     def open(self, path: Path, *, writable: bool, create: bool = False) -> int:
         """A descriptor that children of this process do not inherit."""
@@ -119,9 +129,12 @@ class Files:
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                os.ftruncate(descriptor, 0)
+                os.pwrite(descriptor, str(os.getpid()).encode(), 0)
             except BlockingIOError:
                 os.close(descriptor)
                 return None
-            os.ftruncate(descriptor, 0)
-            os.pwrite(descriptor, str(os.getpid()).encode(), 0)
+            except BaseException:
+                os.close(descriptor)
+                raise
             return descriptor

@@ -74,17 +74,19 @@ class Header:
             page[: _HEADER.size]
         )
         if magic != MAGIC:
-            raise FormatError(f"{path} is not a CoreNN file: it begins with {magic!r}")
+            raise FormatError(f"{path} is no CoreNN file, it begins with {magic!r}; run `corenn repair`")
+        if checksum != zlib.crc32(page[: _HEADER.size - 4]):
+            raise FormatError(f"{path} has a damaged header, its checksum does not hold; run `corenn repair`")
         if version > VERSION or flags:
             raise NewerFormatError(
                 f"{path} has format version {version}, flags {flags:#x}; this CoreNN reads up to {VERSION}: upgrade it"
             )
-        if checksum != zlib.crc32(page[: _HEADER.size - 4]):
-            raise FormatError(f"{path} has a damaged header: its checksum does not hold")
         found = Header(name.rstrip(b"\0").decode(), generation, row_bytes, dim, database)
         if replace(found, database=self.database) == self and found != self:
             raise ForeignFileError(
                 f"{path} belongs to another database; put back the file that was written with this one"
             )
         if found != self:
-            raise FormatError(f"{path} does not belong to this database: expected {self}, found {found}")
+            raise FormatError(
+                f"{path} does not fit this database: expected {self}, found {found}; put back the one that does"
+            )

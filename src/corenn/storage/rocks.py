@@ -11,7 +11,6 @@ that they say is seen until the head names their commit. RocksDB is only written
 
 from __future__ import annotations
 
-import ctypes
 import json
 import logging
 import os
@@ -21,44 +20,27 @@ import tempfile
 import time
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rocksdict import (
-    AccessType,
-    BlockBasedOptions,
-    Cache,
-    DbClosedError,
-    DBCompressionType,
-    Options,
-    Rdict,
-    WriteBatch,
-)
+from rocksdict import DbClosedError, WriteBatch
 
-from ..errors import (
-    ClosedError,
-    CoreNNError,
-    CorruptionError,
-    DiskFullError,
-    ForkedError,
-    NotADatabaseError,
-    StorageError,
-)
+from ..errors import ClosedError, CorruptionError, NotADatabaseError, StorageError
 from ..types import Key, UInt32s
 from .commit import NO_IDS, SOFT, Commit, Head, LiveView, Record, as_runs, from_runs
+from .files import Files
 from .format import HEAD_ROW, INTENT_ROW, KEY_ROW, NO_ID, PAYLOAD_ROW
 from .keys import key_name, name_key
 from .platform import boot_id
+from .rocksdb import Rocks, rocks_translated
 
 log = logging.getLogger("corenn.storage")
 
 BATCH_BYTES = 3 << 20  # below the 4 MB at which one write() holds the GIL for 10 ms
 RECORD_WORDS = 100_000
 PATIENCE_SECONDS = 5.0  # for which a reader looks for what it must see
-CACHE_BYTES = 8 << 20
-WRITE_BUFFER_BYTES = 16 << 20
 
 _SETTINGS, _HEAD, _DURABLE, _BOOT, _INTENT = b"msettings", b"mhead", b"mdurable", b"mboot", b"mintent"
 _SOFT = {name: b"m" + name.encode() for name in SOFT}
@@ -67,86 +49,21 @@ _ROCKSDICT_FILE = "rocksdict-config.json"
 _ID = struct.Struct(">I")
 _COMMIT = struct.Struct(">QI")
 
-_threads_in: int | None = None  # the process in which RocksDB's background threads run
-
-
-def require_threads() -> None:
-    """Refuse to write where a write would wait for ever: RocksDB's threads are started once, and are not forked.
-
-    Raises:
-        ForkedError: in a child after fork of a process that has used RocksDB.
-    """
-    if _threads_in not in (None, os.getpid()):
-        raise ForkedError(
-            f"process {_threads_in} used a database on disk before it forked this one, which therefore can write none: "
-            "start it with spawn, or open with mode='r'"
-        )
-
-
-def _end_early() -> None:
-    """In a child after fork: have exit() end before RocksDB joins its threads, which are not there, and crashes."""
-    libc = ctypes.CDLL(None)
-    if _threads_in is not None and hasattr(libc, "on_exit"):  # as in glibc
-        libc.on_exit(libc._exit, None)
-
-
-os.register_at_fork(after_in_child=_end_early)
-
-
-def _rdict(path: Path, access: AccessType | None = None) -> Rdict:
-    """Open RocksDB."""
-    global _threads_in
-    if _threads_in is None:
-        _threads_in = os.getpid()
-    return Rdict(str(path), _options(), access_type=access or AccessType.read_write())
-
-
-def _options() -> Options:
-    options = Options(raw_mode=True)
-    options.create_if_missing(True)
-    options.set_write_buffer_size(WRITE_BUFFER_BYTES)
-    options.set_max_write_buffer_number(2)
-    options.set_max_background_jobs(2)
-    options.set_max_open_files(-1)  # a reader in another process keeps the files that it has seen
-    options.set_keep_log_file_num(2)
-    options.set_stats_dump_period_sec(0)
-    options.set_compression_type(DBCompressionType.lz4())
-    table = BlockBasedOptions()
-    table.set_bloom_filter(10, False)
-    table.set_block_cache(Cache(CACHE_BYTES))
-    options.set_block_based_table_factory(table)
-    return options
-
-
-@contextmanager
-def _translated(action: str, folder: Path) -> Iterator[None]:
-    """Turn what RocksDB raises, which has no types of its own, into our errors."""
-    try:
-        yield
-    except (MemoryError, CoreNNError):
-        raise
-    except DbClosedError:
-        raise ClosedError("the database is closed; open it again") from None
-    except Exception as error:
-        message = f"cannot {action} the metadata in {folder}: {error}"
-        if "No space left" in message or "NoSpace" in message:
-            raise DiskFullError(f"{message}; free some space and open the database again") from error
-        if "Corruption" in message:
-            raise CorruptionError(f"{message}; restore the database from a snapshot") from error
-        raise StorageError(message) from error
-
 
 class RocksMetadata:
     """See Metadata. With `reader`, a secondary instance that follows a writer in another process."""
 
-    def __init__(self, folder: Path, *, reader: bool = False) -> None:
+    def __init__(self, folder: Path, files: Files, *, reader: bool = False) -> None:
         self._folder = folder
+        self._files = files
         self._private: Path | None = None
         self._own: Path | None = None
+        self._standby: Path | None = None  # the folder of a secondary instance that serves reads while none can write
+        self._undo: tuple[bytes, bytes] | None = None  # what a change that failed was to replace
         if not (folder / "CURRENT").exists():
             raise NotADatabaseError(f"{folder.parent} is not a CoreNN database: it has no metadata")
         if reader:
-            with _translated("follow", folder):
+            with rocks_translated("follow", folder):
                 self._private = Path(tempfile.mkdtemp(prefix="corenn-reader-"))
             self._remove_private = weakref.finalize(self, _remove_own, self._private, os.getpid())
         try:
@@ -160,19 +77,18 @@ class RocksMetadata:
                 self._remove_private()
             raise
 
-    def _open(self) -> Rdict:
-        with _translated("open", self._folder):
+    def _open(self) -> Rocks:
+        with rocks_translated("open", self._folder):
             if self._private is None:
-                return _rdict(self._folder)
+                return self._files.rocks(self._folder)
             own = Path(tempfile.mkdtemp(dir=self._private))  # an instance before this one may be in use still
-            opened = _rdict(self._readable_folder(own), AccessType.secondary(str(own / "log")))
+            folder = self._folder if os.access(self._folder, os.W_OK) else self._linked_folder(own)
+            opened = self._files.rocks(folder, own / "log")
             self._own = own
             return opened
 
-    def _readable_folder(self, own: Path) -> Path:
-        """Where a reader opens: the folder itself or, as rocksdict writes a file there, links to what is in it."""
-        if os.access(self._folder, os.W_OK):
-            return self._folder
+    def _linked_folder(self, own: Path) -> Path:
+        """Links to what is in the folder: rocksdict writes a file where it opens, which may not be possible there."""
         linked = own / "meta"
         linked.mkdir()
         for path in self._folder.iterdir():
@@ -181,18 +97,27 @@ class RocksMetadata:
         return linked
 
     @staticmethod
-    def create(folder: Path, stored: dict[str, Any]) -> None:
+    def create(folder: Path, stored: dict[str, Any], files: Files) -> None:
         """A new, empty store. stored: format version and settings."""
-        with _translated("create", folder):
-            rocks = _rdict(folder)
-            batch = WriteBatch(raw_mode=True)
-            batch.put(_SETTINGS, json.dumps(stored).encode())
-            batch.put(_HEAD, HEAD_ROW.pack(*Head()))
-            batch.put(_DURABLE, bytes(8))
-            batch.put(_BOOT, boot_id().encode())
-            rocks.write(batch)
+        with rocks_translated("create", folder):
+            rocks = files.rocks(folder)
+            rocks.write(RocksMetadata.first_batch(stored, Head(), boot_id()))
             rocks.flush_wal(True)
             rocks.close()
+
+    @staticmethod
+    def first_batch(stored: dict[str, Any], head: Head, boot: str) -> WriteBatch:
+        """What a store begins with, all slabs being on the disk."""
+        batch = WriteBatch(raw_mode=True)
+        batch.put(_SETTINGS, json.dumps(stored).encode())
+        batch.put(_HEAD, HEAD_ROW.pack(*head))
+        batch.put(_DURABLE, head.commit.to_bytes(8, "little"))
+        batch.put(_BOOT, boot.encode())
+        return batch
+
+    @staticmethod
+    def unpack_head(raw: bytes) -> Head:
+        return Head(*HEAD_ROW.unpack(raw))
 
     def follow(self, published: int) -> None:
         """Catch up with the writer, at least to a commit that it has published. For readers."""
@@ -220,7 +145,7 @@ class RocksMetadata:
         while True:
             tables = self._tables()
             try:
-                with _translated("follow", self._folder):
+                with rocks_translated("follow", self._folder):
                     catch_up()
                 self.head = self._read_head()
             except StorageError:  # a file that it was about to read may be gone
@@ -268,17 +193,20 @@ class RocksMetadata:
         return loaded
 
     def store_settings(self, settings: dict[str, Any], *, sync: bool) -> None:
-        stored = {**self.settings(), "settings": settings}
-        with _translated("write", self._folder):
+        before = self.settings()
+        stored = {**before, "settings": settings}
+        self._undo = (_SETTINGS, json.dumps(before).encode())
+        with rocks_translated("write", self._folder):
             self._rocks.put(_SETTINGS, json.dumps(stored).encode())
             if sync:
                 self._rocks.flush_wal(True)
+        self._undo = None
 
     def soft(self, name: str) -> bytes | None:
         return self._get(_SOFT[name])
 
     def store_soft(self, name: str, raw: bytes) -> None:
-        with _translated("write", self._folder):
+        with rocks_translated("write", self._folder):
             self._rocks.put(_SOFT[name], raw)
 
     def marks(self) -> tuple[int | None, str | None]:
@@ -298,8 +226,8 @@ class RocksMetadata:
         if commit > self.head.commit and commit not in self._cut_off:
             # Later heads will be beyond its number: what it has left behind must stay unseen all the same.
             self._cut_off |= {commit}
-            with _translated("write", self._folder):
-                self._rocks.put(_CUT_OFF, b"".join(number.to_bytes(8, "little") for number in sorted(self._cut_off)))
+            with rocks_translated("write", self._folder):
+                self._rocks.put(_CUT_OFF, _numbers(self._cut_off))
         if commit <= self.head.commit:
             return 0, NO_IDS
         return commit, from_runs(np.frombuffer(raw, np.uint32, offset=INTENT_ROW.size).reshape(-1, 2))
@@ -307,22 +235,30 @@ class RocksMetadata:
     # --- reads -----------------------------------------------------------------------------------------------------
 
     def _get(self, name: bytes) -> bytes | None:
-        with _translated("read", self._folder):
-            raw: bytes | None = self._rocks.get(name)
+        raw: bytes | None = self._read(name)
         return raw
 
+    def _read(self, names: Any) -> Any:
+        """What is stored under a name or a list of names."""
+        while True:
+            rocks = self._rocks
+            try:
+                with rocks_translated("read", self._folder):
+                    return rocks.get(names)
+            except ClosedError:
+                if rocks is self._rocks:
+                    raise  # and else another instance has taken its place
+
     def lookup(self, keys: Sequence[Key], live: LiveView) -> list[int]:
-        with _translated("read", self._folder):
-            rows: Any = self._rocks.get([b"k" + key_name(key) for key in keys]) if keys else []
+        rows = self._read([b"k" + key_name(key) for key in keys]) if keys else []
         return [-1 if raw is None else live.choose(*KEY_ROW.unpack(raw)) for raw in rows]
 
     def payloads(self, ids: Sequence[int], snapshot: int) -> list[bytes | None]:
-        with _translated("read", self._folder):
-            rows: Any = self._rocks.get([b"p" + _ID.pack(row) for row in ids]) if ids else []
+        rows = self._read([b"p" + _ID.pack(row) for row in ids]) if ids else []
         return [None if raw is None else _as_of(raw, snapshot, self._cut_off) for raw in rows]
 
     def names(self) -> Iterator[tuple[Key, int, int]]:
-        with _translated("read", self._folder):  # a name may be no text
+        with rocks_translated("read", self._folder):  # a name may be no text
             for name, raw in self._rows(b"k"):
                 yield (name_key(name[1:]), *KEY_ROW.unpack(raw))
 
@@ -337,8 +273,8 @@ class RocksMetadata:
         return found
 
     def _rows(self, prefix: bytes, start: bytes | None = None) -> Iterator[tuple[bytes, bytes]]:
-        with _translated("read", self._folder):
-            for name, raw in self._rocks.items(from_key=start or prefix):
+        with rocks_translated("read", self._folder):
+            for name, raw in self._rocks.items(start or prefix):
                 assert isinstance(name, bytes)  # raw mode
                 if not name.startswith(prefix):
                     return
@@ -348,7 +284,7 @@ class RocksMetadata:
 
     def commit(self, commit: Commit, *, sync: bool) -> None:
         head = commit.head_after(self.head)
-        with _translated("write", self._folder):
+        with rocks_translated("write", self._folder):
             batch = WriteBatch(raw_mode=True)
             for name, value in self._puts(commit):
                 batch.put(name, value)
@@ -383,7 +319,7 @@ class RocksMetadata:
 
         A key that has got a new row since keeps it, and forgets the one before: its id may go to another key.
         """
-        with _translated("write", self._folder):
+        with rocks_translated("write", self._folder):
             batch = WriteBatch(raw_mode=True)
             names: dict[Key, tuple[int, int]] = {}
             for row, key in dead:
@@ -410,13 +346,13 @@ class RocksMetadata:
 
     def rewrite_keys(self, keys: Iterable[tuple[Key, int]]) -> None:
         """Point keys at ids, for repair."""
-        with _translated("write", self._folder):
+        with rocks_translated("write", self._folder):
             for key, row in keys:
                 self._rocks.put(b"k" + key_name(key), KEY_ROW.pack(row, NO_ID))
 
     def rewrite_head(self, head: Head) -> None:
         """Correct the counts, for repair."""
-        with _translated("write", self._folder):
+        with rocks_translated("write", self._folder):
             self._rocks.put(_HEAD, HEAD_ROW.pack(*head))
         self.head = head
 
@@ -425,26 +361,150 @@ class RocksMetadata:
 
         In this order: the marks begin the new log, which is what makes readers let go of the old one.
         """
-        with _translated("checkpoint", self._folder):
+        with rocks_translated("checkpoint", self._folder):
             self._rocks.flush()
             self._rocks.put(_DURABLE, durable.to_bytes(8, "little"))
             self._rocks.put(_BOOT, boot.encode())
             self._rocks.flush_wal(True)
 
+    # --- after a failure -------------------------------------------------------------------------------------------
+
+    @property
+    def failed(self) -> bool:
+        """Whether a change has failed, after which RocksDB refuses all others."""
+        return self._rocks.failed or self._standby is not None
+
+    def resume(self, acknowledged: Head) -> None:
+        """Open again after a failed change. Reads are served all the while. acknowledged: the head that must be there.
+
+        Raises:
+            CoreNNError: if that fails. A secondary instance goes on serving reads, and it may be tried again.
+        """
+        if self._standby is None:
+            self._stand_by()
+        with rocks_translated("open", self._folder):
+            opened = self._reopened()
+        try:
+            with rocks_translated("read", self._folder):
+                head = Head(*HEAD_ROW.unpack(opened.get(_HEAD) or bytes(HEAD_ROW.size)))
+                if head.commit < acknowledged.commit:
+                    raise CorruptionError(
+                        f"the metadata in {self._folder} ends at commit {head.commit}, but {acknowledged.commit} was "
+                        "acknowledged: the disk has lost a part of the log; restore the database from a snapshot"
+                    )
+            with rocks_translated("write", self._folder):
+                if self._undo is not None:
+                    opened.put(*self._undo)
+                    opened.flush_wal(True)
+        except BaseException:
+            opened.close()
+            raise
+        self._undo = None
+        standby, self._rocks = self._rocks, opened
+        standby.close()
+        self._end_standby()
+        self.head = self._read_head()
+
+    def _stand_by(self) -> None:
+        """Put a secondary instance in the place of the one that fails."""
+        with rocks_translated("follow", self._folder):
+            own = Path(tempfile.mkdtemp(prefix="corenn-standby-"))
+            try:
+                standby = self._files.rocks(self._linked_folder(own), own / "log")
+            except BaseException:
+                shutil.rmtree(own, ignore_errors=True)
+                raise
+        former, self._rocks, self._standby = self._rocks, standby, own
+        with suppress(Exception):  # it has failed, and says so again
+            former.close()
+
+    def _reopened(self) -> Rocks:
+        """Open for writing, once the last read in the former instance has ended."""
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while True:
+            try:
+                return self._files.rocks(self._folder)
+            except Exception as error:
+                if "lock hold" not in str(error) or time.monotonic() > deadline:
+                    raise
+                time.sleep(0.005)
+
+    def _end_standby(self) -> None:
+        if self._standby is not None:
+            shutil.rmtree(self._standby, ignore_errors=True)
+            self._standby = None
+
+    def void(self, record: Record, before: Head) -> None:
+        """Make a commit that holds one that was cut off: nothing of it is seen, its number and ids are spent."""
+        cut_off = self._cut_off | {record.number}
+        with rocks_translated("write", self._folder):
+            batch = WriteBatch(raw_mode=True)
+            batch.put(_CUT_OFF, _numbers(cut_off))
+            batch.put(_INTENT, INTENT_ROW.pack(record.number) + as_runs(record.born).tobytes())
+            batch.put(_HEAD, HEAD_ROW.pack(*before))
+            self._rocks.write(batch)
+            self._rocks.flush_wal(True)
+        self._cut_off, self.head = cut_off, before
+
+    def scan(self) -> None:
+        """Read all there is.
+
+        Raises:
+            CorruptionError: if anything is damaged.
+        """
+        with rocks_translated("read", self._folder):
+            for _ in self._rocks.items(b""):
+                pass
+
+    def torn(self, published: int) -> str | None:
+        """What is wrong if commits are missing that were published, unless a loss of power explains it."""
+        durable = self.settings()["settings"]["durability"] == "sync" or self.marks()[1] == boot_id()
+        if not durable or published <= self.head.commit:
+            return None
+        return (
+            f"the log of the metadata in {self._folder} is damaged: it ends at commit {self.head.commit}, and state "
+            f"says that {published} was published; run `corenn repair`"
+        )
+
     def disk_bytes(self) -> int:
-        with _translated("measure", self._folder):
-            return sum(map(_allocated, Path(self._rocks.path()).iterdir()))
+        with rocks_translated("measure", self._folder):
+            return sum(map(_allocated, self._folder.iterdir()))
 
     def memory_bytes(self) -> int:
         names = ("rocksdb.cur-size-all-mem-tables", "rocksdb.block-cache-usage", "rocksdb.estimate-table-readers-mem")
-        with _translated("measure", self._folder):
+        with rocks_translated("measure", self._folder):
             return sum(self._rocks.property_int_value(name) or 0 for name in names)
 
     def close(self) -> None:
-        with _translated("close", self._folder), suppress(DbClosedError):
+        with rocks_translated("close", self._folder), suppress(DbClosedError):
             self._rocks.close()
+        self._end_standby()
         if self._private is not None:
             self._remove_private()
+
+
+def _numbers(commits: Iterable[int]) -> bytes:
+    return b"".join(number.to_bytes(8, "little") for number in sorted(commits))
+
+
+def key_row(key: Key, row: int, before: int) -> tuple[bytes, bytes]:
+    """Name and value that point a key at an id."""
+    return b"k" + key_name(key), KEY_ROW.pack(row, before)
+
+
+def payload_name(row: int) -> bytes:
+    """The name of the payload of an id."""
+    return b"p" + _ID.pack(row)
+
+
+def record_numbers(rocks: Rocks) -> list[int]:
+    """The numbers of the commits of which records are kept, ascending."""
+    found = []
+    for name, _ in rocks.items(b"c"):
+        if not name.startswith(b"c"):
+            break
+        found.append(_COMMIT.unpack(name[1:])[0])
+    return sorted(set(found))
 
 
 def _remove_own(folder: Path, owner: int) -> None:

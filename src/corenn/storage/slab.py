@@ -14,7 +14,7 @@ from typing import Protocol
 import numpy as np
 
 from ..errors import CapacityError, FormatError
-from ..types import AnyArray, UInt64s
+from ..types import AnyArray, UInt32s, UInt64s
 from . import platform
 from .files import Files
 from .format import PAGE, Header
@@ -193,6 +193,19 @@ class FileSlab:
 
     def sync(self) -> None:
         self._files.sync(self._descriptor, self.path)
+
+    def rewrite(self, ids: UInt32s) -> None:
+        """Write rows, and the header, once more as they are, so that the next sync brings them to the disk."""
+        for run in np.split(ids, np.flatnonzero(np.diff(ids) != 1) + 1):
+            if len(run):
+                self.write(int(run[0]), self.array[run[0] : run[-1] + 1])
+        self._files.write(self._descriptor, self.header.copy().view(np.uint8).data, 0, self.path)
+
+    def touch(self) -> None:
+        """Store into every page what is there, so that the next sync brings all of it to the disk. For soft slabs."""
+        self.header[::] = self.header.copy()
+        words = self.array.reshape(-1).view(np.uint8)[:: platform.PAGE_BYTES]
+        words[::] = words.copy()
 
     def disk_bytes(self) -> int:
         return self._files.allocated(self.path)

@@ -10,6 +10,7 @@ import logging
 import os
 import secrets
 import shutil
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,7 +20,6 @@ import numpy as np
 from ..config import MAX_ROWS, Settings
 from ..errors import (
     CapacityError,
-    CoreNNError,
     CorruptionError,
     DatabaseExistsError,
     ForeignFileError,
@@ -44,8 +44,12 @@ from .keys import pack_keys, unpack_key
 from .memory import MemoryMetadata
 from .platform import boot_id
 from .readers import Registration
-from .rocks import RocksMetadata, require_threads
+from .resume import Failing, rewrite
+from .rocks import RocksMetadata
+from .rocksdb import require_threads
+from .salvage import Salvaged, keep_settings, kept_settings, salvage
 from .slab import FileSlab, MemorySlab, Slab, SlabSpec
+from .state import broken_states, commit_of, state_words
 
 log = logging.getLogger("corenn.storage")
 
@@ -108,17 +112,37 @@ def _require_vacant(path: Path) -> None:
         raise DatabaseExistsError(f"{path} exists already; open it with CoreNN.open, or choose another path")
 
 
+def _rows_kept(metadata: RocksMetadata) -> int:
+    """Rows that a hard file holds for sure: after a restart of the machine those of the last checkpoint, else all.
+
+    A length reaches the disk with a sync, as rows do. The ids above were born since, every one of them.
+    """
+    durable, boot = metadata.marks()
+    rows = metadata.head.rows
+    if durable is None or boot == boot_id():
+        return rows
+    born = np.unique(np.concatenate([NO_IDS, *(record.born for record in metadata.records(durable))]))
+    known = np.flatnonzero(born != np.arange(rows - len(born), rows))
+    return rows - len(born) + (int(known[-1]) + 1 if len(known) else 0)
+
+
 @dataclass(slots=True)
 class Recovered:
     """What opening found: commits to link again, and faults of files that it has mended or that wait for repair.
 
-    suspect: edges are to be checked in full. stateless_from: rows from here on have lost their births and deaths.
+    suspect: edges are to be checked in full. lost: keys whose payloads were lost with damaged metadata.
     """
 
     backlog: list[tuple[int, UInt32s]] = field(default_factory=list)
     suspect: bool = False
-    stateless_from: int | None = None
+    lost: tuple[Key, ...] = ()
     faults: list[str] = field(default_factory=list)
+
+    def note(self, salvaged: Salvaged | None) -> None:
+        """Tell repair of metadata that was made anew."""
+        if salvaged is not None:
+            self.faults.append(salvaged.fault)
+            self.lost, self.suspect = salvaged.lost, True
 
 
 class Store:
@@ -141,6 +165,8 @@ class Store:
         self.lock: int | None = None
         self.registration: Registration | None = None  # of a reader beside a writer
         self.fault: Exception | None = None
+        self.failing: Failing | None = None  # the commit that met it, if it may hold
+        self.unsure: set[str] = set()  # slabs whose last sync failed: what it was to bring to the disk may be lost
         self._burnt: tuple[int, UInt32s] = (0, NO_IDS)  # number and ids of a commit that was cut off
         self.buried = 0  # dead rows to which no edge leads any more
         self.forgotten = 0  # commits up to this one left nothing in the metadata that a dead row is known by
@@ -171,7 +197,7 @@ class Store:
         draft = path.with_name(f".{path.name}.creating-{secrets.token_hex(8)}")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            draft.mkdir()
+            files.make_folder(draft)
         except OSError as error:
             raise StorageError(
                 f"cannot create {path}: {error.strerror}; choose a folder that can be written"
@@ -181,12 +207,14 @@ class Store:
             for spec in slab_specs(settings, database).values():
                 FileSlab.create(files, draft, spec)
             stored = {"version": fmt.VERSION, "database": database, "settings": settings.as_dict()}
-            RocksMetadata.create(draft / "meta", stored)
+            RocksMetadata.create(draft / "meta", stored, files)
+            keep_settings(draft, stored, files)
             files.sync_folder(draft)
             try:
                 files.rename(draft, path)
             except StorageError:
-                _require_vacant(path)  # of those who create at one path at a time, one is first
+                if draft.exists():
+                    _require_vacant(path)  # of those who create at one path at a time, one is first
                 raise
             files.sync_folder(path.parent)
         except BaseException:
@@ -204,15 +232,17 @@ class Store:
         if mode != "r":
             require_threads()
         with translated("look for", path):
-            found = (path / "meta" / "CURRENT").exists()
+            found = (path / "meta" / "CURRENT").exists() or (mode == "rescue" and kept_settings(path) is not None)
         if not found:
             raise NotADatabaseError(f"{path} is not a CoreNN database; create one with CoreNN.create")
         lock = None if mode == "r" else cls._take_lock(path, files)
         registration = Registration(path, files) if mode == "r" else None  # before anything is read
         try:
-            metadata = RocksMetadata(path / "meta", reader=mode == "r")
+            salvaged = salvage(path, files, slab_specs) if mode == "rescue" else None
+            metadata = RocksMetadata(path / "meta", files, reader=mode == "r")
             try:
                 store = cls._assemble(path, mode, files, metadata)
+                store.recovered.note(salvaged)
             except BaseException:
                 metadata.close()
                 raise
@@ -245,13 +275,17 @@ class Store:
                 f"{path} has format version {stored['version']}; this CoreNN reads up to {fmt.VERSION}: upgrade it"
             )
         settings = Settings.from_dict(stored["settings"])
+        if mode == "rw" and kept_settings(path) != stored:
+            keep_settings(path, stored, files)
         recovered = Recovered()
         slabs: dict[str, Any] = {}
         try:
             for name, spec in slab_specs(settings, stored["database"]).items():
-                slabs[name] = cls._open_slab(path / name, spec, mode, files, metadata.head, recovered)
+                slabs[name] = cls._open_slab(path / name, spec, mode, files, metadata, recovered)
             store = cls(settings, slabs, metadata, path=path, writable=mode != "r")
             store.recovered = recovered
+            if mode == "rw" and (torn := metadata.torn(int(store.state.header[PUBLISHED]))):
+                raise CorruptionError(torn)
             store._recover(metadata)
         except BaseException:
             for slab in slabs.values():
@@ -260,7 +294,9 @@ class Store:
         return store
 
     @staticmethod
-    def _open_slab(path: Path, spec: SlabSpec, mode: str, files: Files, head: Head, recovered: Recovered) -> FileSlab:
+    def _open_slab(
+        path: Path, spec: SlabSpec, mode: str, files: Files, metadata: RocksMetadata, recovered: Recovered
+    ) -> FileSlab:
         mendable = mode == "rescue" or (mode == "rw" and not spec.hard)
         try:
             if not path.exists():
@@ -275,7 +311,15 @@ class Store:
             log.warning("%s; mending it", error)
             FileSlab.recreate(files, path, spec)
             slab = FileSlab(files, path, spec, writable=True)
-        rows = 0 if spec.name in ("keys.heap", "codes.slab") else head.rows
+        rows = 0 if spec.name in ("keys.heap", "codes.slab") else metadata.head.rows
+        if spec.hard and len(slab.array) < rows and len(slab.array) >= _rows_kept(metadata):
+            log.warning("%s had not reached the disk in its full length when the machine restarted", path)
+            if mode == "r":
+                slab.close()
+                raise FormatError(
+                    f"{path} is to be lengthened after a restart of the machine; open it for writing once"
+                )
+            slab.reserve(rows)
         if len(slab.array) < rows:
             message = f"{path} is truncated: it holds {len(slab.array):,} of {rows:,} rows; run `corenn repair`"
             if not mendable:
@@ -284,8 +328,6 @@ class Store:
             recovered.faults.append(message)
             recovered.suspect = recovered.suspect or spec.name == "edges.slab"
             log.warning("%s", message)
-            if spec.name == "state.slab":
-                recovered.stateless_from = len(slab.array)
             if spec.hard:
                 slab.reserve(rows)
         return slab
@@ -310,8 +352,9 @@ class Store:
         known = (durable or 0) if restarted else min(int(self.state.header[PUBLISHED]), head.commit)
         linked = (durable or 0) if restarted else min(int(self.edges.header[LINKED]), head.commit)
         if self.writable:
-            self._burnt = metadata.burnt()
-            self._bury(self._burnt[1])
+            self.spare(metadata)
+            if (durable or 0) < head.commit:  # a sync may have failed in the handle before
+                self.unsure = {"vectors.slab", "seals.slab", "state.slab"}
             self._extend_soft(head, unsynced=restarted and bool(metadata.records(known)))
             if restarted:
                 self._forget_future(head)
@@ -340,6 +383,7 @@ class Store:
         """Set aside the ids of a commit that was cut off: keys may point at them, which would then name other rows."""
         for row in ids[ids < len(self.state.array)].tolist():
             self.state.write(row, np.array([[0, fmt.NEVER]], np.uint64))
+        self.edges.array[ids[ids < len(self.edges.array)]] = 0  # what a restart has left of them
 
     def _extend_soft(self, head: Head, *, unsynced: bool) -> None:
         """Fill what soft files have lost: keys from the metadata now, edges by linking again.
@@ -404,9 +448,12 @@ class Store:
     def _forget_future(self, head: Head) -> None:
         """After a restart, undo births and deaths by commits that the disk has lost."""
         state = self.state.array[: head.rows]
-        lost = (state > head.commit) & (state != fmt.NEVER)
-        for row in np.flatnonzero(lost.any(axis=1)).tolist():
-            self.state.write(row, np.where(lost[row], 0, state[row]).astype(np.uint64)[None])
+        beyond = (commit_of(state) > head.commit) & (state != fmt.NEVER)
+        ids = np.flatnonzero(beyond.any(axis=1)).astype(np.uint32)
+        ids = np.setdiff1d(ids, broken_states(state, ids))  # flipped bits look like that, too, and are not to be sealed
+        known = commit_of(state[ids])
+        known[known > head.commit] = 0
+        self._write_state(ids, known[:, 0], known[:, 1])
 
     # --- commits --------------------------------------------------------------------------------------------------
 
@@ -422,25 +469,55 @@ class Store:
     def commit(self, commit: Commit) -> None:
         """Write rows, make the commit hold, and mark births and deaths.
 
-        A failure to write rows leaves no trace. After a failure of a sync or of the metadata, what holds is not known
-        until the database is opened again: `fault` says so, and nothing more may be written.
+        A failure to write rows leaves no trace. After a failure of a sync or of the metadata, what holds is not known:
+        `fault` says so, and nothing more may be written until `resume` has found out.
         """
         sync = self.settings.durability == "sync" and self.path is not None
         if commit.count:
             self._write_rows(commit)
+        record = commit.record
         try:
             if commit.count and sync:
-                self.vectors.sync()
-                self.seals.sync()
+                self.sync(self.vectors)
+                self.sync(self.seals)
+            ids = record.touched
+            self.failing = Failing(record, self.metadata.head, ids, self.state.array[ids])
             self.metadata.commit(commit, sync=sync)
             if len(commit.freed):
-                latest = int(self.state.array[commit.freed, 1].max())
+                latest = int(commit_of(self.state.array[commit.freed, 1].max()))
                 self.state.write_header(FREED, max(int(self.state.header[FREED]), latest))
-            self._apply(commit.record)
+            self._apply(record)
             self.state.write_header(PUBLISHED, commit.number)
-        except CoreNNError as error:
+        except Exception as error:
             self.fault = error
             raise
+        self.failing = None
+
+    def sync(self, slab: Slab) -> None:
+        """Bring a slab to the disk. If that fails, what it was to bring may be lost, and no other sync would tell."""
+        try:
+            slab.sync()
+        except BaseException:
+            self.unsure.add(slab.spec.name)
+            raise
+
+    def put_state(self, ids: UInt32s, words: UInt64s) -> None:
+        """Write rows of state. A reader does so in its own copy."""
+        if self.writable:
+            write_rows(self.state, ids, words)
+        else:
+            self.state.array[ids] = words
+
+    def spare(self, metadata: RocksMetadata) -> UInt32s:
+        """Leave out the number and the ids of a commit that was cut off; returns the ids."""
+        self._burnt = metadata.burnt()
+        ids = self._burnt[1]
+        state = self.state.array[ids[ids < len(self.state.array)]]
+        dead = int(((state[:, 0] != 0) & (state[:, 1] != 0)).sum())  # it was to free them in the same commit
+        if dead:
+            metadata.rewrite_head(metadata.head._replace(dead=metadata.head.dead - dead))
+        self._bury(ids)
+        return ids
 
     def _write_rows(self, commit: Commit) -> None:
         stop = int(commit.ids[-1]) + 1
@@ -472,22 +549,17 @@ class Store:
         death is taken back. A query that reads the death first finds no row there, whichever it meets: graph/mend.py.
         """
         if len(record.freed):
-            self._write_state(record.freed, 0, self.state.array[record.freed, 1])
+            self._write_state(record.freed, 0, commit_of(self.state.array[record.freed, 1]))
         if len(record.born):
-            died = self.state.array[record.born, 1]
+            died = commit_of(self.state.array[record.born, 1])
             if died.any():
                 self._write_state(record.born, record.number, died)
             self._write_state(record.born, record.number, 0)
         if len(record.died):
-            self._write_state(record.died, self.state.array[record.died, 0], record.number)
+            self._write_state(record.died, commit_of(self.state.array[record.died, 0]), record.number)
 
     def _write_state(self, ids: UInt32s, born: Any, died: Any) -> None:
-        state = np.empty((len(ids), 2), np.uint64)
-        state[:, 0], state[:, 1] = born, died
-        if self.writable:
-            write_rows(self.state, ids, state)
-        else:
-            self.state.array[ids] = state
+        self.put_state(ids, state_words(ids, born, died))
 
     def mark_linked(self, commit: int) -> None:
         """Every commit up to this one has its edges in the mapping: enough if the process dies."""
@@ -497,8 +569,11 @@ class Store:
         """Bring all slabs to the disk and set the durable mark; forget the records that nobody needs any more."""
         if not isinstance(self.metadata, RocksMetadata):
             return
+        if self.unsure:
+            rewrite(self, self.metadata)
         for slab in self.slabs.values():
-            slab.sync()
+            self.sync(slab)
+        self.unsure.clear()
         forgettable = min(durable, oldest_snapshot)
         records = [record for record in self.metadata.records(self.forgotten) if record.number <= forgettable]
         if records:
@@ -534,10 +609,14 @@ class Store:
             self.vectors.write(row, vectors)
             self.seals.write(row, self._checked(vectors, seals, np.array([row], np.uint32)))
 
-    def revive(self, ids: UInt32s) -> None:
-        """Give rows that have lost their state a birth before all commits."""
-        for row in ids.tolist():
-            self.state.write(row, np.array([[1, 0]], np.uint64))
+    def broken_states(self, ids: UInt32s) -> UInt32s:
+        """Those of `ids` whose births and deaths are not what was written."""
+        return broken_states(self.state.array, ids)
+
+    def mend_state(self, alive: UInt32s, dead: UInt32s) -> None:
+        """Give rows that have lost their births and deaths others, before all commits."""
+        self._write_state(alive, 1, 0)
+        self._write_state(dead, 1, 1)
 
     def check_rows(self, ids: UInt32s) -> UInt32s:
         """Those of `ids` whose checksum does not hold."""
@@ -584,12 +663,13 @@ class Store:
         return sum(slab.disk_bytes() for slab in self.slabs.values()) + self.metadata.disk_bytes()
 
     def close(self) -> None:
-        """Release files and lock."""
-        if self.registration is not None:
-            self.registration.close()
-        self.metadata.close()
-        for slab in self.slabs.values():
-            slab.close()
-        if self.lock is not None:
-            os.close(self.lock)
-            self.lock = None
+        """Release files and lock, whatever fails on the way."""
+        with ExitStack() as stack:
+            if self.lock is not None:
+                stack.callback(os.close, self.lock)
+                self.lock = None
+            for slab in self.slabs.values():
+                stack.callback(slab.close)
+            if self.registration is not None:
+                stack.callback(self.registration.close)
+            self.metadata.close()

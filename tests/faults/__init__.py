@@ -1,0 +1,1 @@
+"""Faults injected in every call that changes the disk, pulled plugs, and damaged bytes."""
