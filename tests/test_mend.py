@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from corenn import CoreNN
-from corenn.graph import mend, navigation, query
+from corenn.graph import bulk, mend, navigation, query
 from corenn.graph.insert import Linker
 from corenn.kernels.link import REMOVAL, mend_ring
 from corenn.kernels.search import BORN, DEGREE, DIED, FIRST_NEIGHBOUR, LIFELINE
@@ -190,6 +190,23 @@ def test_codes_keep_the_row_that_they_are_relative_to(memory: Create) -> None:
     assert codes is not None
     churn(db, ROWS, 20)
     assert db.verify().ok
+
+
+@pytest.mark.compiled
+def test_rows_linked_in_bulk_have_their_own_codes(memory: Create, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their ids had others before, whose codes are still there."""
+    monkeypatch.setattr(bulk, "BULK_ROWS", ROWS // 2)
+    db = filled(memory(dim=DIM, metric="l2", compression_mode="sq8", compression_threshold=0))
+    db.delete(range(ROWS))
+    mended(db)
+    db.delete([*db.keys()])
+    db.insert([-1], vectors_of([1]))
+    db.delete([-1])
+    mended(db)
+    with db.loading():
+        db.insert(range(ROWS, 2 * ROWS - 10), vectors_of(range(ROWS, 2 * ROWS - 10)))
+    assert db.stats().compression_mode == "sq8"
+    assert db.verify().problems == ()
 
 
 @pytest.mark.compiled

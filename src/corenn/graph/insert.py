@@ -73,6 +73,7 @@ class Linker:
                 return ids
             self.elect_entries(head, len(ids), stop)
             self._builder.measure_growth(self._view(head))
+            self.coder.extend(self._view(head), ids)
             self.coder.begin(self._view(head), len(ids))
             return NO_IDS
         elected = int(self._store.edges.header[ELECTED])
