@@ -63,6 +63,10 @@ WORDS = (
     "CHOSEN",
     "CENTRE",
     "TRIED",
+    "CLOCK",
+    "BOOT",
+    "SETTLED",
+    "TICKS",
 )
 
 
@@ -217,7 +221,7 @@ def test_words_of_the_header_stand_where_the_format_says(name: str) -> None:
 
 
 def test_every_word_of_the_header_is_described() -> None:
-    limits = {"VERSION", "PAGE", "MAX_ENTRIES", "NO_ID", "NEVER"}
+    limits = {"VERSION", "PAGE", "MAX_ENTRIES", "MAX_TICKS", "NO_ID", "NEVER"}
     assert {name for name, value in vars(fmt).items() if name.isupper() and isinstance(value, int)} == {*WORDS, *limits}
 
 

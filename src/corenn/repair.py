@@ -287,6 +287,7 @@ def mend_graph(writer: Writer) -> list[Problem]:
     if faults.lifted:  # first: everything below measures distances with it
         set_radius(store, radius_needed(writer.view))
     edges, rows = store.edges.array, writer.view.head.rows
+    store.edges.note(slice(0, rows))
     for row in faults.damaged.tolist():
         edges[row] = 0
     sound = _sound_entries(store, writer.view)
@@ -337,6 +338,7 @@ def _thread_all(writer: Writer) -> None:
     edges, rows = store.edges.array, view.head.rows
     if not len(view.graph.entries):
         return
+    store.edges.note(slice(0, rows))
     edges[:rows, LIFELINE] = 0
     root = np.array([view.graph.entries[0]], np.uint32)
     waiting = np.zeros(len(view.live.state), bool)

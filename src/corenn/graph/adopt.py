@@ -42,6 +42,7 @@ class Adopter:
         leaves.
         """
         view = self._view()
+        self._store.edges.note(slice(first, first + len(given)))
         settings = view.settings
         shape = Shape(settings.max_edges, np.float32(settings.distance_threshold))
 
@@ -60,6 +61,7 @@ class Adopter:
         """
         view = self._view()
         header, rows = self._store.edges.header, view.head.rows
+        self._store.edges.note(slice(0, rows))
         vector = np.empty(view.settings.dim, np.float32)
         for start in range(0, rows, RING_ROWS):
             batch = np.arange(start, min(start + RING_ROWS, rows), dtype=np.uint32)

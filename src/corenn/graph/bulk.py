@@ -96,6 +96,7 @@ class Builder:
         self._stop = stop
         self._progress = progress or (lambda step, done, total: None)
         edges = self._store.edges.array
+        self._store.edges.note(slice(0, head.rows))
         try:
             self._clear(ids)
             view = take_view(self._store, head, NO_IDS)

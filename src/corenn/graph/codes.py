@@ -143,6 +143,7 @@ class Coder:
         vector = np.empty(view.settings.dim, np.float32)
         turned = np.zeros((2, codes.signs.shape[1]), np.float32)
         for first, count in as_runs(ids).tolist():
+            self._note(codes, first, first + count)
             encode_rows(view.rows, codes, first, codes.vectors[first : first + count], vector, turned)
 
     def begin(self, view: View, linked: int) -> None:
@@ -190,6 +191,7 @@ class Coder:
             log.warning("no room on the disk for codes; walks measure vectors until there is")
             return False
         codes = _as_codes(store, view.rows, mode)
+        self._note(codes, first, stop)
 
         def part(start: int, end: int) -> None:
             vector, turned = np.empty(dim, np.float32), np.zeros((2, codes.signs.shape[1]), np.float32)
@@ -198,6 +200,12 @@ class Coder:
         self._helpers.run(part, stop - first, SLICE)
         store.codes.header[CODED] = stop
         return True
+
+    def _note(self, codes: Codes, first: int, stop: int) -> None:
+        """Say that the codes of some rows are about to change; the rows of the slab are those of the widest codes."""
+        slab, width = self._store.codes, codes.vectors.shape[1]
+        assert slab is not None
+        slab.note(slice(first * width // slab.spec.columns, -(-stop * width // slab.spec.columns)))
 
     def _faithful(self, view: View, mode: str) -> bool:
         """Whether walks over the codes find what walks over the vectors find: tried with rows as queries."""

@@ -117,13 +117,20 @@ class Linker:
             self._rank(view, batch, nearest)
         else:
             nearest.fill(np.uint64(0xFFFFFFFFFFFFFFFF))
+        self._store.edges.note(batch)
         self._choose(view, shape, batch, nearest)
+        targets = self._targets(view, batch)
         if not len(entries_of(self._store)):
             set_entries(self._store, batch[:1])
         root = int(entries_of(self._store)[0])
+        touched = np.append(targets, np.uint32(root))
+        self._store.edges.note(touched)
+        fresh = batch[view.graph.edges[batch, LIFELINE] == 0]
         journal = self._store.edges.header[JOURNAL : JOURNAL + 2]
         thread_ring(view.rows, view.graph.edges, batch, root, journal, np.empty(settings.dim, np.float32))
-        self._link_back(view, shape, batch)
+        if self._store.changes is not None:
+            self._touch_behind(view, np.concatenate((touched, batch)), fresh)
+        self._link_back(view, shape, batch, targets)
 
     def _starting_lately(self, view: View) -> View:
         """The view, in which walks start at all entries, and at rows linked shortly before as well.
@@ -168,11 +175,23 @@ class Linker:
         self._helpers.run(choose, len(batch), SLICE)
         note_growth(self._store, growth[growth > 0])
 
-    def _link_back(self, view: View, shape: Shape, batch: UInt32s) -> None:
+    def _touch_behind(self, view: View, touched: UInt32s, fresh: UInt32s) -> None:
+        """Where a row was threaded behind one that it has no edge to, at the end of a run of equal rows, nobody knows
+        behind which: all count as changed.
+        """
+        if not set((fresh + np.uint32(1)).tolist()) <= set(view.graph.edges[touched, LIFELINE].tolist()):
+            self._store.edges.note(slice(0, view.head.rows))
+
+    @staticmethod
+    def _targets(view: View, batch: UInt32s) -> UInt32s:
+        """The ids that the edges of a batch lead to, in its order."""
         rows = view.graph.edges[batch]
         present = np.arange(rows.shape[1] - FIRST_NEIGHBOUR) < rows[:, DEGREE : DEGREE + 1]
-        targets = rows[:, FIRST_NEIGHBOUR:][present]
-        sources = np.repeat(batch, rows[:, DEGREE])
+        targets: UInt32s = rows[:, FIRST_NEIGHBOUR:][present]
+        return targets
+
+    def _link_back(self, view: View, shape: Shape, batch: UInt32s, targets: UInt32s) -> None:
+        sources = np.repeat(batch, view.graph.edges[batch, DEGREE])
         order = np.argsort(targets, kind="stable")
         targets, sources = targets[order], sources[order]
         fresh = np.ones(len(targets) + 1, np.bool_)

@@ -39,6 +39,8 @@ SLICE = 1 << 7  # rows per kernel call: some milliseconds if all are mended
 WORTHWHILE = 64  # a pass begins by itself once a row in so many is dead
 LEAST = 256
 
+MOST_BEHIND = 64  # doomed rows behind each other that are noted one by one when they change
+
 
 class Mender:
     """Repairs, a step at a time. Used by the writer thread only; `paused` is held by snapshots of the files."""
@@ -145,6 +147,7 @@ class Mender:
             set_entries(store, NO_IDS)  # nothing is left: the next rows begin a new graph
             store.edges.header[ELECTED] = 0
             store.navigation, store.drawn = NO_NAVIGATION, NOT_DRAWN
+            store.edges.note(slice(0, head.rows))
             for start in range(0, head.rows, SWEEP_ROWS):
                 store.edges.array[start : min(start + SWEEP_ROWS, head.rows)] = 0
 
@@ -155,6 +158,7 @@ class Mender:
         graph = view.graph._replace(edges=edges)
 
         weak = np.zeros(stop - first, np.uint8)
+        self._store.edges.note(slice(first, stop))
 
         def part(start: int, end: int) -> None:
             bench = workbench(settings.dim, (1 + HEIRS) * edges.shape[1])
@@ -162,7 +166,22 @@ class Mender:
 
         self._helpers.run(part, stop - first, SLICE)
         self._linker.link_again((first + np.flatnonzero(weak)).astype(np.uint32), view.head)
+        if self._store.changes is not None:
+            self._touch_doomed(doomed, first, stop)
         unthread(edges, doomed, self._store.edges.header[JOURNAL : JOURNAL + 2], first, stop)
+
+    def _touch_doomed(self, doomed: Bytes, first: int, stop: int) -> None:
+        """Say that the doomed rows that stand behind some rows leave the ring."""
+        edges = self._store.edges.array
+        at = edges[first:stop, LIFELINE].astype(np.int64) - 1
+        for _ in range(MOST_BEHIND):
+            at = at[(at >= 0) & (at < 8 * len(doomed))]
+            at = at[doomed[at >> 3] >> (at & 7).astype(np.uint8) & 1 == 1]
+            if not len(at):
+                return
+            self._store.edges.note(at.astype(np.uint32))
+            at = edges[at, LIFELINE].astype(np.int64) - 1
+        self._store.edges.note(slice(0, self._store.metadata.head.rows))
 
     def _bury(self, condemned: UInt32s) -> None:
         """What has left the ring has no edge that leads to it. A row that was threaded behind one meanwhile may have
@@ -170,6 +189,7 @@ class Mender:
         """
         edges = self._store.edges.array
         gone = condemned[edges[condemned, LIFELINE] == 0]
+        self._store.edges.note(gone)
         edges[gone] = 0
         self._buried = np.union1d(self._buried, gone)
         self._store.buried = len(self._buried)

@@ -87,6 +87,11 @@ class Files:
         with translated("map", path):
             return platform.map_shared(descriptor, size) if shared else platform.map_private(descriptor, size)
 
+    def remove(self, path: Path) -> None:
+        """Remove a file if it is there."""
+        with translated("remove", path):
+            path.unlink(missing_ok=True)
+
     def rename(self, source: Path, target: Path) -> None:
         with translated("rename", source):
             source.rename(target)

@@ -35,6 +35,11 @@ CODED = 32  # codes.slab: every row below this one has its code
 CHOSEN = 33  # codes.slab: the codes that were chosen, an index into CODINGS; 0 while there are none
 CENTRE = 34  # codes.slab: the row that RaBitQ's residuals are taken from
 TRIED = 35  # codes.slab: rows when that choice was last tried
+CLOCK = 32  # changes.slab: the time, counted in snapshots of the files
+BOOT = 33  # changes.slab: the boot of the machine under which it was written last
+SETTLED = 34  # changes.slab: 1 while what is on the disk is all
+TICKS = 64  # changes.slab: a number drawn at each of the last MAX_TICKS times, one word each
+MAX_TICKS = 256
 CODINGS = ("", "none", "sq8", "sq4", "rabitq")
 
 KEY_ROW = struct.Struct("<II")  # metadata, key → id, id before it (NO_ID for none)

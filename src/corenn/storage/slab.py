@@ -19,6 +19,9 @@ from . import platform
 from .files import Files
 from .format import PAGE, Header
 
+BLOCK_BITS = 20
+BLOCK_BYTES = 1 << BLOCK_BITS  # of which it is known when they changed: storage/changes.py
+
 
 @dataclass(frozen=True, slots=True)
 class SlabSpec:
@@ -57,6 +60,9 @@ class Slab(Protocol):
     def write(self, first: int, rows: AnyArray) -> None:
         """Write rows from `first` on, in a call that can fail but never faults."""
 
+    def note(self, ids: UInt32s | slice) -> None:
+        """Say that rows are about to change through the mapping: those of some ids, or all of a range."""
+
     def write_header(self, word: int, value: int) -> None:
         """Set one word of the header."""
 
@@ -68,6 +74,16 @@ class Slab(Protocol):
 
     def close(self) -> None:
         """Release what the slab holds; arrays handed out stay valid."""
+
+
+class Watch(Protocol):
+    """Who is told which MiB of a file are about to change."""
+
+    def blocks(self, first: int, stop: int) -> None:
+        """A range of them."""
+
+    def scattered(self, blocks: AnyArray) -> None:
+        """At least one, in any order, also several times."""
 
 
 def _view(memory: mmap.mmap, spec: SlabSpec, offset: int) -> AnyArray:
@@ -104,6 +120,9 @@ class MemorySlab:
     def write(self, first: int, rows: AnyArray) -> None:
         self.array[first : first + len(rows)] = rows
 
+    def note(self, ids: UInt32s | slice) -> None:
+        """Nobody asks."""
+
     def write_header(self, word: int, value: int) -> None:
         self.header[word] = value
 
@@ -131,6 +150,7 @@ class FileSlab:
         self.path = path
         self._files = files
         self._writable = writable
+        self.watch: Watch | None = None
         self._descriptor = files.open(path, writable=writable)
         try:
             self.remap()
@@ -184,8 +204,23 @@ class FileSlab:
         self.remap()
 
     def write(self, first: int, rows: AnyArray) -> None:
+        self.note(slice(first, first + len(rows)))
         data = np.ascontiguousarray(rows).reshape(-1).view(np.uint8).data
         self._files.write(self._descriptor, data, PAGE + first * self.spec.row_bytes, self.path)
+
+    def note(self, ids: UInt32s | slice) -> None:
+        if self.watch is None:
+            return
+        if not isinstance(ids, slice) and len(ids) == 1:
+            ids = slice(int(ids[0]), int(ids[0]) + 1)
+        if isinstance(ids, slice):
+            if ids.start < ids.stop:
+                first, last = PAGE + ids.start * self.spec.row_bytes, PAGE + ids.stop * self.spec.row_bytes - 1
+                self.watch.blocks(first // BLOCK_BYTES, last // BLOCK_BYTES + 1)
+        elif len(ids):
+            first_bytes = ids.astype(np.int64) * self.spec.row_bytes + PAGE
+            for byte in (first_bytes, first_bytes + (self.spec.row_bytes - 1)):  # a row may lie in two
+                self.watch.scattered(byte >> BLOCK_BITS)
 
     def write_header(self, word: int, value: int) -> None:
         data = memoryview(int(value).to_bytes(8, "little"))

@@ -36,6 +36,7 @@ from ..kernels.link import mend_ring
 from ..kernels.search import FIRST_NEIGHBOUR, Navigation
 from ..types import AnyArray, Bytes, Float32s, Key, UInt32s, UInt64s
 from . import format as fmt
+from .changes import Changes
 from .commit import NO_IDS, Commit, Head, Metadata, Record, as_runs
 from .encode import STORED, seal_columns, stored_columns
 from .files import Files, translated
@@ -167,6 +168,7 @@ class Store:
         self.fault: Exception | None = None
         self.failing: Failing | None = None  # the commit that met it, if it may hold
         self.unsure: set[str] = set()  # slabs whose last sync failed: what it was to bring to the disk may be lost
+        self.changes: Changes | None = None  # on disk, of the writer
         self._burnt: tuple[int, UInt32s] = (0, NO_IDS)  # number and ids of a commit that was cut off
         self.buried = 0  # dead rows to which no edge leads any more
         self.forgotten = 0  # commits up to this one left nothing in the metadata that a dead row is known by
@@ -286,12 +288,26 @@ class Store:
             store.recovered = recovered
             if mode == "rw" and (torn := metadata.torn(int(store.state.header[PUBLISHED]))):
                 raise CorruptionError(torn)
+            if store.writable:
+                store._watch_changes(files, stored["database"])
             store._recover(metadata)
         except BaseException:
             for slab in slabs.values():
                 slab.close()
             raise
         return store
+
+    @property
+    def folder(self) -> Path | None:
+        """Where the slabs and the metadata are, None in memory."""
+        return self.path
+
+    def _watch_changes(self, files: Files, database: int) -> None:
+        assert self.folder is not None
+        self.changes = Changes(files, self.folder, database)
+        for slab in self.slabs.values():
+            assert isinstance(slab, FileSlab)
+            self.changes.watch(slab)
 
     @staticmethod
     def _open_slab(
@@ -359,6 +375,7 @@ class Store:
             if restarted:
                 self._forget_future(head)
             if self.edges.header[JOURNAL]:  # a kernel takes a while to load, and seldom is one needed here
+                self.edges.note(slice(0, head.rows))
                 mend_ring(self.edges.array, self.edges.header[JOURNAL : JOURNAL + 2], head.rows)
         for record in metadata.records(min(known, linked)):
             if record.number > known:
@@ -368,6 +385,8 @@ class Store:
         if self.recovered.backlog:
             self._drop_reborn()
         if self.writable:
+            if self.recovered.backlog:
+                self.edges.note(slice(0, head.rows))  # who was killed on the way may not have said what it changed
             self.state.write_header(PUBLISHED, head.commit)
 
     def _drop_reborn(self) -> None:
@@ -435,6 +454,7 @@ class Store:
             if len(batch) > 10_000:
                 flush()
         flush()
+        self.keys.note(slice(0, head.rows))
         self.keys.array[: head.rows] = whole
         log.warning("rebuilt the keys of %d rows from the metadata", count)
         return count
@@ -442,6 +462,7 @@ class Store:
     def _append_heap(self, raw: Bytes, start: int) -> None:
         end = start + len(raw)
         self.heap.reserve(end)
+        self.heap.note(slice(start, end))
         self.heap.array[start:end, 0] = raw
         self.heap.header[fmt.HEAP_END] = end
 
@@ -531,6 +552,8 @@ class Store:
         assert commit.vectors is not None and commit.seals is not None
         write_rows(self.vectors, commit.ids, commit.vectors)
         write_rows(self.seals, commit.ids, self._checked(commit.vectors, commit.seals, commit.ids))
+        self.keys.note(commit.ids)
+        self.edges.note(commit.ids)
         self.keys.array[commit.ids] = words
         self.edges.array[commit.ids] = 0
 
@@ -574,6 +597,8 @@ class Store:
         for slab in self.slabs.values():
             self.sync(slab)
         self.unsure.clear()
+        if self.changes is not None:
+            self.changes.settle()
         forgettable = min(durable, oldest_snapshot)
         records = [record for record in self.metadata.records(self.forgotten) if record.number <= forgettable]
         if records:
@@ -668,6 +693,8 @@ class Store:
             if self.lock is not None:
                 stack.callback(os.close, self.lock)
                 self.lock = None
+            if self.changes is not None:
+                stack.callback(self.changes.close)
             for slab in self.slabs.values():
                 stack.callback(slab.close)
             if self.registration is not None:
