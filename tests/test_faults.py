@@ -14,7 +14,7 @@ import shutil
 import struct
 import subprocess
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -523,29 +523,6 @@ def test_a_lost_key_in_the_metadata_is_found_and_mended(path: Path, rows: Rows) 
 
 
 # --- disks ------------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def mount(tmp_path: Path) -> Iterator[Callable[..., Path]]:
-    """Mount a small file system in memory; skip where that is not allowed."""
-    mounted: list[Path] = []
-
-    def make(options: str) -> Path:
-        place = tmp_path / f"mount-{len(mounted)}"
-        place.mkdir()
-        done = subprocess.run(
-            ["mount", "-t", "tmpfs", "-o", options, "none", str(place)], capture_output=True, text=True, check=False
-        )
-        if done.returncode:
-            pytest.skip(f"cannot mount a tmpfs: {done.stderr.strip()}")
-        mounted.append(place)
-        return place
-
-    if shutil.which("mount") is None:
-        pytest.skip("no mount command")
-    yield make
-    for place in mounted:
-        subprocess.run(["umount", "-l", str(place)], check=True)
 
 
 def fill(path: Path, durability: str, batch: int, results: Any) -> None:

@@ -18,7 +18,7 @@ SOURCE = Path(corenn.__file__).parent
 # From the bottom up; a layer imports itself and what stands before it.
 LAYERS = (
     "errors", "config", "types", "kernels", "storage", "graph", "writer", "repair", "inputs", "build", "warmup",
-    "database", "__init__", "datasets", "migrate", "bench", "cli", "__main__",
+    "copies", "database", "__init__", "datasets", "migrate", "bench", "cli", "__main__",
 )  # fmt: skip
 
 

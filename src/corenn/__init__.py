@@ -31,7 +31,7 @@ from .errors import (
     UnsupportedDtypeError,
     UnsupportedPlatformError,
 )
-from .types import Explain, Hit, Hits, HitsList, Problem, Recall, Record, Report, Stats
+from .types import Copied, Explain, Hit, Hits, HitsList, Problem, Recall, Record, Report, Stats
 
 if TYPE_CHECKING:
     from .database import CoreNN
@@ -42,6 +42,7 @@ logging.getLogger("corenn").addHandler(logging.NullHandler())
 __all__ = [
     "CapacityError",
     "ClosedError",
+    "Copied",
     "CoreNN",
     "CoreNNError",
     "CorruptionError",

@@ -17,7 +17,7 @@ from typing import Any, Literal, NoReturn, overload
 
 import numpy as np
 
-from . import inputs, repair
+from . import copies, inputs, repair
 from .build import Load, encode_vectors
 from .config import MAX_K, Settings
 from .errors import (
@@ -52,6 +52,7 @@ from .storage.state import commit_of
 from .storage.store import Store
 from .types import (
     AnyArray,
+    Copied,
     Explain,
     HitBlock,
     Hits,
@@ -92,6 +93,7 @@ class CoreNN:
             self._writer = Writer(store, linker, mender, self._calibrator, self._snapshots)
         self._reader_view: View | None = None if self._writer else self._read_view()
         self._refreshing = threading.RLock()  # a signal handler may close in the middle of a read
+        self._upkeep = threading.Lock()  # what is copied must not be mended meanwhile
         self._state = _State(os.getpid())
         closing = (self._state, self._writer, store, self._helpers, self._refreshing)
         self._finalizer = weakref.finalize(self, _close, *closing)
@@ -588,6 +590,23 @@ class CoreNN:
         writer = self._needs_writer()
         writer.submit(Task(writer.checkpoint))
 
+    def snapshot(self, path: str | os.PathLike[str], progress: Progress | None = None) -> Copied:
+        """Copy the database as of this moment to another folder, as a database of its own. Writes go on meanwhile.
+
+        path: where nothing is yet, or an earlier snapshot of this database, of which only what has changed is copied.
+        It appears, or changes, whole or not at all. Opened for writing, it is no snapshot any more but a database like
+        any other. progress: called with a step, and how much of how much of it is done.
+
+        Raises:
+            DatabaseExistsError: if something else is at `path`.
+            InvalidArgumentError: if `path` lies within the database, or that is in memory.
+            LockedError: if the snapshot at `path` is in use.
+            ReadOnlyError, ClosedError, DiskFullError, StorageError
+        """
+        writer = self._needs_writer()
+        with self._upkeep:
+            return copies.take_snapshot(writer, _as_path(path), Files(), self._check_open, progress)
+
     def refresh(self) -> None:
         """In mode "r": see what the writer has committed since. For the writer itself there is nothing to do."""
         self._check_open()
@@ -613,7 +632,8 @@ class CoreNN:
     def repair(self) -> Report:
         """Mend what verify finds: soft data is rebuilt, rows whose vectors are damaged are deleted and named."""
         writer = self._needs_writer()
-        report: Report = writer.submit(Task(lambda: repair.repair(writer)))
+        with self._upkeep:
+            report: Report = writer.submit(Task(lambda: repair.repair(writer)))
         return report
 
     def __repr__(self) -> str:

@@ -267,6 +267,21 @@ class Stats:
 
 
 @dataclass(frozen=True, slots=True)
+class Copied:
+    """What snapshot() or backup() has made. Sizes are in bytes.
+
+    path: where it is. commit: the last one that it holds. rows: live rows. bytes: of its vectors, graph and keys.
+    copied: as many of these as had to be written.
+    """
+
+    path: str
+    commit: int
+    rows: int
+    bytes: int
+    copied: int
+
+
+@dataclass(frozen=True, slots=True)
 class Problem:
     """One fault found by verify() or mended by repair(). `lost` names the keys that could not be saved."""
 

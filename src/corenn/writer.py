@@ -34,6 +34,7 @@ from .storage.format import NO_ID
 from .storage.readers import Snapshots
 from .storage.resume import resume
 from .storage.rocks import RocksMetadata
+from .storage.snapshot import Cut, take_cut
 from .storage.store import Store
 from .types import Key, UInt32s
 
@@ -490,6 +491,19 @@ class Writer:
         while self._backlog and not self._closing:
             self._link_backlog()
         self._checkpoint()
+
+    def begin_copy(self) -> Cut:
+        """Let nothing that is there be taken away until `end_copy`, and tell what is. Called in the writer thread."""
+        self.checkpoint()
+        if self._backlog:
+            raise ClosedError("the database was closed before it could be copied; open it again")
+        cut = take_cut(self.store)
+        self.mender.paused += 1
+        return cut
+
+    def end_copy(self) -> None:
+        """What `begin_copy` has told is copied. Called in the writer thread."""
+        self.mender.paused -= 1
 
     def start_loading(self) -> None:
         """Let rows wait from now on, if none is linked yet. Called in the writer thread."""

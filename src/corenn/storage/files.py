@@ -9,6 +9,7 @@ import errno
 import fcntl
 import mmap
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -16,6 +17,8 @@ from pathlib import Path
 from ..errors import DiskFullError, StorageError
 from . import platform
 from .rocksdb import Rocks
+
+COPY_BYTES = 1 << 20
 
 
 @contextmanager
@@ -87,6 +90,31 @@ class Files:
         with translated("map", path):
             return platform.map_shared(descriptor, size) if shared else platform.map_private(descriptor, size)
 
+    def read(self, descriptor: int, size: int, offset: int, path: Path) -> bytes:
+        """Read `size` bytes, fewer only at the end of the file."""
+        pieces = []
+        with translated("read", path):
+            while size and (piece := os.pread(descriptor, size, offset)):
+                pieces.append(piece)
+                size, offset = size - len(piece), offset + len(piece)
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+    def copy(self, source: int, target: int, size: int, offset: int, path: Path) -> None:
+        """Copy bytes to the same place in another file, sharing blocks where the file system does that."""
+        with translated("copy to", path):
+            while size:
+                done = platform.copy_range(source, target, size, offset)
+                if not done:
+                    piece = os.pread(source, min(size, COPY_BYTES), offset)
+                    if not piece:
+                        raise StorageError(f"cannot copy to {path}: its source ends at {offset:,} bytes")
+                    done = os.pwrite(target, piece, offset)
+                size, offset = size - done, offset + done
+
+    def truncate(self, descriptor: int, size: int, path: Path) -> None:
+        with translated("cut", path):
+            os.ftruncate(descriptor, size)
+
     def remove(self, path: Path) -> None:
         """Remove a file if it is there."""
         with translated("remove", path):
@@ -127,6 +155,24 @@ class Files:
             return True
         finally:
             os.close(descriptor)
+
+    def move_folder(self, source: Path, target: Path) -> None:
+        """Give a folder another name, in another file system if need be, and bring what is in it to the disk."""
+        with translated("move", source):
+            try:
+                source.rename(target)
+            except OSError as error:
+                if error.errno != errno.EXDEV:
+                    raise
+                shutil.copytree(source, target)
+                shutil.rmtree(source, ignore_errors=True)
+        for path in target.iterdir():
+            descriptor = self.open(path, writable=False)
+            try:
+                self.sync(descriptor, path)
+            finally:
+                self.close(descriptor)
+        self.sync_folder(target)
 
     def lock(self, path: Path) -> int | None:
         """An advisory lock that dies with its holder: the descriptor that holds it, or None if another one does."""

@@ -367,6 +367,11 @@ class RocksMetadata:
             self._rocks.put(_BOOT, boot.encode())
             self._rocks.flush_wal(True)
 
+    def link(self, folder: Path) -> None:
+        """The metadata as of now in a new folder: tables by hard links, the rest copied. Both may be written to."""
+        with rocks_translated("copy", self._folder):
+            self._rocks.link(folder)
+
     # --- after a failure -------------------------------------------------------------------------------------------
 
     @property

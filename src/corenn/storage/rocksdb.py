@@ -16,6 +16,7 @@ from rocksdict import (
     AccessType,
     BlockBasedOptions,
     Cache,
+    Checkpoint,
     DbClosedError,
     DBCompressionType,
     DBRecoveryMode,
@@ -158,6 +159,10 @@ class Rocks:
     def try_catch_up_with_primary(self) -> None:
         """For a secondary instance: see what the writer has written since."""
         self._rocks.try_catch_up_with_primary()
+
+    def link(self, folder: Path) -> None:
+        """A copy in a new folder, of which the tables are shared. What is here does not change, even if it fails."""
+        Checkpoint(self._rocks).create_checkpoint(str(folder))
 
     def path(self) -> str:
         return self._rocks.path()

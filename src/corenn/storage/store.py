@@ -51,6 +51,7 @@ from .rocksdb import require_threads
 from .salvage import Salvaged, keep_settings, kept_settings, salvage
 from .slab import FileSlab, MemorySlab, Slab, SlabSpec
 from .state import broken_states, commit_of, state_words
+from .update import UPDATE, finish_if_due, take_over
 
 log = logging.getLogger("corenn.storage")
 
@@ -233,13 +234,19 @@ class Store:
         """
         if mode != "r":
             require_threads()
+        finish_if_due(path, files)
         with translated("look for", path):
             found = (path / "meta" / "CURRENT").exists() or (mode == "rescue" and kept_settings(path) is not None)
         if not found:
             raise NotADatabaseError(f"{path} is not a CoreNN database; create one with CoreNN.create")
         lock = None if mode == "r" else cls._take_lock(path, files)
         registration = Registration(path, files) if mode == "r" else None  # before anything is read
+        if registration is not None and (path / UPDATE).exists():  # since we looked; it waits for us, or is gone soon
+            registration.close()
+            return cls.open(path, mode, files)
         try:
+            if lock is not None:
+                take_over(path, files)
             salvaged = salvage(path, files, slab_specs) if mode == "rescue" else None
             metadata = RocksMetadata(path / "meta", files, reader=mode == "r")
             try:
