@@ -28,7 +28,9 @@ from corenn.cli.sources import Fields, open_source
 from corenn.errors import CoreNNError
 from tests.conftest import Sample
 
-COMMANDS = ("demo", "eval", "import", "stats", "tune", "verify", "repair", "warmup")
+COMMANDS = (
+    "demo", "eval", "import", "stats", "tune", "verify", "repair", "warmup", "snapshot", "backup", "restore",
+)  # fmt: skip
 ROWS, QUERIES = 1_200, 40
 
 
@@ -565,3 +567,64 @@ def test_eval_refuses_keys_that_are_not_row_numbers(tmp_path: Path, matrices: di
         db.insert([f"photo {row}" for row in range(50)], sift[0][:50])
     told = refused("eval", tmp_path / "named", *options(matrices, "queries", "results"), "-k", 10)
     assert "not row numbers" in told
+
+
+# --- copies -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_snapshot_is_made_and_brought_up_to_date(database: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    made = figures("snapshot", database, copy)
+    assert (made["source"], made["path"], made["rows"]) == (str(database), str(copy), 250)
+    assert made["copied"] == made["bytes"]
+    with CoreNN.open(database) as db:
+        db.delete([3])
+    again = corenn("snapshot", database, copy)
+    assert again.exit_code == 0 and again.stdout.startswith("snapshot of 249 rows as of commit 2 in ")
+    assert figures("stats", copy)["rows"] == 249
+    assert corenn("verify", copy).exit_code == 0
+    with CoreNN.open(database):
+        assert "open for writing" in refused("snapshot", database, copy)
+    assert "lies within" in refused("snapshot", database, database / "copy")
+    assert "exists already" in refused("snapshot", database, tmp_path)
+
+
+@pytest.mark.parametrize("name", ["folder", "archive.tar.gz"])
+def test_a_backup_is_made_and_restored(database: Path, tmp_path: Path, name: str) -> None:
+    made = figures("backup", database, tmp_path / name)
+    back = figures("restore", tmp_path / name, tmp_path / "back")
+    assert made["rows"] == back["rows"] == 250
+    assert figures("stats", tmp_path / "back")["rows"] == 250
+    assert corenn("verify", tmp_path / "back").exit_code == 0
+    assert "exists already" in refused("backup", database, tmp_path / name)
+    assert "exists already" in refused("restore", tmp_path / name, tmp_path / "back")
+    assert ".tar.gz" in refused("backup", database, tmp_path / "archive.zip")
+    assert "is no backup" in refused("restore", database, tmp_path / "other")
+    assert "No such file" in refused("restore", tmp_path / "nowhere", tmp_path / "other")
+
+
+def test_a_snapshot_that_is_backed_up_stays_one(database: Path, tmp_path: Path) -> None:
+    assert corenn("snapshot", database, tmp_path / "copy").exit_code == 0
+    assert figures("backup", tmp_path / "copy", tmp_path / "backup.tar")["rows"] == 250
+    assert figures("snapshot", database, tmp_path / "copy")["copied"] < 100_000
+
+
+@pytest.mark.parametrize("command", ["snapshot", "backup", "restore"])
+def test_ctrl_c_leaves_no_half_of_a_copy(database: Path, tmp_path: Path, command: str) -> None:
+    source, target = database, tmp_path / "target.tar.gz"
+    if command == "restore":
+        source = tmp_path / "source.tar.gz"
+        assert corenn("backup", database, source).exit_code == 0
+    program = (
+        "import os, signal, sys\nfrom corenn.cli import main\nfrom corenn.storage.files import Files\n"
+        "write = Files.write\n"
+        "def interrupted(self, *given):\n    write(self, *given)\n"
+        "    if 'target' in str(given[-1]):\n        os.kill(os.getpid(), signal.SIGINT)\n"
+        "Files.write = interrupted\nsys.argv[1:] = " + repr([command, str(source), str(target)]) + "\nmain()\n"
+    )
+    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert run.returncode == 130, run.stderr
+    assert "Traceback" not in run.stderr
+    assert [each.name for each in tmp_path.iterdir() if "target" in each.name] == []
+    with CoreNN.open(database) as db:
+        assert db.verify().ok

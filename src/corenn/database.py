@@ -607,6 +607,35 @@ class CoreNN:
         with self._upkeep:
             return copies.take_snapshot(writer, _as_path(path), Files(), self._check_open, progress)
 
+    def backup(self, target: str | os.PathLike[str], progress: Progress | None = None) -> Copied:
+        """Copy the database as of this moment, with a SHA-256 for every file. Writes go on meanwhile.
+
+        target: where nothing is yet. A name that ends in .tar.gz, .tgz or .tar makes an archive, any other a folder. It
+        appears whole or not at all. On the way an archive takes as much room again beside it. progress: see `snapshot`.
+
+        Raises: as `snapshot`.
+        """
+        writer = self._needs_writer()
+        with self._upkeep:
+            return copies.back_up(writer, _as_path(target), Files(), self._check_open, progress)
+
+    @staticmethod
+    def restore(
+        source: str | os.PathLike[str], path: str | os.PathLike[str], progress: Progress | None = None
+    ) -> Copied:
+        """Make a database at `path`, where nothing is yet, of a backup. It appears whole or not at all.
+
+        Nothing is taken on trust: what is not named by the manifest of the backup, with its size, is refused.
+
+        Raises:
+            DatabaseExistsError: if something is at `path`.
+            CorruptionError: if a file fails its checksum, or the archive is torn.
+            FormatError: if `source` is no backup, or holds anything but the files of a database.
+            DiskFullError, StorageError
+        """
+        require_supported()
+        return copies.restore(_as_path(source), _as_path(path), Files(), progress)
+
     def refresh(self) -> None:
         """In mode "r": see what the writer has committed since. For the writer itself there is nothing to do."""
         self._check_open()

@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from .backup import backup, restore, snapshot
 from .bench import bench
 from .console import Commands
 from .dataset import dataset
@@ -33,6 +34,7 @@ app = typer.Typer(
 _COMMANDS: dict[str, Callable[..., None]] = {
     "demo": demo, "eval": evaluate, "import": import_, "stats": stats, "tune": tune,
     "verify": verify, "repair": repair, "warmup": warmup,
+    "snapshot": snapshot, "backup": backup, "restore": restore,
     "export-vectors": export_vectors, "migrate-hnsw": migrate_hnsw,
 }  # fmt: skip
 for _name, _command in _COMMANDS.items():

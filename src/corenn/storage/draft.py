@@ -1,4 +1,4 @@
-"""Folders that appear under their name only when they are whole.
+"""Folders and files that appear under their name only when they are whole.
 
 A draft grows in a hidden workshop beside its target, `.NAME.making-…`, which is locked for as long as its maker lives.
 So what a killed process has left is told from what another one is at, and goes when the same name is made again.
@@ -29,27 +29,47 @@ def folder_draft(path: Path, files: Files) -> Iterator[Path]:
         DatabaseExistsError: if something other than an empty folder is at `path`.
         StorageError: if the folder around it cannot be written.
     """
+    with workshop(path, files) as place:
+        draft = place / "whole"
+        yield draft
+        files.sync_folder(draft)
+        publish(draft, path, files)
+
+
+def publish(draft: Path, path: Path, files: Files) -> None:
+    """Give a draft its name.
+
+    Raises:
+        DatabaseExistsError: if something is there by now.
+    """
+    _require_vacant(path)  # a file would take the place of another one without a word
+    try:
+        files.rename(draft, path)
+    except StorageError:
+        if draft.exists():
+            _require_vacant(path)  # of those who make one path at a time, one is first
+        raise
+    files.sync_folder(path.parent)
+
+
+@contextmanager
+def workshop(path: Path, files: Files) -> Iterator[Path]:
+    """A hidden folder beside `path`, removed when the block ends, in which something grows that takes this name.
+
+    Raises: as folder_draft.
+    """
     path = path.absolute()
     _require_vacant(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         _remove_abandoned(path)
-        workshop, lock = _open_workshop(path)
+        place, lock = _open_workshop(path)
     except OSError as error:
         raise StorageError(f"cannot write beside {path}: {error.strerror}; choose another folder") from error
-    draft = workshop / "whole"
     try:
-        yield draft
-        files.sync_folder(draft)
-        try:
-            files.rename(draft, path)
-        except StorageError:
-            if draft.exists():
-                _require_vacant(path)  # of those who make one path at a time, one is first
-            raise
-        files.sync_folder(path.parent)
+        yield place
     finally:
-        shutil.rmtree(workshop, ignore_errors=True)
+        shutil.rmtree(place, ignore_errors=True)
         os.close(lock)
 
 
@@ -63,25 +83,25 @@ def _require_vacant(path: Path) -> None:
 def _open_workshop(path: Path) -> tuple[Path, int]:
     """A new hidden folder beside `path`, and the descriptor that holds its lock."""
     while True:
-        workshop = path.with_name(f".{path.name}.making-{secrets.token_hex(4)}")
-        workshop.mkdir()
+        place = path.with_name(f".{path.name}.making-{secrets.token_hex(4)}")
+        place.mkdir()
         with suppress(FileNotFoundError):  # another process may take it for abandoned before it is locked
-            lock = os.open(workshop, os.O_RDONLY)
-            if _locked(lock) is not False and workshop.is_dir():
-                return workshop, lock
+            lock = os.open(place, os.O_RDONLY)
+            if _locked(lock) is not False and place.is_dir():
+                return place, lock
             os.close(lock)
 
 
 def _remove_abandoned(path: Path) -> None:
     """Remove the workshops of `path` whose makers are dead."""
     named = re.compile(rf"\.{re.escape(path.name)}\.making-[0-9a-f]{{8}}")
-    for workshop in path.parent.iterdir():
-        if named.fullmatch(workshop.name):
+    for place in path.parent.iterdir():
+        if named.fullmatch(place.name):
             with suppress(OSError):  # it is gone meanwhile, or somebody else's
-                lock = os.open(workshop, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+                lock = os.open(place, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
                 try:
                     if _locked(lock):
-                        shutil.rmtree(workshop, ignore_errors=True)
+                        shutil.rmtree(place, ignore_errors=True)
                 finally:
                     os.close(lock)
 
