@@ -16,7 +16,6 @@ from .errors import CorruptionError
 from .graph.check import GraphFaults, check_graph
 from .graph.codes import wrong_codes
 from .graph.view import View, entries_of, radius_needed, set_entries, set_radius
-from .kernels.checksum import TABLES, mismatched_rows
 from .kernels.link import thread_ring
 from .kernels.search import BORN, DEGREE, DIED, LIFELINE
 from .storage.commit import NO_IDS, Head
@@ -95,13 +94,9 @@ def verify_beside_a_writer(store: Store, view: View) -> Report:
 
 def damaged_rows(store: Store, view: View) -> UInt32s:
     """Born rows whose checksum does not hold."""
-    words, seals = store.vectors.array.view(np.uint64), store.seals.array
-    found = []
-    for start in range(0, view.head.rows, BLOCK):
-        bad = np.zeros(min(BLOCK, view.head.rows - start), np.uint8)
-        if mismatched_rows(TABLES, words, seals, view.live.state, start, bad):
-            found.append((start + np.flatnonzero(bad)).astype(np.uint32))
-    return np.concatenate(found) if found else NO_IDS
+    born = np.flatnonzero(view.live.state[: view.head.rows, BORN]).astype(np.uint32)
+    found = [store.check_rows(born[start : start + BLOCK]) for start in range(0, len(born), BLOCK)]
+    return np.concatenate([NO_IDS, *found])
 
 
 def _live_ids(view: View) -> UInt32s:

@@ -10,7 +10,9 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -113,12 +115,15 @@ def outages(place: Path, durability: str, seed: int, calls: int, often: float) -
             outage = Outage(place / "db", files, place / f"outage-{len(found)}")
             found.append((step, outage, History(list(history.states), history.kept, history.begun)))
 
-    with injected(files):
+    with injected(files), patch("corenn.graph.mend.LEAST", 4):  # so that ids of few dead rows are used again
         db = CoreNN.create(place / "db", dim=DIM, metric="l2", durability=durability)
         faults.watch = look
         churn(db, history, rng, calls, durability == "sync")
         faults.watch = None
+        rows = db._store.metadata.head.rows
         db.close()
+    born = sum(len(set(new) - set(old)) for old, new in pairwise(history.states))
+    assert rows < born, "no id was used twice"
     yield from found
 
 

@@ -9,6 +9,7 @@ is told by the keys that point at its rows.
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -50,6 +51,42 @@ def broken_states(state: AnyArray, ids: UInt32s) -> UInt32s:
         if not len(ids):
             break
     return ids
+
+
+def salted(ids: UInt32s, born: Any) -> UInt64s:
+    """What the checksum of a vector covers beside it: id and birth.
+
+    An id may be used again, and after a loss of power the vector of the row before may still be there, whole.
+    """
+    salts: UInt64s = ids.astype(np.uint64) | (np.asarray(born, np.uint64) << np.uint64(32))
+    return salts
+
+
+@cache
+def _basis() -> dict[int, tuple[int, int]]:
+    """What single bits of a birth do to a checksum, eliminated: leading bit → (change of the checksum, birth)."""
+    births = np.concatenate(([0], 1 << np.arange(32))).astype(np.uint64)
+    sums = np.empty(len(births), np.uint32)
+    nothing = np.zeros((len(births), 1), np.uint64)
+    zeros = np.zeros(len(births), np.uint32)
+    checksum_rows(TABLES, nothing, np.zeros((len(births), 1), np.uint32), salted(zeros, births), sums)
+    basis: dict[int, tuple[int, int]] = {}
+    for change, birth in zip((sums[1:] ^ sums[0]).tolist(), births[1:].tolist(), strict=True):
+        change, birth = _reduced(change, birth, basis)
+        basis[change.bit_length()] = (change, birth)
+    return basis
+
+
+def _reduced(change: int, birth: int, basis: dict[int, tuple[int, int]]) -> tuple[int, int]:
+    while change and change.bit_length() in basis:
+        other = basis[change.bit_length()]
+        change, birth = change ^ other[0], birth ^ other[1]
+    return change, birth
+
+
+def salt_between(one: int, other: int) -> int:
+    """The birth by which a checksum changes from one, taken with birth 0, to another: CRCs are linear."""
+    return _reduced(one ^ other, 0, _basis())[1]
 
 
 def _checks(ids: UInt32s, words: UInt64s) -> UInt64s:

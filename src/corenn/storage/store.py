@@ -50,7 +50,7 @@ from .rocks import RocksMetadata
 from .rocksdb import require_threads
 from .salvage import Salvaged, keep_settings, kept_settings, salvage
 from .slab import FileSlab, MemorySlab, Slab, SlabSpec
-from .state import broken_states, commit_of, state_words
+from .state import broken_states, commit_of, salt_between, salted, state_words
 from .update import UPDATE, finish_if_due, take_over
 
 log = logging.getLogger("corenn.storage")
@@ -558,17 +558,19 @@ class Store:
         self._append_heap(raw, end)
         assert commit.vectors is not None and commit.seals is not None
         write_rows(self.vectors, commit.ids, commit.vectors)
-        write_rows(self.seals, commit.ids, self._checked(commit.vectors, commit.seals, commit.ids))
+        write_rows(
+            self.seals, commit.ids, self._checked(commit.vectors, commit.seals, salted(commit.ids, commit.number))
+        )
         self.keys.note(commit.ids)
         self.edges.note(commit.ids)
         self.keys.array[commit.ids] = words
         self.edges.array[commit.ids] = 0
 
-    def _checked(self, vectors: AnyArray, seals: UInt32s, ids: UInt32s) -> UInt32s:
+    def _checked(self, vectors: AnyArray, seals: UInt32s, salts: UInt64s) -> UInt32s:
         """The seals with their checksums."""
         sealed = seals.copy()
-        sums = np.empty(len(ids), np.uint32)
-        checksum_rows(TABLES, vectors.view(np.uint64), seals, ids, sums)
+        sums = np.empty(len(salts), np.uint32)
+        checksum_rows(TABLES, vectors.view(np.uint64), seals, salts, sums)
         sealed[:, 0] = sums
         return sealed
 
@@ -639,7 +641,7 @@ class Store:
             vectors = np.zeros((1, self.vectors.spec.columns), self.vectors.spec.dtype)
             seals = np.zeros((1, self.seals.spec.columns), np.uint32)
             self.vectors.write(row, vectors)
-            self.seals.write(row, self._checked(vectors, seals, np.array([row], np.uint32)))
+            self.seals.write(row, self._checked(vectors, seals, self._salts(np.array([row], np.uint32))))
 
     def broken_states(self, ids: UInt32s) -> UInt32s:
         """Those of `ids` whose births and deaths are not what was written."""
@@ -647,15 +649,30 @@ class Store:
 
     def mend_state(self, alive: UInt32s, dead: UInt32s) -> None:
         """Give rows that have lost their births and deaths others, before all commits."""
-        self._write_state(alive, 1, 0)
+        self._write_state(alive, self._births(alive), 0)
         self._write_state(dead, 1, 1)
+
+    def _births(self, ids: UInt32s) -> UInt64s:
+        """The births that the checksums of rows imply; 1 where none fits."""
+        without = salted(ids, 0)
+        sums = np.empty(len(ids), np.uint32)
+        seals = np.ascontiguousarray(self.seals.array[ids])
+        vectors = np.ascontiguousarray(self.vectors.array[ids]).view(np.uint64)
+        checksum_rows(TABLES, vectors, seals, without, sums)
+        found = [salt_between(one, other) for one, other in zip(sums.tolist(), seals[:, 0].tolist(), strict=True)]
+        births = np.array(found, np.uint64)
+        births[(births == 0) | (births > self.metadata.head.commit)] = 1
+        return births
+
+    def _salts(self, ids: UInt32s) -> UInt64s:
+        return salted(ids, commit_of(self.state.array[ids, 0]))
 
     def check_rows(self, ids: UInt32s) -> UInt32s:
         """Those of `ids` whose checksum does not hold."""
         vectors = np.ascontiguousarray(self.vectors.array[ids])
         seals = np.ascontiguousarray(self.seals.array[ids])
         sums = np.empty(len(ids), np.uint32)
-        checksum_rows(TABLES, vectors.view(np.uint64), seals, ids, sums)
+        checksum_rows(TABLES, vectors.view(np.uint64), seals, self._salts(ids), sums)
         bad: UInt32s = ids[sums != seals[:, 0]]
         return bad
 
