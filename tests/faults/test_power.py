@@ -156,7 +156,7 @@ def pull(place: Path, durability: str, seed: int, calls: int, often: float, monk
 def test_a_loss_of_power_keeps_what_was_promised(
     place: Path, durability: str, seed: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert pull(place, durability, seed, 30, 0.06, monkeypatch) > 10
+    assert pull(place, durability, seed, 40, 0.05, monkeypatch) > 10
 
 
 @pytest.mark.slow
