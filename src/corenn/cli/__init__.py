@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from .bench import bench
+from .compact import compact
 from .console import Commands
 from .dataset import dataset
 from .demo import demo
@@ -32,7 +33,7 @@ app = typer.Typer(
 )  # fmt: skip
 _COMMANDS: dict[str, Callable[..., None]] = {
     "demo": demo, "eval": evaluate, "import": import_, "stats": stats, "tune": tune,
-    "verify": verify, "repair": repair, "warmup": warmup,
+    "verify": verify, "repair": repair, "compact": compact, "warmup": warmup,
     "export-vectors": export_vectors, "migrate-hnsw": migrate_hnsw,
 }  # fmt: skip
 for _name, _command in _COMMANDS.items():
