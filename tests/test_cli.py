@@ -198,6 +198,29 @@ def test_verify_and_repair_of_a_sound_database(database: Path) -> None:
     assert figures("repair", database)["rows"] == 250
 
 
+def test_compact_gives_the_space_of_deleted_rows_back(database: Path) -> None:
+    with CoreNN.open(database) as db:
+        keys = list(db.keys())
+        db.delete(keys[:200])
+    told = figures("compact", database)
+    assert (told["path"], told["rows"], told["generation"]) == (str(database), 50, 2)
+    assert told["after_bytes"] < told["before_bytes"]
+    shown = corenn("compact", database)
+    assert shown.exit_code == 0 and "disk after" in shown.stdout
+    with CoreNN.open(database) as db:
+        assert list(db.keys()) == keys[200:]
+        assert db.verify().ok
+
+
+def test_compact_that_is_interrupted_says_so(database: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(self: CoreNN, progress: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(CoreNN, "compact", interrupt)
+    done = corenn("compact", database)
+    assert (done.exit_code, "as it was" in done.stderr) == (130, True)
+
+
 def test_verify_reports_damage_and_repair_mends_it(database: Path, vectors: NDArray[np.float32]) -> None:
     slab = database / "vectors.slab"
     stored = bytearray(slab.read_bytes())

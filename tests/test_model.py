@@ -160,6 +160,15 @@ class Machine(RuleBasedStateMachine):
         assert self.db.stats().repair_backlog == 0
 
     @rule()
+    def compact(self) -> None:
+        before = self.db.stats()
+        self.db.compact()
+        after = self.db.stats()
+        assert (after.commit, after.generation, after.tombstones) == (before.commit, before.generation + 1, 0)
+        report = self.db.verify()
+        assert report.ok, report
+
+    @rule()
     def verify(self) -> None:
         report = self.db.verify()
         assert report.ok, report

@@ -570,6 +570,42 @@ def test_no_change_escapes_notice(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     db.close()
 
 
+def test_a_snapshot_after_a_compaction_is_one_folder_as_before(tmp_path: Path) -> None:
+    """Ids have changed, and the files have moved: the earlier snapshot becomes what a new one is."""
+    kept, full = tmp_path / "kept", tmp_path / "full"
+    with CoreNN.create(tmp_path / "db", dim=DIM, metric="l2", compression_mode="sq8", compression_threshold=0) as db:
+        db.insert([key(n) for n in range(3000)], rows(3000), [{"n": n} for n in range(3000)])
+        db.snapshot(kept)
+        size = sum(each.stat().st_size for each in kept.glob("*.slab"))
+        for turn in range(2):
+            db.delete([key(n) for n in range(turn, 3000, 2 + turn)])
+            db.compact()
+            db.upsert([key(1)], rows(1, turn))
+            db.snapshot(kept)
+            db.snapshot(full)
+            same_files(kept, full)
+            assert looked_at(kept) == looked_at(full) == content(db)
+            shutil.rmtree(full)
+            db.upsert([key(2)], rows(1, turn))
+            db.snapshot(kept)
+            assert looked_at(kept) == content(db)
+        assert sum(each.stat().st_size for each in kept.glob("*.slab")) < size / 1.5
+        made = db.backup(tmp_path / "backup.tar.gz")
+        before = content(db)
+    with CoreNN.open(tmp_path / "db") as db:
+        db.upsert([key(3)], rows(1, 3))
+        assert db.snapshot(kept).copied < made.bytes
+        assert looked_at(kept) == content(db)
+    assert CoreNN.restore(tmp_path / "backup.tar.gz", tmp_path / "back").rows == made.rows
+    assert looked_at(tmp_path / "back") == before
+    with CoreNN.open(kept) as copy:
+        copy.compact()
+        copy.insert(["more"], rows(1))
+        assert copy.verify().ok
+        copy.snapshot(full)
+        assert looked_at(full) == content(copy)
+
+
 def test_an_incremental_snapshot_after_a_bulk_load(tmp_path: Path) -> None:
     vectors = rows(11_000, 6, 8)
     with CoreNN.create(tmp_path / "db", dim=8, metric="l2") as db:

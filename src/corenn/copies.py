@@ -180,7 +180,7 @@ def _renew(
             copier, update = Copier(writer.store, cut, files, progress), Update(path, files)
             try:
                 copier.write_changes(path, before.stamp, update)
-                files.move_folder(cut.meta, path / META_NEW)
+                files.move_folder(cut.detach(), path / META_NEW)
                 still_open()
                 refuse_readers(path, files)  # who comes after this finds the update, or is found before it is written
                 update.decide(copier.sizes, copier.marker())

@@ -19,6 +19,7 @@ import numpy as np
 
 from . import copies, inputs, repair
 from .build import Load, encode_vectors
+from .compact import Compaction
 from .config import MAX_K, Settings
 from .errors import (
     ClosedError,
@@ -47,8 +48,9 @@ from .storage.files import Files
 from .storage.keys import KeyColumn, KeyTable, unpack_key, unpack_keys
 from .storage.platform import require_supported
 from .storage.readers import Snapshots
+from .storage.renumber import checksums_of
 from .storage.rocks import RocksMetadata
-from .storage.state import commit_of
+from .storage.state import broken_states, commit_of, salted
 from .storage.store import Store
 from .types import (
     AnyArray,
@@ -67,7 +69,7 @@ from .types import (
     UInt64s,
 )
 from .warmup import load, warm
-from .writer import Task, Write, Writer
+from .writer import Job, Task, Write, Writer
 
 
 class CoreNN:
@@ -302,7 +304,7 @@ class CoreNN:
                 view, ids = self._find(view, checked)
                 found = np.array([row for row in ids if row >= 0], np.uint32)
                 vectors = self._vectors(view, found)
-                payloads = self._store.metadata.payloads(found.tolist(), view.head.commit)
+                payloads = view.metadata.payloads(found.tolist(), view.head.commit)
             if not self._overtaken(view):
                 break
         rows = iter(zip(vectors, payloads, strict=True))
@@ -318,19 +320,22 @@ class CoreNN:
         newer view.
         """
         while True:
-            ids = self._store.metadata.lookup(keys, view.lookup_view._replace(wary=True))
+            ids = view.metadata.lookup(keys, view.lookup_view._replace(wary=True))
             newest = self._current()
             if min(ids, default=0) >= 0 or newest.head.commit == view.head.commit:
                 return view, ids
             view = newest
 
-    def _vectors(self, view: View, ids: UInt32s) -> AnyArray:
+    @staticmethod
+    def _vectors(view: View, ids: UInt32s) -> AnyArray:
         """Stored vectors as float32 as they were inserted, their checksums tested."""
-        bad = self._store.check_rows(ids)
+        vectors, seals = view.rows.vectors[ids], view.rows.seals[ids].view(np.uint32)
+        salts = salted(ids, commit_of(view.live.state[ids, 0]))
+        bad = ids[checksums_of(vectors, seals, salts) != seals[:, 0]]
         if len(bad):
             key = unpack_key(view.keys[bad[0]], view.heap)
             raise CorruptionError(f"the vector of key {key!r} fails its checksum; run repair() and insert it again")
-        bad = self._store.broken_states(ids)
+        bad = broken_states(view.live.state, ids)
         if len(bad):
             key = unpack_key(view.keys[bad[0]], view.heap)
             raise CorruptionError(f"births and deaths in state.slab are damaged for key {key!r}; run repair()")
@@ -454,7 +459,7 @@ class CoreNN:
         if payloads:
             counts = [answers.ids.shape[1]] * len(answers.ids) if block.counts is None else block.counts
             block.payloads = [
-                self._store.metadata.payloads(ids[:count].tolist(), view.head.commit)
+                view.metadata.payloads(ids[:count].tolist(), view.head.commit)
                 for ids, count in zip(answers.ids, counts, strict=True)
             ]
         if explain is not None:
@@ -516,9 +521,10 @@ class CoreNN:
         memory = {name.split(".")[0]: rows * size for name, size in row_bytes.items() if name != "keys.heap"}
         if "codes" in memory:  # the file has room for the largest that may be chosen
             memory["codes"] = 0 if view.codes is None else rows * view.codes.vectors.shape[1]
+        reclaimable = sum(memory.values()) * (rows - view.head.live) // max(rows, 1)
         memory["key_bytes"] = self._store.heap_bytes()
         memory["navigation"] = view.graph.navigation.ids.nbytes + view.graph.navigation.edges.nbytes
-        memory["metadata"] = self._store.metadata.memory_bytes()
+        memory["metadata"] = view.metadata.memory_bytes()
         readers = self._snapshots.others()
         return Stats(
             path=None if self._store.path is None else str(self._store.path),
@@ -532,10 +538,10 @@ class CoreNN:
             free=rows - view.head.live - view.head.dead,
             pending=len(view.pending),
             commit=view.head.commit,
+            generation=self._store.generation,
             readers=len(readers),
             oldest_reader=min(readers, key=lambda reader: reader.snapshot).pid if readers else None,
-            reclaimable_bytes=(rows - view.head.live)
-            * sum(size for name, size in row_bytes.items() if name != "keys.heap"),
+            reclaimable_bytes=reclaimable,
             repair_backlog=view.head.dead if self._writer is None else self._writer.mender.backlog,
             compression_mode="none" if view.codes is None else chosen_mode(self._store),
             memory=memory,
@@ -636,6 +642,26 @@ class CoreNN:
         require_supported()
         return copies.restore(_as_path(source), _as_path(path), Files(), progress)
 
+    def compact(self, progress: Progress | None = None) -> None:
+        """Give the space of deleted and replaced rows back: copy what is live into new files, and remove the old ones.
+
+        Takes beside what is there up to 1.1 times what the result takes, and is refused if the disk has not that much.
+        Until the copy is whole and on the disk the old files are valid: after an error, Ctrl-C or the death of the
+        process they are what there is. Queries go on, here and in reading processes; writes are served between the
+        steps of the copy, and wait for the last one, which copies what they have changed.
+
+        progress: called with a step, and how much of how much of it is done; it must not write to this database.
+
+        Raises:
+            DiskFullError: nothing has been written.
+            CorruptionError: at a damaged row or key, for `repair()` to see to; nothing has changed.
+            ReadOnlyError, ClosedError, StorageError
+        """
+        writer = self._needs_writer()
+        compaction = Compaction(writer, self._helpers, progress)
+        with self._upkeep:
+            writer.submit(Job(compaction.steps, compaction.note))
+
     def refresh(self) -> None:
         """In mode "r": see what the writer has committed since. For the writer itself there is nothing to do."""
         self._check_open()
@@ -685,7 +711,7 @@ class CoreNN:
 
         with_metadata: keys and payloads are looked up in it.
         """
-        return _Held(self, self._refreshing if with_metadata and self._writer is None else None)
+        return _Held(self, with_metadata=with_metadata)
 
     def _overtaken(self, view: View) -> bool:
         """Whether a reader that the writer does not know of may have met rows in the place of some that its view sees.
@@ -736,15 +762,16 @@ class _State:
 
 
 class _Held:
-    """The present view, held against the writer. lock: of a reader that looks into the metadata, against other threads:
-    a refresh would move it on, a close take it away.
+    """The present view, held against the writer. with_metadata: keys and payloads are looked up in it. A reader then
+    keeps other threads out, as a refresh would move the metadata on, and a close take it away.
     """
 
-    __slots__ = ("_database", "_lock", "_token")
+    __slots__ = ("_database", "_lock", "_looking", "_token")
 
-    def __init__(self, database: CoreNN, lock: threading.RLock | None) -> None:
+    def __init__(self, database: CoreNN, *, with_metadata: bool) -> None:
         self._database = database
-        self._lock = lock
+        self._lock = database._refreshing if with_metadata and database._writer is None else None
+        self._looking = database._writer.looking if with_metadata and database._writer is not None else None
 
     def __enter__(self) -> View:
         database = self._database
@@ -756,6 +783,8 @@ class _Held:
                 self._lock.release()
                 raise
         self._token = database._snapshots.hold()
+        if self._looking is not None:
+            self._looking.add(self._token)
         view = database._current()
         database._snapshots.settle(self._token, view.head.commit)
         return view
@@ -764,6 +793,8 @@ class _Held:
         self._database._snapshots.drop(self._token)
         if self._database._writer is None:
             self._database._tell()
+        elif self._looking is not None:
+            self._database._writer.looked(self._token)
         if self._lock is not None:
             self._lock.release()
 
@@ -851,6 +882,7 @@ def _after_fork() -> None:
         if isinstance(store.metadata, RocksMetadata):
             # Its destructor would wait for threads that were not forked.
             ctypes.pythonapi.Py_IncRef(ctypes.py_object(store.metadata))
+            ctypes.pythonapi.Py_IncRef(ctypes.py_object(database._writer))  # which may hold former metadata
 
 
 os.register_at_fork(after_in_child=_after_fork)

@@ -240,8 +240,9 @@ class Stats:
     rows: live rows. tombstones: deleted rows whose ids cannot be used again yet. free: ids that new rows will take.
     reclaimable_bytes: what compact() would give back of the slabs. repair_backlog: deleted rows that edges may still
     lead to. pending: committed rows that are not linked into the graph yet and are found by an exact scan. commit:
-    number of the last commit. readers: other processes that read; oldest_reader: the id of the one with the oldest
-    snapshot, for which ids of rows deleted since are kept. memory: bytes of the rows in use, by part; mapped, and
+    number of the last commit. generation: 1, and one more with each compaction. readers: other processes that read;
+    oldest_reader: the id of the one with the oldest snapshot, for which ids of rows deleted since are kept. memory:
+    bytes of the rows in use, by part; mapped, and
     resident as far as they were touched.
     disk_bytes: allocated on disk, 0 in memory.
     """
@@ -257,6 +258,7 @@ class Stats:
     free: int
     pending: int
     commit: int
+    generation: int
     readers: int
     oldest_reader: int | None
     reclaimable_bytes: int

@@ -23,6 +23,7 @@ from .graph.view import take_view
 from .kernels.checksum import TABLES, mismatched_rows
 from .kernels.jit import JIT, cache_folder
 from .kernels.link import mend_ring
+from .kernels.renumber import gather_bytes, translate_edges
 from .kernels.rows import Float32Rows, decode_rows
 from .kernels.search import L2, aim_batch
 from .storage.commit import NO_IDS, Commit
@@ -104,5 +105,8 @@ def _exercise(settings: Settings, progress: Callable[[str], None]) -> None:
     decode_rows(view.rows, np.zeros(1, np.uint32), queries)
     store.metadata.lookup(keys[:2], view.lookup_view)
     store.check_rows(np.zeros(1, np.uint32))
+    translate_edges(store.edges.array, ids[:1], ids, np.empty((1, store.edges.spec.columns), np.uint32))
+    one = np.ones(1, np.int64)
+    gather_bytes(store.heap.array.reshape(-1), one, one, np.empty(1, np.uint8))
     helpers.close()
     store.close()

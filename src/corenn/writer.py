@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
@@ -35,7 +35,7 @@ from .storage.readers import Snapshots
 from .storage.resume import resume
 from .storage.rocks import RocksMetadata
 from .storage.snapshot import Cut, take_cut
-from .storage.store import Store
+from .storage.store import Former, Store
 from .types import Key, UInt32s
 
 log = logging.getLogger("corenn.writer")
@@ -80,6 +80,18 @@ class Task(Request):
     """Anything else that must not run beside a write."""
 
     call: Callable[[], Any]
+
+
+@dataclass(slots=True)
+class Job(Request):
+    """Something long that goes on step by step, between the writes of others. Tasks wait for its end.
+
+    begin: takes a function that becomes true when nobody waits for the job any more, and yields between its steps.
+    note: called with each commit that is made meanwhile.
+    """
+
+    begin: Callable[[Callable[[], bool]], Generator[None]]
+    note: Callable[[Commit], None]
 
 
 class _Group:
@@ -190,6 +202,9 @@ class Writer:
         self._since_checkpoint = [0, 0]  # rows, commits
         self._checkpointed = 0  # the commit at which the last one was made
         self._loading = False  # whether rows wait to be linked all at once
+        self._job: tuple[Job, Generator[None]] | None = None
+        self.looking: set[object] = set()  # tokens of queries that look up keys or payloads in a view
+        self._former: list[tuple[set[object], Callable[[], None]]] = []  # see `release_former`
         if store.recovered.suspect or (store.settings.metric == "ip" and radius_of(store) == 0):
             self._raise_radius(np.flatnonzero(store.state.array[: store.metadata.head.rows, 0]).astype(np.uint32))
         self.view = self._take()
@@ -236,6 +251,12 @@ class Writer:
                 return
         request.done.wait()
 
+    def looked(self, token: object) -> None:
+        """A query has looked up what it needed."""
+        self.looking.discard(token)
+        if self._former:
+            self.schedule(Task(self.release_former))
+
     def close(self) -> None:
         """Finish what was handed in, checkpoint, and stop. Rows not linked by then are linked after the next open."""
         with self._changed:
@@ -244,6 +265,7 @@ class Writer:
         if self._thread is not None and self._thread is not threading.current_thread():
             self._thread.join()
         self.calibrator.stop()
+        self.release_former(wait=False)
         with suppress(ReadOnlyError):
             self._resume_after_fault()
         if self.store.writable and self.store.fault is None and self.view.head.commit:
@@ -259,7 +281,7 @@ class Writer:
     def _run(self) -> None:
         while True:
             with self._changed:
-                while not (self._queue or self._closing or self._may_link()):
+                while not (self._queue or self._closing or self._job or self._may_link()):
                     if not self._changed.wait(self._patience()):
                         self._calm = True
                         break
@@ -268,20 +290,27 @@ class Writer:
                     self._changed.wait_for(lambda: len(self._queue) >= self._crowd or self._closing, GATHER_SECONDS)
                 requests = self._next_requests()
                 self._crowd = len(requests)
-                if not requests and self._closing:
+                if not requests and self._closing and self._job is None:
                     return
             try:
                 if requests:
                     self._serve(requests)
-                elif self._may_link():
-                    self._link_backlog()
-                elif self._may_mend(calm=True):
-                    self._mend(1)
-                elif self.calibrator.step(self.view):
-                    self.keep_curves()
+                if self._job is not None:
+                    self._advance(*self._job)
+                elif not requests:
+                    self._idle()
             except Exception as error:  # the thread outlives whatever a request meets
                 log.debug("a write failed", exc_info=True)
                 self._fail(requests, error)
+
+    def _idle(self) -> None:
+        """Go on with what nobody waits for."""
+        if self._may_link():
+            self._link_backlog()
+        elif self._may_mend(calm=True):
+            self._mend(1)
+        elif self.calibrator.step(self.view):
+            self.keep_curves()
 
     def _may_link(self) -> bool:
         waits = self._loading or self.store.recovered.suspect  # edges that may lead anywhere are mended first
@@ -306,12 +335,13 @@ class Writer:
         return 0.0 if busy else None
 
     def _next_requests(self) -> list[Request]:
-        """One task, or the writes that share a commit."""
+        """One task or job, or the writes that share a commit."""
         taken: list[Request] = []
         rows = 0
         while self._queue and rows < GROUP_ROWS:
             request = self._queue[0]
-            if taken and (isinstance(request, Task) or isinstance(taken[0], Task)):
+            alone = not isinstance(request, Write)
+            if (taken and (alone or not isinstance(taken[0], Write))) or (alone and self._job is not None):
                 break
             taken.append(self._queue.pop(0))
             rows += len(request.keys) if isinstance(request, Write) else 0
@@ -326,6 +356,9 @@ class Writer:
 
     def _serve(self, requests: list[Request]) -> None:
         first = requests[0]
+        if isinstance(first, Job):
+            self._job = first, first.begin(lambda: first.interrupted or self._closing)
+            return
         if isinstance(first, Task):
             try:
                 first.finish(first.call())
@@ -333,6 +366,19 @@ class Writer:
                 first.finish(error=error)
             return
         self._write([request for request in requests if isinstance(request, Write)])
+
+    def _advance(self, job: Job, steps: Generator[None]) -> None:
+        """Go on with a job for one step."""
+        try:
+            self._resume_after_fault()
+            next(steps)
+            return
+        except StopIteration:
+            job.finish()
+        except Exception as error:  # noqa: BLE001 - handed to the caller
+            steps.close()
+            job.finish(error=error)
+        self._job = None
 
     def _write(self, writes: list[Write]) -> None:
         self._resume_after_fault()
@@ -366,6 +412,10 @@ class Writer:
         fault = self.store.fault
         if fault is None:
             return
+        if self.store.stuck is not None:
+            raise ReadOnlyError(
+                f"the database is read-only: a compaction did not finish ({fault}); close it and open it again"
+            ) from fault
         try:
             self.mender.spare(resume(self.store))
             if self.store.unsure:
@@ -386,6 +436,8 @@ class Writer:
         commit = group.commit(self.store.next_commit(), ids, freed)
         self.store.commit(commit)
         self.mender.committed(ids, freed)
+        if self._job is not None:
+            self._job[0].note(commit)
         head = self.store.metadata.head
         if commit.count:
             self._raise_radius(commit.ids)
@@ -488,8 +540,7 @@ class Writer:
     def checkpoint(self) -> None:
         """Link what waits and bring everything to the disk. Called in the writer thread."""
         self._resume_after_fault()
-        while self._backlog and not self._closing:
-            self._link_backlog()
+        self.link_waiting(lambda: self._closing)
         self._checkpoint()
 
     def begin_copy(self) -> Cut:
@@ -504,6 +555,61 @@ class Writer:
     def end_copy(self) -> None:
         """What `begin_copy` has told is copied. Called in the writer thread."""
         self.mender.paused -= 1
+
+    def settle(self, stop: Callable[[], bool]) -> Iterator[str]:
+        """Link what waits, then take all that is dead now out of the graph, unless `stop` becomes true.
+
+        Yields what it is at, every now and then. Called in the writer thread.
+        """
+        while self._backlog and not stop():
+            self._link_backlog()
+            yield "linking"
+        for _ in range(2):  # the pass that is under way, and one that begins now
+            while not stop() and self._may_mend(calm=True):
+                self.mender.step(self.view)
+                yield "mending"
+                if not self.mender.under_way:
+                    break
+        self._publish()
+
+    def link_waiting(self, stop: Callable[[], bool]) -> None:
+        """Link the backlog, unless `stop` becomes true. Called in the writer thread."""
+        while self._backlog and not stop():
+            self._link_backlog()
+
+    def adopt(self, other: Store, release: Callable[[Former], None]) -> None:
+        """Go on with the same rows in another store. Called in the writer thread, with nothing left to link.
+
+        release: called with what the store held until now, as soon as no query looks anything up there.
+        """
+        former = self.store.adopt(other)
+        self.calibrator.stop()
+        self.linker.restart()
+        self.mender.restart()
+        self._publish()
+        self._since_checkpoint = [0, 0]
+        self._checkpointed = self.view.head.commit
+        # Who comes later sees the new view: a token is registered before its view is taken.
+        self._former.append((set(self.looking), lambda: release(former)))
+        self.release_former()
+
+    def release_former(self, *, wait: bool = True) -> None:
+        """Let go of what queries from before `adopt` have needed until now; of all of it at once unless told to wait.
+
+        Called in the writer thread, or when it has ended.
+        """
+        waiting, self._former = self._former, []
+        for tokens, release in waiting:
+            tokens &= self.looking
+            if tokens and wait:
+                self._former.append((tokens, release))
+            else:
+                release()
+
+    @property
+    def closing(self) -> bool:
+        """Whether the thread is about to end."""
+        return self._closing
 
     def start_loading(self) -> None:
         """Let rows wait from now on, if none is linked yet. Called in the writer thread."""

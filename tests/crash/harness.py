@@ -24,6 +24,7 @@ import numpy as np
 from rocksdict import Options, Rdict
 
 from corenn import CoreNN
+from corenn.storage.generation import folder_of, read_generation
 from tests.crash.workload import (
     Log,
     Operation,
@@ -149,7 +150,8 @@ def _check_thread(db: CoreNN, plan: Plan, thread: int, found: list[str | int], s
 
 def pretend_restart(folder: Path) -> None:
     """Make the database believe that the machine was restarted, so that it trusts its last checkpoint only."""
-    meta = Rdict(str(folder / "db" / "meta"), Options(raw_mode=True))
+    path = folder / "db"
+    meta = Rdict(str(folder_of(path, read_generation(path)) / "meta"), Options(raw_mode=True))
     meta.put(b"mboot", b"another boot")
     meta.close()
 

@@ -103,9 +103,10 @@ State: TypeAlias = dict[Key, Cell]
 def operation(plan: Plan, thread: int, number: int, state: State) -> Operation:
     """The operation that comes next, given the state of the keys of its thread."""
     rng = np.random.default_rng([plan.seed, thread, number])
-    kinds, weights = ["insert", "upsert", "delete", "set_payload", "checkpoint"], [0.52, 0.24, 0.13, 0.09, 0.02]
+    kinds = ["insert", "upsert", "delete", "set_payload", "checkpoint", "compact"]
+    weights = [0.51, 0.24, 0.13, 0.09, 0.02, 0.01]
     if len(state) > plan.cap:
-        weights = [0.1, 0.2, 0.6, 0.08, 0.02]
+        weights = [0.1, 0.2, 0.59, 0.08, 0.02, 0.01]
     kind = str(rng.choice(kinds, p=weights))
     size = int(rng.integers(1, plan.batch + 1))
     padding = 0
@@ -120,6 +121,7 @@ def operation(plan: Plan, thread: int, number: int, state: State) -> Operation:
         "delete": some + some[:1] + new[:2],  # repeated keys and keys that were never there are ignored
         "set_payload": some,
         "checkpoint": [],
+        "compact": [],
     }[kind]
     return Operation(thread, number, kind, tuple(keys), padding)
 
@@ -169,7 +171,7 @@ def perform(db: CoreNN, plan: Plan, task: Operation) -> None:
     elif task.kind == "delete":
         db.delete(keys)
     else:
-        db.checkpoint()
+        getattr(db, task.kind)()
 
 
 def apply(state: State, task: Operation) -> None:

@@ -11,6 +11,7 @@ import typer
 
 from .backup import backup, restore, snapshot
 from .bench import bench
+from .compact import compact
 from .console import Commands
 from .dataset import dataset
 from .demo import demo
@@ -33,7 +34,7 @@ app = typer.Typer(
 )  # fmt: skip
 _COMMANDS: dict[str, Callable[..., None]] = {
     "demo": demo, "eval": evaluate, "import": import_, "stats": stats, "tune": tune,
-    "verify": verify, "repair": repair, "warmup": warmup,
+    "verify": verify, "repair": repair, "compact": compact, "warmup": warmup,
     "snapshot": snapshot, "backup": backup, "restore": restore,
     "export-vectors": export_vectors, "migrate-hnsw": migrate_hnsw,
 }  # fmt: skip

@@ -36,14 +36,15 @@ def stats(
 def _figures(found: Stats) -> Iterator[tuple[str, str]]:
     for name, value in asdict(found).items():
         if name == "memory":
-            yield from ((f"memory: {part}", _size(size)) for part, size in value.items())
+            yield from ((f"memory: {part}", as_size(size)) for part, size in value.items())
         elif name.endswith("_bytes"):
-            yield name.removesuffix("_bytes"), _size(value)
+            yield name.removesuffix("_bytes"), as_size(value)
         elif name != "path":
             yield name, f"{value:,}" if isinstance(value, int) else str(value)
 
 
-def _size(size: int) -> str:
+def as_size(size: int) -> str:
+    """A number of bytes for a person to read."""
     if size < 10_000:
         return f"{size:,} bytes"
     return f"{size / 1e6:,.2f} MB" if size < 1e9 else f"{size / 1e9:,.2f} GB"

@@ -268,8 +268,9 @@ class Calibrator:
         return True
 
     def stop(self) -> None:
-        """Let go of what is in work."""
+        """Let go of what is in work, and of the views that it has seen."""
         self._job = None
+        self._usual = (None, {})
 
     def _measure(
         self, view: View, ks: tuple[int, ...], samples: int, pace: _Pace, keep: Callable[[Curve], None]

@@ -174,10 +174,12 @@ class Coder:
         header[CHOSEN] = CODINGS.index("none")
         log.info("no codes tell these vectors apart well enough; walks measure them")
 
-    def make_again(self, view: View) -> None:
-        """Make the codes of all rows from their vectors."""
+    def make_again(self, view: View, centre: int | None = None) -> None:
+        """Make the codes of all rows from their vectors. centre: another row whose vector is to be the centre."""
         if self._store.codes is not None:
             self._store.codes.header[CODED] = 0
+            if centre is not None:
+                self._store.codes.header[CENTRE] = centre
             self.extend(view)
 
     def _encode(self, view: View, mode: str, first: int) -> bool:

@@ -49,10 +49,13 @@ class Linker:
         self._helpers = helpers
         self.coder = Coder(store, scratches, helpers)
         self._builder = Builder(store, scratches, helpers)
+        self.restart()
+
+    def restart(self) -> None:
+        """Begin with the rows of the store as it is now."""
+        rows = self._store.metadata.head.rows
         # The rows linked last, the newest at the end.
-        self._lately: UInt32s = np.arange(
-            max(0, store.metadata.head.rows - LATELY_ROWS), store.metadata.head.rows
-        ).astype(np.uint32)
+        self._lately: UInt32s = np.arange(max(0, rows - LATELY_ROWS), rows).astype(np.uint32)
 
     def in_bulk(self, count: int) -> bool:
         """Whether so many rows are linked at once: all that there are in the graph."""

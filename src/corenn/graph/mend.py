@@ -50,6 +50,7 @@ class Mender:
         self._linker = linker
         self._helpers = helpers
         self._pass: Iterator[int] | None = None
+        self._view: View | None = None
         self._buried: UInt32s = NO_IDS  # ascending
         self._free: UInt32s = NO_IDS  # ascending
         head = store.metadata.head
@@ -62,6 +63,11 @@ class Mender:
     def backlog(self) -> int:
         """Dead rows that something may still lead to."""
         return self._store.metadata.head.dead - len(self._buried)
+
+    @property
+    def under_way(self) -> bool:
+        """Whether a pass has begun and not ended."""
+        return self._pass is not None
 
     @property
     def holds_ids(self) -> bool:
@@ -100,6 +106,12 @@ class Mender:
         """Begin anew: the graph was changed by others."""
         self._pass, self._buried = None, NO_IDS
         self._store.buried = 0
+
+    def restart(self) -> None:
+        """Begin anew where no id is free, and nothing is known of the dead."""
+        self.forget()
+        self._free, self._searched = NO_IDS, True
+        self._view = None
 
     def _run(self) -> Iterator[int]:
         store, head = self._store, self._store.metadata.head
@@ -143,7 +155,7 @@ class Mender:
         entries = entries_of(store)
         if head.live and (store.state.array[entries, DIED] != 0).any():
             self._linker.elect_entries(head, head.live)
-        elif not head.live and not len(self._view.pending):
+        elif not head.live and self._view is not None and not len(self._view.pending):
             set_entries(store, NO_IDS)  # nothing is left: the next rows begin a new graph
             store.edges.header[ELECTED] = 0
             store.navigation, store.drawn = NO_NAVIGATION, NOT_DRAWN
@@ -153,6 +165,7 @@ class Mender:
 
     def _mend(self, doomed: Bytes, first: int, stop: int) -> None:
         view = self._view
+        assert view is not None
         edges, settings = self._store.edges.array, view.settings
         shape = Shape(settings.max_edges, np.float32(settings.distance_threshold))
         graph = view.graph._replace(edges=edges)

@@ -16,7 +16,7 @@ from ..kernels import search
 from ..kernels.codes import Codes
 from ..kernels.rows import NORM, BFloat16Rows, CodeRows, Float16Rows, Float32Rows, Rows
 from ..kernels.search import BORN, DIED, Graph, Live, Navigation
-from ..storage.commit import Head, LiveView
+from ..storage.commit import Head, LiveView, Metadata
 from ..storage.format import ENTRIES, ENTRY_COUNT, GROWN, GROWTH, MAX_ENTRIES, RADIUS
 from ..storage.state import seen_up_to
 from ..storage.store import NO_NAVIGATION, Store
@@ -33,6 +33,8 @@ ROWS: dict[str, Any] = {"f32": Float32Rows, "f16": Float16Rows, "bf16": BFloat16
 class View:
     """rows, graph, live: what kernels take. keys, heap: keys by id. pending: ids committed but not linked.
 
+    metadata: where the keys and payloads of these ids are looked up; after a compaction those of the store have others.
+
     tombstones: whether walks may meet rows that the snapshot does not see. growth: see growth_of. codes: over which
     walks go, None while there are none.
     """
@@ -48,6 +50,7 @@ class View:
     tombstones: bool
     growth: float
     codes: Codes | None
+    metadata: Metadata
 
     @property
     def lookup_view(self) -> LiveView:
@@ -184,4 +187,5 @@ def take_view(store: Store, head: Head, pending: UInt32s) -> View:
         tombstones=head.dead > store.buried,
         growth=growth_of(store),
         codes=codes_for(store, rows, head.rows),
+        metadata=store.metadata,
     )

@@ -57,10 +57,10 @@ class Files:
     def size(self, descriptor: int) -> int:
         return os.fstat(descriptor).st_size
 
-    def allocated(self, path: Path) -> int:
+    def allocated(self, descriptor: int, path: Path) -> int:
         """Bytes that a file takes on disk."""
         with translated("measure", path):
-            return path.stat().st_blocks * 512
+            return os.fstat(descriptor).st_blocks * 512
 
     def write(self, descriptor: int, data: memoryview, offset: int, path: Path) -> None:
         """Write all of `data`, however many calls the system needs for it."""
@@ -173,6 +173,17 @@ class Files:
             finally:
                 self.close(descriptor)
         self.sync_folder(target)
+
+    def remove_tree(self, path: Path) -> None:
+        """Remove a folder with all that is in it, if it is there."""
+        with translated("remove", path):
+            if path.exists():
+                shutil.rmtree(path)
+
+    def free_bytes(self, path: Path) -> int:
+        """Bytes that this user may still write where a folder is."""
+        with translated("measure", path):
+            return platform.free_bytes(path)
 
     def lock(self, path: Path) -> int | None:
         """An advisory lock that dies with its holder: the descriptor that holds it, or None if another one does."""

@@ -8,6 +8,7 @@ import numpy as np
 
 from ..errors import CapacityError
 from ..kernels.keytable import add_keys, find_keys
+from ..kernels.renumber import gather_bytes
 from ..types import Key, UInt32s
 from .commit import Commit, Head, LiveView, Record
 from .format import NO_ID
@@ -17,6 +18,7 @@ from .slab import MemorySlab, Slab, SlabSpec
 _LENGTH_BITS = 21  # a payload is at most 1 MiB long; a reference is offset << 21 | length + 1, 0 for none
 _LENGTH_MASK = (1 << _LENGTH_BITS) - 1
 _PAYLOAD_HEAP_BYTES = 1 << 36
+INDEXED_ROWS = 1 << 16  # per kernel call: some milliseconds
 
 
 class MemoryMetadata:
@@ -92,6 +94,33 @@ class MemoryMetadata:
         add_keys(table, self._keys.array, self._heap.array.reshape(-1), ids)
         self._table = table
         self._entries += len(ids)
+
+    def copy_payloads(self, source: MemoryMetadata, ids: UInt32s, numbers: UInt32s) -> None:
+        """Take over the payloads of the rows `ids` of another collection as those of the rows `numbers` of this one."""
+        references = source._references.array[ids]
+        lengths = (references[:, 1] & np.uint64(_LENGTH_MASK)).astype(np.int64)
+        present = lengths > 0
+        lengths = np.maximum(lengths - 1, 0)
+        ends = self._text_end + np.cumsum(lengths)
+        if len(ids) and ends[-1] > len(self._texts.array):
+            raise CapacityError("the payloads do not fit in memory a second time; close what else takes memory")
+        starts = (references[:, 1] >> np.uint64(_LENGTH_BITS)).astype(np.int64)
+        gather_bytes(source._texts.array.reshape(-1), starts, lengths, self._texts.array.reshape(-1)[self._text_end :])
+        moved = (ends - lengths).astype(np.uint64) << np.uint64(_LENGTH_BITS)
+        references[:, 1] = np.where(present, moved | (lengths + 1).astype(np.uint64), np.uint64(0))
+        references[:, 2] = 0
+        self._references.array[numbers] = references
+        self._text_end += int(lengths.sum())
+
+    def index_keys(self, first: int, stop: int) -> None:
+        """Find rows `first` to `stop`, which come behind all others, by the keys that are in their slabs already."""
+        if stop * 3 > len(self._table) * 2:
+            self._table = np.zeros(max(1024, 1 << (stop * 2 - 1).bit_length()), np.uint32)
+            first = 0
+        for start in range(first, stop, INDEXED_ROWS):
+            ids = np.arange(start, min(start + INDEXED_ROWS, stop), dtype=np.uint32)
+            add_keys(self._table, self._keys.array, self._heap.array.reshape(-1), ids)
+        self._entries = stop
 
     def records(self, after: int) -> list[Record]:
         return []

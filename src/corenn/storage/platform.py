@@ -59,6 +59,12 @@ def resident_bytes() -> int:
     return int(status.read_text().split()[1]) * PAGE_BYTES if status.exists() else 0
 
 
+def free_bytes(path: Path) -> int:
+    """Bytes that a user without privileges may still write on the file system of a path."""
+    found = os.statvfs(path)
+    return found.f_bavail * found.f_frsize
+
+
 def map_anonymous(size: int) -> mmap.mmap:
     """Zeroed private memory that takes none until it is touched, in huge pages where there are any."""
     memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | _ANONYMOUS | _NORESERVE)

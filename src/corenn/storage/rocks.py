@@ -32,6 +32,7 @@ from ..types import Key, UInt32s
 from .commit import NO_IDS, SOFT, Commit, Head, LiveView, Record, as_runs, from_runs
 from .files import Files
 from .format import HEAD_ROW, INTENT_ROW, KEY_ROW, NO_ID, PAYLOAD_ROW
+from .generation import FIRST
 from .keys import key_name, name_key
 from .platform import boot_id
 from .rocksdb import Rocks, rocks_translated
@@ -154,6 +155,8 @@ class RocksMetadata:
                 continue
             if tables is not None and tables == self._tables():
                 return
+            if tables is None and not self._folder.exists():
+                raise StorageError(f"the metadata in {self._folder} is gone; another generation has taken its place")
             if time.monotonic() > deadline:
                 raise StorageError(f"the metadata in {self._folder} changes faster than it can be read; try again")
 
@@ -257,6 +260,15 @@ class RocksMetadata:
         rows = self._read([b"p" + _ID.pack(row) for row in ids]) if ids else []
         return [None if raw is None else _as_of(raw, snapshot, self._cut_off) for raw in rows]
 
+    def payload_rows(self) -> Iterator[tuple[int, int, bytes]]:
+        """Every payload as of the head, by ascending id, with the commit that set it."""
+        for name, raw in self._rows(b"p"):
+            text = _as_of(raw, self.head.commit, self._cut_off)
+            if text is not None:
+                commit = PAYLOAD_ROW.unpack_from(raw)[0]
+                seen = commit <= self.head.commit and commit not in self._cut_off
+                yield _ID.unpack(name[1:])[0], commit if seen else 1, text
+
     def names(self) -> Iterator[tuple[Key, int, int]]:
         with rocks_translated("read", self._folder):  # a name may be no text
             for name, raw in self._rows(b"k"):
@@ -350,6 +362,20 @@ class RocksMetadata:
             for key, row in keys:
                 self._rocks.put(b"k" + key_name(key), KEY_ROW.pack(row, NO_ID))
 
+    def write_rows(self, rows: Iterable[tuple[bytes, bytes | None]]) -> None:
+        """Write rows as they are, and remove those of None, into a store that nobody reads yet."""
+        with rocks_translated("write", self._folder):
+            batch = WriteBatch(raw_mode=True)
+            for name, value in rows:
+                if value is None:
+                    batch.delete(name)
+                else:
+                    batch.put(name, value)
+                if batch.size_in_bytes() > BATCH_BYTES:
+                    self._rocks.write(batch)
+                    batch = WriteBatch(raw_mode=True)
+            self._rocks.write(batch)
+
     def rewrite_head(self, head: Head) -> None:
         """Correct the counts, for repair."""
         with rocks_translated("write", self._folder):
@@ -371,6 +397,20 @@ class RocksMetadata:
         """The metadata as of now in a new folder: tables by hard links, the rest copied. Both may be written to."""
         with rocks_translated("copy", self._folder):
             self._rocks.link(folder)
+
+    @staticmethod
+    def as_first_generation(folder: Path, files: Files) -> None:
+        """Have a copy of the metadata stand by itself, which compactions have led to: see storage/generation.py."""
+        with rocks_translated("write", folder):
+            rocks = files.rocks(folder)
+            try:
+                stored = json.loads(rocks.get(_SETTINGS) or b"{}")
+                if stored.get("generation", FIRST) != FIRST:
+                    rocks.put(_SETTINGS, json.dumps({**stored, "generation": FIRST}).encode())
+                    rocks.flush()
+                    rocks.flush_wal(True)
+            finally:
+                rocks.close()
 
     # --- after a failure -------------------------------------------------------------------------------------------
 
@@ -473,7 +513,8 @@ class RocksMetadata:
 
     def disk_bytes(self) -> int:
         with rocks_translated("measure", self._folder):
-            return sum(map(_allocated, self._folder.iterdir()))
+            # It may have gone to a compaction.
+            return sum(map(_allocated, self._folder.iterdir())) if self._folder.exists() else 0
 
     def memory_bytes(self) -> int:
         names = ("rocksdb.cur-size-all-mem-tables", "rocksdb.block-cache-usage", "rocksdb.estimate-table-readers-mem")

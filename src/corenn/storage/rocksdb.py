@@ -20,6 +20,7 @@ from rocksdict import (
     DbClosedError,
     DBCompressionType,
     DBRecoveryMode,
+    IngestExternalFileOptions,
     Options,
     Rdict,
     WriteBatch,
@@ -54,6 +55,11 @@ def _end_early() -> None:
 
 
 os.register_at_fork(after_in_child=_end_early)
+
+
+def table_options() -> Options:
+    """As which tables are written."""
+    return _options()
 
 
 def _options() -> Options:
@@ -147,6 +153,12 @@ class Rocks:
     def write(self, batch: WriteBatch) -> None:
         """Make all changes of a batch, or none."""
         self._change("write", lambda: self._rocks.write(batch))
+
+    def ingest(self, tables: list[str]) -> None:
+        """Take sorted tables in whole, which are moved."""
+        options = IngestExternalFileOptions()
+        options.set_move_files(True)
+        self._change("ingest", lambda: self._rocks.ingest_external_file(tables, options))
 
     def flush_wal(self, sync: bool) -> None:
         """Bring the log to the disk."""

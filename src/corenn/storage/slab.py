@@ -203,6 +203,12 @@ class FileSlab:
         self._files.allocate(self._descriptor, PAGE + grown * self.spec.row_bytes, self.path)
         self.remap()
 
+    def allocate(self, rows: int) -> None:
+        """Make room for exactly `rows` rows in a slab that is new."""
+        if rows:
+            self._files.allocate(self._descriptor, PAGE + rows * self.spec.row_bytes, self.path)
+            self.remap()
+
     def write(self, first: int, rows: AnyArray) -> None:
         self.note(slice(first, first + len(rows)))
         data = np.ascontiguousarray(rows).reshape(-1).view(np.uint8).data
@@ -243,7 +249,7 @@ class FileSlab:
         words[::] = words.copy()
 
     def disk_bytes(self) -> int:
-        return self._files.allocated(self.path)
+        return self._files.allocated(self._descriptor, self.path)
 
     def close(self) -> None:
         if self._descriptor >= 0:

@@ -20,7 +20,7 @@ import json
 import shutil
 import zlib
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -34,9 +34,10 @@ from .changes import Stamp, changed_since
 from .commit import Head
 from .files import Files
 from .format import CENTRE, CHOSEN, CODED, CODINGS, HEAP_END, NEVER, PAGE
+from .generation import FIRST
 from .rocks import RocksMetadata
 from .salvage import keep_settings
-from .slab import BLOCK_BYTES, FileSlab
+from .slab import BLOCK_BYTES, FileSlab, Slab
 from .state import LOOKS, commit_of, state_words
 from .store import Store
 from .update import MARKER, META_COPY, Update
@@ -64,6 +65,13 @@ class Cut:
     stamp: Stamp
     numbers: UInt64s
     meta: Path
+    generation: int
+
+    def detach(self) -> Path:
+        """The copy of the metadata, ready to be moved."""
+        if self.generation != FIRST:
+            RocksMetadata.as_first_generation(self.meta, Files())
+        return self.meta
 
     @property
     def database(self) -> int:
@@ -74,9 +82,11 @@ class Cut:
 def take_cut(store: Store) -> Cut:
     """The present state of a store. Called in the writer thread when everything is linked and on the disk."""
     assert isinstance(store.metadata, RocksMetadata)
-    assert store.folder is not None
+    assert store.path is not None
+    if store.changes is None:
+        store.watch_changes()  # it could not be done when a compaction had ended
     assert store.changes is not None
-    meta = store.folder / META_COPY
+    meta = store.path / META_COPY
     shutil.rmtree(meta, ignore_errors=True)
     store.metadata.link(meta)
     head = store.metadata.head
@@ -84,8 +94,15 @@ def take_cut(store: Store) -> Cut:
     rows["keys.heap"] = min(int(store.heap.header[HEAP_END]), len(store.heap.array))
     if store.codes is not None:
         rows["codes.slab"] = _coded_rows(store, head)
-    headers = {name: slab.header.tobytes() for name, slab in store.slabs.items()}
-    return Cut(head, store.metadata.settings(), headers, rows, *store.changes.tick(), meta)
+    headers = {name: _first_header(slab) for name, slab in store.slabs.items()}
+    stored = {**store.metadata.settings(), "generation": FIRST}
+    return Cut(head, stored, headers, rows, *store.changes.tick(), meta, store.generation)
+
+
+def _first_header(slab: Slab) -> bytes:
+    """The first page of a slab, as that of a database that was never compacted: a snapshot is one folder."""
+    fixed = replace(slab.spec, generation=FIRST).header.pack()
+    return fixed + slab.header.tobytes()[len(fixed) :]
 
 
 def _coded_rows(store: Store, head: Head) -> int:
@@ -130,7 +147,7 @@ class Copier:
         self._total = sum(self.sizes.values())
         for name in self.names:
             self._write_slab(name, folder / name)
-        self._files.move_folder(self._cut.meta, folder / "meta")
+        self._files.move_folder(self._cut.detach(), folder / "meta")
         keep_settings(folder, self._cut.stored, self._files)
         write_file(folder / MARKER, self.marker(), self._files)
         self._files.sync_folder(folder)

@@ -12,6 +12,7 @@ import secrets
 import shutil
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,13 +21,13 @@ import numpy as np
 from ..config import MAX_ROWS, Settings
 from ..errors import (
     CapacityError,
+    CoreNNError,
     CorruptionError,
     DatabaseExistsError,
     ForeignFileError,
     FormatError,
     LockedError,
     NewerFormatError,
-    NotADatabaseError,
     StorageError,
 )
 from ..kernels.checksum import TABLES, checksum_rows
@@ -41,6 +42,14 @@ from .commit import NO_IDS, Commit, Head, Metadata, Record, as_runs
 from .encode import STORED, seal_columns, stored_columns
 from .files import Files, translated
 from .format import FREED, JOURNAL, LINKED, PUBLISHED
+from .generation import (
+    FIRST,
+    METADATA,
+    folder_of,
+    read_generation,
+    remove_leftovers,
+    rescue_generation,
+)
 from .keys import pack_keys, unpack_key
 from .memory import MemoryMetadata
 from .platform import boot_id
@@ -86,7 +95,7 @@ def write_rows(slab: Slab, ids: UInt32s, rows: AnyArray) -> None:
         at += count
 
 
-def slab_specs(settings: Settings, database: int = 0) -> dict[str, SlabSpec]:
+def slab_specs(settings: Settings, database: int = 0, generation: int = FIRST) -> dict[str, SlabSpec]:
     """The slabs of a database, by name. database: the number that tells its files from those of all others."""
     word = np.dtype(np.uint32)
     # Half as many edges again before a prune; whole cache lines where that leaves some slack.
@@ -103,7 +112,7 @@ def slab_specs(settings: Settings, database: int = 0) -> dict[str, SlabSpec]:
     if settings.compression_mode != "none":
         codes = code_width(settings.dim, settings.compression_mode)
         specs.append(SlabSpec("codes.slab", np.dtype(np.uint8), codes, hard=False, dim=settings.dim))
-    return {spec.name: replace(spec, database=database) for spec in specs}
+    return {spec.name: replace(spec, database=database, generation=generation) for spec in specs}
 
 
 def _require_vacant(path: Path) -> None:
@@ -147,6 +156,19 @@ class Recovered:
             self.lost, self.suspect = salvaged.lost, True
 
 
+class Former(NamedTuple):
+    """What a store held before it adopted other files."""
+
+    metadata: Metadata
+    slabs: dict[str, Slab]
+
+    def close(self) -> None:
+        """Release the files; arrays stay valid."""
+        self.metadata.close()
+        for slab in self.slabs.values():
+            slab.close()
+
+
 class Store:
     """One collection. Made by `create` and `open` (on disk) or `in_memory`."""
 
@@ -156,6 +178,22 @@ class Store:
         self.settings = settings
         self.path = path
         self.writable = writable
+        self.files = Files()
+        self.generation = FIRST
+        self._hold(slabs, metadata)
+        self.recovered = Recovered()
+        self.lock: int | None = None
+        self.registration: Registration | None = None  # of a reader beside a writer
+        self.fault: Exception | None = None
+        self.stuck: Exception | None = None  # what keeps this handle from ever writing again
+        self.failing: Failing | None = None  # the commit that met it, if it may hold
+        self.unsure: set[str] = set()  # slabs whose last sync failed: what it was to bring to the disk may be lost
+        self._burnt: tuple[int, UInt32s] = (0, NO_IDS)  # number and ids of a commit that was cut off
+        self.changes: Changes | None = None  # on disk, of the writer
+        self.buried = 0  # dead rows to which no edge leads any more
+        self.forgotten = 0  # commits up to this one left nothing in the metadata that a dead row is known by
+
+    def _hold(self, slabs: dict[str, Any], metadata: Metadata) -> None:
         self.metadata = metadata
         self.slabs: dict[str, Slab] = slabs
         self.vectors, self.seals, self.state = (slabs[f"{name}.slab"] for name in ("vectors", "seals", "state"))
@@ -163,16 +201,6 @@ class Store:
         self.codes: Slab | None = slabs.get("codes.slab")
         self.centre: tuple[int, Float32s] | None = None  # of RaBitQ's codes: its row and its vector
         self.navigation, self.drawn = NO_NAVIGATION, NOT_DRAWN
-        self.recovered = Recovered()
-        self.lock: int | None = None
-        self.registration: Registration | None = None  # of a reader beside a writer
-        self.fault: Exception | None = None
-        self.failing: Failing | None = None  # the commit that met it, if it may hold
-        self.unsure: set[str] = set()  # slabs whose last sync failed: what it was to bring to the disk may be lost
-        self.changes: Changes | None = None  # on disk, of the writer
-        self._burnt: tuple[int, UInt32s] = (0, NO_IDS)  # number and ids of a commit that was cut off
-        self.buried = 0  # dead rows to which no edge leads any more
-        self.forgotten = 0  # commits up to this one left nothing in the metadata that a dead row is known by
 
     # --- making and opening ---------------------------------------------------------------------------------------
 
@@ -209,8 +237,9 @@ class Store:
             database = secrets.randbits(63)
             for spec in slab_specs(settings, database).values():
                 FileSlab.create(files, draft, spec)
-            stored = {"version": fmt.VERSION, "database": database, "settings": settings.as_dict()}
-            RocksMetadata.create(draft / "meta", stored, files)
+            stored: dict[str, Any] = {"version": fmt.VERSION, "database": database, "generation": FIRST}
+            stored["settings"] = settings.as_dict()
+            RocksMetadata.create(draft / METADATA, stored, files)
             keep_settings(draft, stored, files)
             files.sync_folder(draft)
             try:
@@ -235,10 +264,11 @@ class Store:
         if mode != "r":
             require_threads()
         finish_if_due(path, files)
-        with translated("look for", path):
-            found = (path / "meta" / "CURRENT").exists() or (mode == "rescue" and kept_settings(path) is not None)
-        if not found:
-            raise NotADatabaseError(f"{path} is not a CoreNN database; create one with CoreNN.create")
+        try:
+            read_generation(path)
+        except FormatError:
+            if mode != "rescue":
+                raise
         lock = None if mode == "r" else cls._take_lock(path, files)
         registration = Registration(path, files) if mode == "r" else None  # before anything is read
         if registration is not None and (path / UPDATE).exists():  # since we looked; it waits for us, or is gone soon
@@ -247,14 +277,7 @@ class Store:
         try:
             if lock is not None:
                 take_over(path, files)
-            salvaged = salvage(path, files, slab_specs) if mode == "rescue" else None
-            metadata = RocksMetadata(path / "meta", files, reader=mode == "r")
-            try:
-                store = cls._assemble(path, mode, files, metadata)
-                store.recovered.note(salvaged)
-            except BaseException:
-                metadata.close()
-                raise
+            store = cls._open_valid(path, mode, files)
         except BaseException:
             if lock is not None:
                 os.close(lock)
@@ -265,6 +288,35 @@ class Store:
         if mode == "r" and store.metadata.head.commit < int(store.state.header[PUBLISHED]):
             store.refresh()  # the metadata was read while the writer moved its log
         return store
+
+    @classmethod
+    def _open_valid(cls, path: Path, mode: str, files: Files) -> Store:
+        """Open the valid generation. A reader tries again where another one has taken its place meanwhile."""
+        while True:
+            number = rescue_generation(path, files) if mode == "rescue" else read_generation(path)
+            try:
+                store = cls._open_generation(path, number, mode, files)
+            except (CoreNNError, OSError):
+                if mode != "r" or read_generation(path) == number:
+                    raise
+                continue
+            if mode != "r":
+                remove_leftovers(path, number, files)
+            return store
+
+    @classmethod
+    def _open_generation(cls, path: Path, number: int, mode: str, files: Files) -> Store:
+        folder, salvaged = folder_of(path, number), None
+        if mode == "rescue":
+            salvaged = salvage(folder, files, partial(slab_specs, generation=number))
+        metadata = RocksMetadata(folder / METADATA, files, reader=mode == "r")
+        try:
+            store = cls._assemble(path, number, mode, files, metadata)
+            store.recovered.note(salvaged)
+            return store
+        except BaseException:
+            metadata.close()
+            raise
 
     @staticmethod
     def _take_lock(path: Path, files: Files) -> int:
@@ -277,26 +329,32 @@ class Store:
         return lock
 
     @classmethod
-    def _assemble(cls, path: Path, mode: str, files: Files, metadata: RocksMetadata) -> Store:
-        stored = metadata.settings()
+    def _assemble(cls, path: Path, number: int, mode: str, files: Files, metadata: RocksMetadata) -> Store:
+        stored, folder = metadata.settings(), folder_of(path, number)
         if stored["version"] > fmt.VERSION:
             raise NewerFormatError(
                 f"{path} has format version {stored['version']}; this CoreNN reads up to {fmt.VERSION}: upgrade it"
             )
+        if stored.get("generation", FIRST) != number:
+            raise FormatError(
+                f"the metadata in {folder} is of generation {stored['generation']}, not {number}; put back the files "
+                "that were written together"
+            )
         settings = Settings.from_dict(stored["settings"])
-        if mode == "rw" and kept_settings(path) != stored:
-            keep_settings(path, stored, files)
+        if mode == "rw" and kept_settings(folder) != stored:
+            keep_settings(folder, stored, files)
         recovered = Recovered()
         slabs: dict[str, Any] = {}
         try:
-            for name, spec in slab_specs(settings, stored["database"]).items():
-                slabs[name] = cls._open_slab(path / name, spec, mode, files, metadata, recovered)
+            for name, spec in slab_specs(settings, stored["database"], number).items():
+                slabs[name] = cls._open_slab(folder / name, spec, mode, files, metadata, recovered)
             store = cls(settings, slabs, metadata, path=path, writable=mode != "r")
+            store.files, store.generation = files, number
             store.recovered = recovered
             if mode == "rw" and (torn := metadata.torn(int(store.state.header[PUBLISHED]))):
                 raise CorruptionError(torn)
             if store.writable:
-                store._watch_changes(files, stored["database"])
+                store.watch_changes()
             store._recover(metadata)
         except BaseException:
             for slab in slabs.values():
@@ -307,11 +365,12 @@ class Store:
     @property
     def folder(self) -> Path | None:
         """Where the slabs and the metadata are, None in memory."""
-        return self.path
+        return None if self.path is None else folder_of(self.path, self.generation)
 
-    def _watch_changes(self, files: Files, database: int) -> None:
+    def watch_changes(self) -> None:
+        """Begin to note what changes, in the files that are held now."""
         assert self.folder is not None
-        self.changes = Changes(files, self.folder, database)
+        self.changes = Changes(self.files, self.folder, self.vectors.spec.database)
         for slab in self.slabs.values():
             assert isinstance(slab, FileSlab)
             self.changes.watch(slab)
@@ -677,7 +736,30 @@ class Store:
         return bad
 
     def refresh(self) -> None:
-        """A reader's view of what the writer has committed since."""
+        """A reader's view of what the writer has committed since, in another generation if there is one."""
+        assert self.path is not None
+        self._require_folder()
+        number = read_generation(self.path)
+        if number == self.generation:
+            try:
+                self._catch_up()
+                return
+            except (CoreNNError, OSError):  # the files may have gone just now
+                if read_generation(self.path) == number:
+                    raise
+        newest = Store.open(self.path, "r", self.files)
+        former = self.adopt(newest)
+        if newest.registration is not None:
+            newest.registration.close()  # that of this store goes on
+        former.close()
+
+    def _require_folder(self) -> None:
+        """Open files outlive their names: whoever has removed the whole database is to be told."""
+        if self.path is not None:
+            with translated("find", self.path):
+                self.path.stat()
+
+    def _catch_up(self) -> None:
         assert isinstance(self.metadata, RocksMetadata)
         self.metadata.follow(int(self.state.header[PUBLISHED]))
         head = self.metadata.head
@@ -695,6 +777,34 @@ class Store:
         """Rows that died up to this commit may have given their ids to others."""
         return int(self.state.header[FREED])
 
+    def adopt(self, other: Store) -> Former:
+        """Go on with what another store holds, which must be the same rows; returns what was held until now.
+
+        Arrays that were handed out stay valid; what looks up keys or payloads has to be done with the former metadata
+        before that is closed.
+        """
+        former = Former(self.metadata, self.slabs)
+        self._hold(other.slabs, other.metadata)
+        self.generation, self.navigation, self.drawn = other.generation, other.navigation, other.drawn
+        self._burnt = (self._burnt[0], NO_IDS)
+        self.failing, self.unsure = None, set()
+        self.buried, self.forgotten = 0, max(other.forgotten, self.metadata.head.commit)
+        if not self.writable:
+            self.recovered = other.recovered
+        elif self.changes is not None:
+            self._watch_anew()
+        return former
+
+    def _watch_anew(self) -> None:
+        """Nothing is known of files that were written just now: everything in them counts as changed."""
+        assert self.changes is not None
+        self.changes.close()
+        self.changes = None
+        try:
+            self.watch_changes()
+        except CoreNNError:
+            log.warning("what changes from now on is not noted; the next snapshot tries again", exc_info=True)
+
     def newest_edges(self) -> AnyArray:
         """The edges as the file is now; a reader's view goes on with those that it has."""
         return _newest(self.edges)
@@ -709,7 +819,14 @@ class Store:
 
     def disk_bytes(self) -> int:
         """Bytes that the collection takes on disk."""
-        return sum(slab.disk_bytes() for slab in self.slabs.values()) + self.metadata.disk_bytes()
+        self._require_folder()
+        while True:
+            generation = self.generation
+            try:
+                return sum(slab.disk_bytes() for slab in self.slabs.values()) + self.metadata.disk_bytes()
+            except CoreNNError:  # its files may have gone to a compaction
+                if generation == self.generation:
+                    raise
 
     def close(self) -> None:
         """Release files and lock, whatever fails on the way."""
