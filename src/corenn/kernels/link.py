@@ -405,7 +405,7 @@ def _gather_heirs(rows: Any, edges: Any, live: Any, doomed: Any, node: Any, degr
         if found == 0:  # its neighbours have died as well: theirs, then
             for way in range(FIRST_NEIGHBOUR, FIRST_NEIGHBOUR + min(np.int64(edges[gone, DEGREE]), slots)):
                 between = np.int64(edges[gone, way])
-                if between < live.rows:
+                if is_doomed(doomed, between):  # no other row is safe from being written meanwhile
                     found = _add_heirs(rows, edges, live, bench.anchor, lift, between, node, best, found)
         for t in range(found):
             total = _add_once(candidates, total, best[t])
