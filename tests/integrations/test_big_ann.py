@@ -240,7 +240,7 @@ def test_streaming(load: Load, sift: Sample) -> None:
         live.update(zip(range(1_500, 1_900), range(3_000, 3_400), strict=True))
         search()
         told = algo.get_additional()
-        assert told["dist_comps"] > 0 and told["tombstones"] == 1_900
+        assert told["dist_comps"] > 0 and 0 < told["tombstones"] <= 1_900
         algo.set_query_arguments({"search_list": 96})
     algo.delete(np.arange(2, 2_000, dtype=np.uint32))
     algo.insert(rows[:2], np.arange(2, dtype=np.uint32))
