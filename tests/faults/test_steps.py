@@ -182,7 +182,7 @@ def test_what_cannot_be_opened_now_can_be_later(bases: Bases, place: Path, mode:
         with injected(FaultyFiles(faults)):
             try:
                 CoreNN.open(path, mode=mode).close()
-                assert not faults.hit
+                assert not faults.hit or faults.soft
             except CoreNNError as error:
                 assert isinstance(error, (DiskFullError, StorageError)), repr(error)
                 assert faults.hit
