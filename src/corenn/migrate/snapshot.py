@@ -109,7 +109,7 @@ class Snapshot:
     def _ids(self, size: int) -> Iterator[UInt32s]:
         """The ids of live rows, ascending; some that follow each other, at most `size`."""
         head, state = self._view.head, self._view.live.state
-        snapshot = np.uint64(head.commit)
+        snapshot = self._view.live.snapshot
         for start in range(0, head.rows, size):
             born, died = state[start : min(start + size, head.rows)].T
             # The subtraction sends 0, never, to the largest number.
