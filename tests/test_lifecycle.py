@@ -7,6 +7,7 @@ not committed, and a create() or open() that harms what it finds.
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -277,6 +278,14 @@ def test_a_reader_sees_new_commits_on_refresh_and_not_before(path: Path) -> None
             assert reader.query(vector, k=9, exact=True) == writer.query(vector, k=9, exact=True)
             assert reader.query(vector, k=9) == writer.query(vector, k=9)
         assert reader.get(["b"]) == [None]
+
+
+def test_a_reader_counts_the_other_readers_and_not_itself(path: Path) -> None:
+    with CoreNN.open(path, mode="r") as reader:
+        assert (reader.stats().readers, reader.stats().oldest_reader) == (0, None)
+        with CoreNN.open(path, mode="r") as other:
+            assert reader.stats().readers == other.stats().readers == 1
+            assert reader.stats().oldest_reader == os.getpid()
 
 
 def test_a_reader_sees_what_a_checkpoint_has_moved(path: Path) -> None:

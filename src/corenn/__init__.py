@@ -26,15 +26,17 @@ from .errors import (
     LockedError,
     NewerFormatError,
     NotADatabaseError,
+    OlderFormatError,
     ReadOnlyError,
     StorageError,
     UnsupportedDtypeError,
     UnsupportedPlatformError,
 )
-from .types import Copied, Explain, Hit, Hits, HitsList, Problem, Recall, Record, Report, Stats
+from .types import Copied, Explain, Hit, Hits, HitsList, Problem, Recall, Record, Report, Stats, Upgraded
 
 if TYPE_CHECKING:
     from .database import CoreNN
+    from .storage.upgrade import upgrade
 
 __version__ = "0.1.0"
 logging.getLogger("corenn").addHandler(logging.NullHandler())
@@ -67,6 +69,7 @@ __all__ = [
     "LockedError",
     "NewerFormatError",
     "NotADatabaseError",
+    "OlderFormatError",
     "Problem",
     "ReadOnlyError",
     "Recall",
@@ -77,6 +80,8 @@ __all__ = [
     "StorageError",
     "UnsupportedDtypeError",
     "UnsupportedPlatformError",
+    "Upgraded",
+    "upgrade",
 ]
 
 
@@ -89,4 +94,8 @@ def __getattr__(name: str) -> object:
         from .database import CoreNN
 
         return CoreNN
+    if name == "upgrade":
+        from .storage.upgrade import upgrade
+
+        return upgrade
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -525,7 +525,7 @@ class CoreNN:
         memory["key_bytes"] = self._store.heap_bytes()
         memory["navigation"] = view.graph.navigation.ids.nbytes + view.graph.navigation.edges.nbytes
         memory["metadata"] = view.metadata.memory_bytes()
-        readers = self._snapshots.others()
+        readers = self._snapshots.others(self._store.registration)
         return Stats(
             path=None if self._store.path is None else str(self._store.path),
             mode=self._mode,

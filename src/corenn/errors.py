@@ -78,6 +78,10 @@ class NewerFormatError(FormatError):
     """Files that a newer CoreNN has written; this one leaves them alone."""
 
 
+class OlderFormatError(FormatError):
+    """Files that an earlier CoreNN has written, in a format that this one does not write; `upgrade` changes them."""
+
+
 class ForeignFileError(FormatError):
     """A file of another database in the place of one of this; its rows would pass for rows of this one."""
 

@@ -269,6 +269,15 @@ class Stats:
 
 
 @dataclass(frozen=True, slots=True)
+class Upgraded:
+    """What an upgrade has done: the version of the format before it, and after; the same if there was nothing to do."""
+
+    path: str
+    before: int
+    after: int
+
+
+@dataclass(frozen=True, slots=True)
 class Copied:
     """What snapshot() or backup() has made. Sizes are in bytes.
 

@@ -23,6 +23,7 @@ from .profile import profile
 from .repair import repair
 from .stats import stats
 from .tune import tune
+from .upgrade import upgrade
 from .verify import verify
 from .warmup import warmup
 
@@ -34,7 +35,7 @@ app = typer.Typer(
 )  # fmt: skip
 _COMMANDS: dict[str, Callable[..., None]] = {
     "demo": demo, "eval": evaluate, "import": import_, "stats": stats, "tune": tune,
-    "verify": verify, "repair": repair, "compact": compact, "warmup": warmup,
+    "verify": verify, "repair": repair, "compact": compact, "upgrade": upgrade, "warmup": warmup,
     "snapshot": snapshot, "backup": backup, "restore": restore,
     "export-vectors": export_vectors, "migrate-hnsw": migrate_hnsw,
 }  # fmt: skip

@@ -40,7 +40,7 @@ def _figures(found: Stats) -> Iterator[tuple[str, str]]:
         elif name.endswith("_bytes"):
             yield name.removesuffix("_bytes"), as_size(value)
         elif name != "path":
-            yield name, f"{value:,}" if isinstance(value, int) else str(value)
+            yield name, f"{value:,}" if isinstance(value, int) and name != "oldest_reader" else str(value)
 
 
 def as_size(size: int) -> str:

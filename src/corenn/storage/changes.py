@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..errors import CoreNNError, FormatError, NewerFormatError
+from ..errors import CoreNNError, FormatError, NewerFormatError, OlderFormatError
 from ..types import AnyArray, UInt64s
 from .files import Files
 from .format import BOOT, CLOCK, MAX_TICKS, SETTLED, TICKS
@@ -48,7 +48,7 @@ class Changes:
         path = folder / NAME
         try:
             self._slab = self._open(files, path, spec)
-        except NewerFormatError:
+        except (NewerFormatError, OlderFormatError):
             raise
         except FormatError as error:
             log.warning("%s; everything counts as changed since the last snapshot", error)

@@ -7,7 +7,7 @@ import zlib
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ..errors import ForeignFileError, FormatError, NewerFormatError
+from ..errors import ForeignFileError, FormatError, NewerFormatError, OlderFormatError
 
 VERSION = 1
 MAGIC = b"CoreNN\r\n"
@@ -71,7 +71,7 @@ class Header:
         """Compare with the first page of a file.
 
         Raises:
-            FormatError, ForeignFileError, NewerFormatError: naming the file and what does not fit.
+            FormatError, ForeignFileError, NewerFormatError, OlderFormatError: naming the file and what does not fit.
         """
         if len(page) < _HEADER.size:
             raise FormatError(f"{path} is truncated: {len(page)} bytes are less than its header; run `corenn repair`")
@@ -82,10 +82,7 @@ class Header:
             raise FormatError(f"{path} is no CoreNN file, it begins with {magic!r}; run `corenn repair`")
         if checksum != zlib.crc32(page[: _HEADER.size - 4]):
             raise FormatError(f"{path} has a damaged header, its checksum does not hold; run `corenn repair`")
-        if version > VERSION or flags:
-            raise NewerFormatError(
-                f"{path} has format version {version}, flags {flags:#x}; this CoreNN reads up to {VERSION}: upgrade it"
-            )
+        require_version(version, flags, path, path.parent)
         found = Header(name.rstrip(b"\0").decode(), generation, row_bytes, dim, database)
         if replace(found, database=self.database) == self and found != self:
             raise ForeignFileError(
@@ -95,3 +92,36 @@ class Header:
             raise FormatError(
                 f"{path} does not fit this database: expected {self}, found {found}; put back the one that does"
             )
+
+
+def require_version(version: int, flags: int, path: Path, database: Path) -> None:
+    """Refuse a file of another version than the present one.
+
+    Raises:
+        NewerFormatError, OlderFormatError
+    """
+    if version > VERSION or flags:
+        raise NewerFormatError(
+            f"{path} has format version {version}, flags {flags:#x}; this CoreNN reads up to {VERSION}: upgrade it"
+        )
+    if version < VERSION:
+        raise OlderFormatError(
+            f"{path} has format version {version}, and this CoreNN writes {VERSION}; run `corenn upgrade {database}`, "
+            "after which earlier ones cannot open it any more"
+        )
+
+
+def version_in(page: bytes) -> tuple[int, int] | None:
+    """Version and flags in the first page of a file; None if it is no file of ours, or its header is damaged."""
+    if len(page) < _HEADER.size:
+        return None
+    magic, version, flags, *_, checksum = _HEADER.unpack(page[: _HEADER.size])
+    sound = magic == MAGIC and checksum == zlib.crc32(page[: _HEADER.size - 4])
+    return (version, flags) if sound else None
+
+
+def restamped(page: bytes, version: int, generation: int) -> bytes:
+    """The header of a page, for a file of another version and generation."""
+    magic, _, flags, _, *rest, _ = _HEADER.unpack(page[: _HEADER.size])
+    body = _HEADER.pack(magic, version, flags, generation, *rest, 0)[:-4]
+    return body + struct.pack("<I", zlib.crc32(body))

@@ -53,13 +53,17 @@ class Snapshots:
         """The oldest snapshot that any process reads."""
         return min([self.oldest_here(present), *(reader.snapshot for reader in self.others())])
 
-    def others(self) -> list[Reader]:
-        """The readers in other processes. What dead ones have left behind is removed."""
+    def others(self, own: Registration | None = None) -> list[Reader]:
+        """The readers that have registered, in other processes or by other handles; all but `own`. What dead ones have
+        left behind is removed.
+        """
         if self._folder is None or not self._folder.is_dir():
             return []
         found = []
         for path in self._folder.iterdir():
             pid = path.name.partition("-")[0]
+            if own is not None and path == own.path:
+                continue
             if pid.isdigit() and not self._files.remove_unlocked(path):
                 snapshot = _read(path)
                 if snapshot is not None:
@@ -92,11 +96,11 @@ class Registration:
         self._files = files
         self._lock = threading.Lock()
         self._snapshot = _EVERYTHING
-        self._path = folder / FOLDER / f"{os.getpid()}-{secrets.token_hex(8)}"
+        self.path = folder / FOLDER / f"{os.getpid()}-{secrets.token_hex(8)}"
         self.descriptor: int | None = None
         try:
-            self._path.parent.mkdir(exist_ok=True)
-            self.descriptor = files.create_locked(self._path, _EVERYTHING.to_bytes(8, "little"))
+            self.path.parent.mkdir(exist_ok=True)
+            self.descriptor = files.create_locked(self.path, _EVERYTHING.to_bytes(8, "little"))
         except (OSError, StorageError):
             self.descriptor = None
 
@@ -109,13 +113,13 @@ class Registration:
         with self._lock:
             if self.descriptor is not None and oldest != self._snapshot:
                 self._snapshot = oldest
-                self._files.write(self.descriptor, memoryview(oldest.to_bytes(8, "little")), 0, self._path)
+                self._files.write(self.descriptor, memoryview(oldest.to_bytes(8, "little")), 0, self.path)
 
     def close(self) -> None:
         """The reader reads nothing any more."""
         with self._lock:
             if self.descriptor is not None:
-                self._path.unlink(missing_ok=True)
+                self.path.unlink(missing_ok=True)
                 self.leave()
 
     def leave(self) -> None:

@@ -43,7 +43,8 @@ BATCH_BYTES = 3 << 20  # below the 4 MB at which one write() holds the GIL for 1
 RECORD_WORDS = 100_000
 PATIENCE_SECONDS = 5.0  # for which a reader looks for what it must see
 
-_SETTINGS, _HEAD, _DURABLE, _BOOT, _INTENT = b"msettings", b"mhead", b"mdurable", b"mboot", b"mintent"
+SETTINGS = _SETTINGS = b"msettings"
+_HEAD, _DURABLE, _BOOT, _INTENT = b"mhead", b"mdurable", b"mboot", b"mintent"
 _SOFT = {name: b"m" + name.encode() for name in SOFT}
 _CUT_OFF = b"mcutoff"  # numbers of commits that were cut off between their parts
 _ROCKSDICT_FILE = "rocksdict-config.json"

@@ -26,7 +26,7 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import CorruptionError
+from ..errors import CorruptionError, NewerFormatError
 from ..kernels.codes import code_width
 from ..kernels.search import DEGREE, FIRST_NEIGHBOUR, LIFELINE
 from ..types import AnyArray, UInt32s, UInt64s
@@ -45,6 +45,7 @@ from .update import MARKER, META_COPY, Update
 Progress = Callable[[str, int, int], None]
 
 SLABS = ("edges.slab", "state.slab", "codes.slab", "keys.slab", "keys.heap", "seals.slab", "vectors.slab")
+MARKER_VERSION = 1
 SHARED = ("seals.slab", "vectors.slab")  # never stored to through a mapping: where blocks are shared a store may fault
 SHARED_BYTES = 1 << 26
 SUBSTITUTES = 4  # edges of a later row among which one is looked for to take its place
@@ -312,8 +313,8 @@ class Marker:
     def pack(self) -> bytes:
         """As JSON, with a checksum."""
         body = {
-            "version": 1, "database": self.database, "head": self.head._asdict(), "stamp": self.stamp._asdict(),
-            "sizes": dict(self.sizes),
+            "version": MARKER_VERSION, "database": self.database, "head": self.head._asdict(),
+            "stamp": self.stamp._asdict(), "sizes": dict(self.sizes),
         }  # fmt: skip
         return json.dumps({**body, "crc": _crc(body)}, indent=1).encode() + b"\n"
 
@@ -323,6 +324,7 @@ def read_marker(path: Path, files: Files) -> Marker:
 
     Raises:
         CorruptionError: if it cannot be read.
+        NewerFormatError: if a newer CoreNN has written it.
     """
     descriptor = files.open(path, writable=False)
     try:
@@ -332,13 +334,15 @@ def read_marker(path: Path, files: Files) -> Marker:
     try:
         body = json.loads(raw)
         crc = body.pop("crc")
-        if crc != _crc(body) or body["version"] != 1:
+        if crc != _crc(body) or type(body["version"]) is not int:
             raise ValueError
+        if body["version"] > MARKER_VERSION:
+            raise NewerFormatError(
+                f"{path} has format version {body['version']}; this CoreNN reads up to {MARKER_VERSION}: upgrade it"
+            )
         return Marker(body["database"], Head(**body["head"]), Stamp(**body["stamp"]), body["sizes"])
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise CorruptionError(
-            f"{path} is damaged or of a newer CoreNN; remove the snapshot, or take one to another path"
-        ) from error
+        raise CorruptionError(f"{path} is damaged; remove the snapshot, or take one to another path") from error
 
 
 def _crc(body: dict[str, object]) -> int:

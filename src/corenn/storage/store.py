@@ -28,6 +28,7 @@ from ..errors import (
     FormatError,
     LockedError,
     NewerFormatError,
+    OlderFormatError,
     StorageError,
 )
 from ..kernels.checksum import TABLES, checksum_rows
@@ -61,6 +62,7 @@ from .salvage import Salvaged, keep_settings, kept_settings, salvage
 from .slab import FileSlab, MemorySlab, Slab, SlabSpec
 from .state import broken_states, commit_of, salt_between, salted, state_words
 from .update import UPDATE, finish_if_due, take_over
+from .upgrade import require_present
 
 log = logging.getLogger("corenn.storage")
 
@@ -263,6 +265,7 @@ class Store:
         """
         if mode != "r":
             require_threads()
+        require_present(path)
         finish_if_due(path, files)
         try:
             read_generation(path)
@@ -331,10 +334,7 @@ class Store:
     @classmethod
     def _assemble(cls, path: Path, number: int, mode: str, files: Files, metadata: RocksMetadata) -> Store:
         stored, folder = metadata.settings(), folder_of(path, number)
-        if stored["version"] > fmt.VERSION:
-            raise NewerFormatError(
-                f"{path} has format version {stored['version']}; this CoreNN reads up to {fmt.VERSION}: upgrade it"
-            )
+        fmt.require_version(stored["version"], 0, folder / METADATA, path)
         if stored.get("generation", FIRST) != number:
             raise FormatError(
                 f"the metadata in {folder} is of generation {stored['generation']}, not {number}; put back the files "
@@ -385,7 +385,7 @@ class Store:
                 raise FormatError(f"{path} is missing; run `corenn repair` to save what the other files hold")
             slab = FileSlab(files, path, spec, writable=mode != "r")
         except FormatError as error:
-            if not mendable or isinstance(error, NewerFormatError):
+            if not mendable or isinstance(error, NewerFormatError | OlderFormatError):
                 raise
             if spec.hard and isinstance(error, ForeignFileError):
                 raise  # its rows have checksums that hold, and would be served as rows of this database
