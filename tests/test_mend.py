@@ -24,11 +24,11 @@ from corenn.storage.commit import Record, as_runs, from_runs
 from corenn.storage.format import JOURNAL, NEVER
 from tests import oracle
 
-from .conftest import COMPILED, Create, Sample
+from .conftest import Create, Sample
 
-ROWS = 2000 if COMPILED else 120
-DIM = 8
+ROWS, DIM = 2000, 8
 Rows = Any
+pytestmark = pytest.mark.compiled  # without the JIT: tests/kernels/test_mend.py
 
 
 @pytest.fixture(autouse=True)
@@ -105,7 +105,7 @@ def check(db: CoreNN, keys: range) -> None:
 
 def test_churn_takes_no_more_ids(create: Create) -> None:
     db = filled(create(dim=DIM, metric="l2"))
-    left = churn(db, ROWS, 30 if COMPILED else 12)
+    left = churn(db, ROWS, 30)
     assert db._store.metadata.head.rows <= 1.6 * ROWS
     check(db, range(left, left + ROWS))
     stats = db.stats()
@@ -155,7 +155,6 @@ def test_recall_does_not_decay(memory: Create, metric: str, dtype: str, rng: np.
     assert db.verify().ok
 
 
-@pytest.mark.compiled
 def test_real_rows_replaced_are_found_as_well(memory: Create, sift: Sample) -> None:
     rows, asked = sift
     db = memory(dim=128, metric="l2", compression_threshold=1000, recall_target=0.0)
@@ -192,7 +191,6 @@ def test_codes_keep_the_row_that_they_are_relative_to(memory: Create) -> None:
     assert db.verify().ok
 
 
-@pytest.mark.compiled
 def test_rows_linked_in_bulk_have_their_own_codes(memory: Create, monkeypatch: pytest.MonkeyPatch) -> None:
     """Their ids had others before, whose codes are still there."""
     monkeypatch.setattr(bulk, "BULK_ROWS", ROWS // 2)
@@ -209,7 +207,6 @@ def test_rows_linked_in_bulk_have_their_own_codes(memory: Create, monkeypatch: p
     assert db.verify().problems == ()
 
 
-@pytest.mark.compiled
 def test_the_sample_is_drawn_anew_when_half_of_it_has_gone(memory: Create, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(navigation, "SHARE", 8)
     monkeypatch.setattr(navigation, "LEAST", 50)
@@ -270,7 +267,6 @@ def test_a_death_that_is_not_durable_keeps_its_id(tmp_path: Path) -> None:
         assert db._store.metadata.head.rows == ROWS + 201
 
 
-@pytest.mark.compiled
 def test_ids_of_a_small_database_do_not_wait_long(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("corenn.writer.CHECKPOINT_DEAD", 500)
     with filled(CoreNN.create(tmp_path / "db", dim=DIM, metric="l2")) as db:
