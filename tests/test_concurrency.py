@@ -696,3 +696,29 @@ def test_a_process_may_end_without_close(tmp_path: Path) -> None:
         assert list(db.keys()) == ["a", "b"]
         assert db.query([0, 1], k=1).keys == ["b"]
         assert db.verify().ok
+
+
+WRITE_AND_DIE = """
+import os, sys
+import numpy as np
+from corenn import CoreNN
+path, version, *keys = sys.argv[1:]
+db = CoreNN.open(path)
+for key in keys:
+    db.upsert([key], np.full((1, 2), float(version)), [{"version": version}])
+os._exit(0)
+"""
+
+
+def test_a_reader_sees_what_was_written_before_and_after_the_writer_was_killed(tmp_path: Path) -> None:
+    path = tmp_path / "db"
+    keys = [f"key {n}" for n in range(6)]
+    with CoreNN.create(path, dim=2, metric="l2") as db:
+        db.insert(keys, np.zeros((6, 2)))
+    with CoreNN.open(path, mode="r") as reader:
+        for version, some in (("1", keys), ("2", keys[:1])):
+            subprocess.run([sys.executable, "-c", WRITE_AND_DIE, path, version, *some], check=True)
+        reader.refresh()
+        records = reader.get(keys)
+    assert [record and record.payload for record in records] == [{"version": "2"}, *[{"version": "1"}] * 5]
+    assert [record and record.vector[0] for record in records] == [2, 1, 1, 1, 1, 1]

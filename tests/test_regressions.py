@@ -18,12 +18,14 @@ from rocksdict import Options, Rdict
 
 from corenn import ClosedError, CoreNN, ReadOnlyError, StorageError
 from corenn.kernels.search import COSINE, aim
-from corenn.storage.commit import Head
+from corenn.storage.commit import Commit, Head
+from corenn.storage.encode import encode
 from corenn.storage.files import Files
-from corenn.storage.format import PUBLISHED
+from corenn.storage.format import NO_ID, PUBLISHED
 from corenn.storage.rocks import RocksMetadata
 
 from .conftest import Create
+from .faults.faulty import Faults, FaultyFiles, injected
 
 PAGE = 4096
 
@@ -269,3 +271,82 @@ def test_a_query_of_any_length_is_aimed_alike_without_the_jit(scale: float) -> N
     raw, aimed = np.array([3, 0, 4], np.float32) * np.float32(scale), np.empty(3, np.float32)
     aim(SimpleNamespace(dim=3, radius=np.float32(0)), COSINE, raw, aimed)
     assert aimed == pytest.approx([0.6, 0, 0.8], rel=1e-3)
+
+
+def test_a_record_in_parts_is_applied_as_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("corenn.storage.rocks.RECORD_WORDS", 5)  # one id in each
+    with CoreNN.create(tmp_path / "db", dim=4, metric="l2") as db:
+        store = db._store
+        ids = np.arange(8, dtype=np.uint32)[::2].copy()  # runs of one
+        encoded = encode(db.settings, np.ones((4, 4), np.float32))
+        keys = ["a", "b", "c", "d"]
+        store.commit(Commit(1, ids, keys, [NO_ID] * 4, [None] * 4, encoded.rows, encoded.seals, ids[::-1].copy()))
+        (record,) = store.metadata.records(0)
+        assert record.born.tolist() == ids.tolist()
+        assert sorted(record.died.tolist()) == ids.tolist()
+        shutil.copytree(tmp_path / "db", tmp_path / "killed")
+    for name, word in (("state.slab", PUBLISHED),):  # killed before births and deaths were marked
+        overwrite(tmp_path / "killed" / name, 8 * word, bytes(8))
+    overwrite(tmp_path / "killed" / "state.slab", PAGE, bytes(8 * 16))
+    with CoreNN.open(tmp_path / "killed") as db:
+        assert len(db) == 0
+        assert list(db.keys()) == []
+        assert db.get(keys) == [None] * 4
+        assert db.verify().ok
+
+
+@pytest.mark.parametrize("step", ["write seals.slab", "rocks write", "write state.slab"])
+def test_what_a_failed_write_leaves_half_done_is_no_damage(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    monkeypatch.setattr("corenn.graph.mend.LEAST", 1)
+    faults = Faults()
+    settings = {"compression_mode": "sq8", "compression_threshold": 20}
+    vectors = np.random.default_rng(1).normal(size=(40, 4)).astype(np.float32)
+    with injected(FaultyFiles(faults)), CoreNN.create(tmp_path / "db", dim=4, metric="l2", **settings) as db:
+        db.insert(range(40), vectors)
+        db.delete(range(20))
+        db.repair()
+        for first in (100, 110):  # where ids are freed, and where they are taken
+            faults.watch = lambda name: failing(faults, name, step)
+            with pytest.raises(StorageError):
+                db.upsert([first, 30], vectors[:2])
+            faults.watch = None
+            faults.heal()
+            report = db.verify()
+            assert report.ok, report
+            assert db.repair().ok
+            db.upsert([first, 30], vectors[:2])
+            assert db.verify().ok
+    with CoreNN.open(tmp_path / "db") as db:
+        assert db.verify().ok
+        assert len(db) == 22
+
+
+def test_ids_of_a_commit_that_was_taken_back_stay_out_of_use(tmp_path: Path) -> None:
+    faults = Faults()
+    path = tmp_path / "db"
+    vectors = np.random.default_rng(1).normal(size=(10, 4)).astype(np.float32)
+    with injected(FaultyFiles(faults)):
+        db = CoreNN.create(path, dim=4, metric="l2")
+        db.insert([0, 1], vectors[:2])
+        faults.watch = lambda name: failing(faults, name, "write state.slab")  # the metadata holds it by then
+        with pytest.raises(StorageError):
+            db.insert(["a", "b", "c"], vectors[2:5])
+        faults.watch = None
+        faults.heal()
+        db.delete([0])  # passes its number, and none of its ids
+        db.close()
+    with CoreNN.open(path) as db:
+        db.insert([2, 3, 4], vectors[5:8])
+        assert db.get(["a", "b", "c"]) == [None] * 3
+        db.insert(["a", "b", "c"], vectors[2:5])
+        assert db.verify().ok
+    with CoreNN.open(path) as db:
+        assert [record and record.vector.tolist() for record in db.get(["a", "b", "c"])] == vectors[2:5].tolist()
+
+
+def failing(faults: Faults, name: str, step: str) -> None:
+    """Let the next call of this name fail."""
+    if name == f"before {step}" and not faults.at:
+        faults.at = faults.steps

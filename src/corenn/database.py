@@ -681,7 +681,7 @@ class CoreNN:
             with self._view(with_metadata=True) as view:
                 return repair.verify_beside_a_writer(self._store, view)
         writer = self._writer
-        report: Report = writer.submit(Task(lambda: repair.verify(self._store, writer.view)))
+        report: Report = writer.submit(Task(lambda: repair.verify_settled(writer)))
         return report
 
     def repair(self) -> Report:

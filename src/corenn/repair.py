@@ -7,12 +7,13 @@ data and made again from it.
 from __future__ import annotations
 
 import logging
+from contextlib import suppress
 from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
 
-from .errors import CorruptionError
+from .errors import CorruptionError, ReadOnlyError
 from .graph.check import GraphFaults, check_graph
 from .graph.codes import wrong_codes
 from .graph.view import View, entries_of, radius_needed, set_entries, set_radius
@@ -33,6 +34,13 @@ WRONG_CODES = "rows whose codes are missing or not those of their vectors"
 PAYLOADS = "rows whose payloads were lost, if they had any, with damaged metadata"
 STATES = "rows whose births and deaths are damaged or lost"
 TRIES = 3  # of a reader, beside a writer that goes on
+
+
+def verify_settled(writer: Writer) -> Report:
+    """The same, once what a failed call has left half done is taken back, if the disk lets it. In the writer thread."""
+    with suppress(ReadOnlyError):
+        writer.take_back()
+    return verify(writer.store, writer.view)
 
 
 class _Keys(NamedTuple):
@@ -157,7 +165,12 @@ def _graph_problems(faults: GraphFaults) -> list[Problem]:
 
 
 def repair(writer: Writer) -> Report:
-    """Mend everything that verify finds. Called in the writer thread."""
+    """Mend everything that verify finds. Called in the writer thread.
+
+    Raises:
+        ReadOnlyError: if a call has failed half done, and the disk does not let it be taken back.
+    """
+    writer.take_back()
     store = writer.store
     mended = [Problem("open", fault, 1) for fault in store.recovered.faults]
     if store.recovered.lost:

@@ -432,7 +432,7 @@ class Writer:
     def _commit(self, group: _Group, writes: Sequence[Write]) -> None:
         oldest = self._oldest() if self.mender.holds_ids else 0
         freed = self.mender.freeable(oldest)
-        ids = self.mender.take(len(group.keys), freed)
+        ids = self.mender.take(len(group.keys))
         commit = group.commit(self.store.next_commit(), ids, freed)
         self.store.commit(commit)
         self.mender.committed(ids, freed)
@@ -536,6 +536,14 @@ class Writer:
                 log.warning("the calibration curves could not be stored", exc_info=True)
 
     # --- tasks -----------------------------------------------------------------------------------------------------
+
+    def take_back(self) -> None:
+        """Take back a call that has failed half done, as the next write would. Called in the writer thread.
+
+        Raises:
+            ReadOnlyError: as long as the disk does not let it.
+        """
+        self._resume_after_fault()
 
     def checkpoint(self) -> None:
         """Link what waits and bring everything to the disk. Called in the writer thread."""

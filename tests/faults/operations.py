@@ -117,7 +117,7 @@ def photographed(path: Path, target: Path) -> Path:
 
     RocksDB's threads go on: its tables, which never change, are linked before and after what names them is copied.
     """
-    (target / "meta").mkdir(parents=True)
+    target.mkdir(parents=True)
     _link_tables(path, target)
     shutil.copytree(path, target, ignore=shutil.ignore_patterns("*.sst", "*.dbtmp", "LOG*"), dirs_exist_ok=True)
     _link_tables(path, target)
@@ -125,9 +125,11 @@ def photographed(path: Path, target: Path) -> Path:
 
 
 def _link_tables(path: Path, target: Path) -> None:
-    for table in (path / "meta").glob("*.sst"):
+    for table in path.rglob("*.sst"):
+        there = target / table.relative_to(path)
+        there.parent.mkdir(parents=True, exist_ok=True)
         with suppress(FileNotFoundError, FileExistsError):  # nobody names it any more, or it is there
-            os.link(table, target / "meta" / table.name)
+            os.link(table, there)
 
 
 def differs(db: CoreNN, state: State) -> str | None:

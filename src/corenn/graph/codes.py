@@ -99,7 +99,10 @@ def _centre(store: Store, rows: Rows) -> Float32s:
 
 
 def wrong_codes(store: Store, view: View) -> UInt32s:
-    """Ids of the rows whose codes are missing or not those of their vectors, if codes are in use."""
+    """Ids of the linked rows whose codes are missing or not those of their vectors, if codes are in use.
+
+    Others have none yet, or none any more: a commit that was cut off may have written a vector there.
+    """
     mode, rows = chosen_mode(store), view.head.rows
     if store.codes is None or mode == "none":
         return NO_IDS
@@ -114,7 +117,9 @@ def wrong_codes(store: Store, view: View) -> UInt32s:
         encode_rows(view.rows, codes, start, made, vector, turned)
         differ = (made[:, : codes.body + TAIL] != found[:, : codes.body + TAIL]).any(axis=1)
         wrong.append((start + np.flatnonzero(differ)).astype(np.uint32))
-    return np.concatenate(wrong)
+    ids = np.concatenate(wrong)
+    linked: UInt32s = ids[view.graph.edges[ids, LIFELINE] != 0]
+    return linked
 
 
 class Coder:

@@ -222,11 +222,12 @@ class Mender:
         """How many buried rows have died after a commit."""
         return int(np.count_nonzero(self._store.state.array[self._buried, DIED] > np.uint64(seen_up_to(commit))))
 
-    def take(self, count: int, freed: UInt32s) -> UInt32s:
-        """`count` ids for new rows, ascending: the lowest of those that are or become free, then such as no row has had
-        yet.
+    def take(self, count: int) -> UInt32s:
+        """`count` ids for new rows, ascending: the lowest of those that are free, then such as no row has had yet.
+
+        Not those that the same commit frees: if it were cut off, dead rows would be left with vectors of others.
         """
-        free = np.union1d(self._free, freed)[: 0 if self.paused else count]
+        free = self._free[: 0 if self.paused else count]
         first = self._store.next_row()
         return np.concatenate((free, np.arange(first, first + count - len(free), dtype=np.uint32)))
 
@@ -237,9 +238,9 @@ class Mender:
 
     def committed(self, ids: UInt32s, freed: UInt32s) -> None:
         """Note what a commit has done: it has freed these ids, and taken those."""
+        most = min(len(ids), len(self._free))
+        self._free = self._free[np.count_nonzero(ids[:most] == self._free[:most]) :]
         if len(freed):
             self._buried = np.setdiff1d(self._buried, freed, assume_unique=True)
             self._store.buried = len(self._buried)
             self._free = np.union1d(self._free, freed)
-        most = min(len(ids), len(self._free))
-        self._free = self._free[np.count_nonzero(ids[:most] == self._free[:most]) :]

@@ -115,6 +115,18 @@ class Record:
         born, given = words[: 2 * runs].reshape(-1, 2), words[2 * runs : 2 * (runs + freed)].reshape(-1, 2)
         return cls(number, from_runs(born), words[2 * (runs + freed) :], from_runs(given))
 
+    @classmethod
+    def joined(cls, parts: Sequence[Record]) -> Record:
+        """One record of all its parts. Applied one by one they would not do the same: an id that is freed, born and
+        dead in one commit may be in three of them, in any order.
+        """
+        if len(parts) == 1:
+            return parts[0]
+        ids = (
+            np.concatenate(each) for each in zip(*((part.born, part.died, part.freed) for part in parts), strict=True)
+        )
+        return cls(parts[0].number, *ids)
+
 
 class Metadata(Protocol):
     """Keys, payloads and commits. One writer at a time; reads from any thread.

@@ -60,6 +60,8 @@ class RocksMetadata:
         self._files = files
         self._private: Path | None = None
         self._own: Path | None = None
+        self._set_aside = NO_IDS  # see `burnt`
+        self._list: str | None = None  # of the tables, as it was called when the reader opened it
         self._standby: Path | None = None  # the folder of a secondary instance that serves reads while none can write
         self._undo: tuple[bytes, bytes] | None = None  # what a change that failed was to replace
         if not (folder / "CURRENT").exists():
@@ -123,10 +125,7 @@ class RocksMetadata:
 
     def follow(self, published: int) -> None:
         """Catch up with the writer, at least to a commit that it has published. For readers."""
-        if os.access(self._folder, os.W_OK):
-            self._settle(self._rocks.try_catch_up_with_primary)
-        else:
-            self._settle(self._reopen)
+        self._settle(self._catch_up)
         deadline = time.monotonic() + PATIENCE_SECONDS
         while self.head.commit < published:
             if time.monotonic() > deadline:
@@ -136,6 +135,19 @@ class RocksMetadata:
                 )  # fmt: skip
                 return
             self._settle(self._reopen)
+
+    def _catch_up(self) -> None:
+        """See what the writer has written since, by an instance of our own.
+
+        Another writer has begun another list of tables, and has turned the log of the one before into tables of it. An
+        instance that follows from one list to the other sees neither that log nor all of these: it is opened again.
+        """
+        tables = self._tables()
+        same = tables is not None and tables[0] == self._list
+        if same and os.access(self._folder, os.W_OK):
+            self._rocks.try_catch_up_with_primary()
+        else:
+            self._reopen()
 
     def _settle(self, catch_up: Callable[[], None]) -> None:
         """Catch up, again and again until the writer's tables were the same before and after.
@@ -171,8 +183,9 @@ class RocksMetadata:
 
     def _reopen(self) -> None:
         """Open, or open again; the old instance stays in use until there is a new one."""
-        former, folder = getattr(self, "_rocks", None), self._own
+        former, folder, tables = getattr(self, "_rocks", None), self._own, self._tables()
         self._rocks = self._open()
+        self._list = None if tables is None else tables[0]
         if former is not None and folder is not None:
             former.close()
             shutil.rmtree(folder, ignore_errors=True)
@@ -222,19 +235,29 @@ class RocksMetadata:
         return None if durable is None else int.from_bytes(durable, "little"), None if boot is None else boot.decode()
 
     def burnt(self) -> tuple[int, UInt32s]:
-        """The number and the ids of a commit that was cut off between its parts; 0 and none if there is no such."""
+        """The number and the ids of a commit that was cut off between its parts; 0 and none if there is no such.
+
+        Ids that no row has had yet stay out of use until a later commit has passed them: keys may point at them.
+        """
         raw = self._get(_INTENT)
         if raw is None:
             return 0, NO_IDS
         (commit,) = INTENT_ROW.unpack_from(raw)
+        ids = from_runs(np.frombuffer(raw, np.uint32, offset=INTENT_ROW.size).reshape(-1, 2))
         if commit > self.head.commit and commit not in self._cut_off:
             # Later heads will be beyond its number: what it has left behind must stay unseen all the same.
             self._cut_off |= {commit}
             with rocks_translated("write", self._folder):
                 self._rocks.put(_CUT_OFF, _numbers(self._cut_off))
         if commit <= self.head.commit:
-            return 0, NO_IDS
-        return commit, from_runs(np.frombuffer(raw, np.uint32, offset=INTENT_ROW.size).reshape(-1, 2))
+            ids = ids[ids >= self.head.rows] if commit in self._cut_off else NO_IDS
+        self._set_aside = ids
+        return (commit, ids) if len(ids) or commit > self.head.commit else (0, NO_IDS)
+
+    def _intent(self, number: int, ids: UInt32s, before: Head) -> bytes:
+        """What says that a number and ids are spent, with those spent before that no commit has passed yet."""
+        spent = np.union1d(ids, self._set_aside[self._set_aside >= before.rows])
+        return INTENT_ROW.pack(number) + as_runs(spent).tobytes()
 
     # --- reads -----------------------------------------------------------------------------------------------------
 
@@ -276,14 +299,14 @@ class RocksMetadata:
                 yield (name_key(name[1:]), *KEY_ROW.unpack(raw))
 
     def records(self, after: int) -> list[Record]:
-        found = []
+        found: dict[int, list[Record]] = {}
         for name, raw in self._rows(b"c", b"c" + _COMMIT.pack(after + 1, 0)):
             number, _part = _COMMIT.unpack(name[1:])
             if (
                 number <= self.head.commit and number not in self._cut_off
             ):  # what is beyond belongs to a commit that was cut off
-                found.append(Record.unpack(number, raw))
-        return found
+                found.setdefault(number, []).append(Record.unpack(number, raw))
+        return [Record.joined(parts) for parts in found.values()]
 
     def _rows(self, prefix: bytes, start: bytes | None = None) -> Iterator[tuple[bytes, bytes]]:
         with rocks_translated("read", self._folder):
@@ -303,7 +326,7 @@ class RocksMetadata:
                 batch.put(name, value)
                 if batch.size_in_bytes() > BATCH_BYTES:
                     # The first part of several: from here on these ids and this number are spent.
-                    batch.put(_INTENT, INTENT_ROW.pack(commit.number) + as_runs(commit.ids).tobytes())
+                    batch.put(_INTENT, self._intent(commit.number, commit.ids, self.head))
                     self._rocks.write(batch)
                     batch = WriteBatch(raw_mode=True)
             batch.put(_HEAD, HEAD_ROW.pack(*head))
@@ -486,7 +509,7 @@ class RocksMetadata:
         with rocks_translated("write", self._folder):
             batch = WriteBatch(raw_mode=True)
             batch.put(_CUT_OFF, _numbers(cut_off))
-            batch.put(_INTENT, INTENT_ROW.pack(record.number) + as_runs(record.born).tobytes())
+            batch.put(_INTENT, self._intent(record.number, record.born, before))
             batch.put(_HEAD, HEAD_ROW.pack(*before))
             self._rocks.write(batch)
             self._rocks.flush_wal(True)

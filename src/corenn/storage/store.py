@@ -501,7 +501,7 @@ class Store:
         head = self.metadata.head
         self.keys.reserve(head.rows)
         # Behind what is there: hits already returned read their keys from it.
-        end = min(int(self.heap.header[fmt.HEAP_END]), len(self.heap.array))
+        first = end = min(int(self.heap.header[fmt.HEAP_END]), len(self.heap.array))
         count = 0
         whole = np.zeros((head.rows, 2), np.uint64)
         batch: list[tuple[Key, int]] = []
@@ -515,7 +515,11 @@ class Store:
             batch.clear()
 
         for key, row, before in self.metadata.names():
-            batch += [(key, owner) for owner in (row, before) if owner < head.rows]
+            for owner in (row, before):
+                if owner < head.rows and self._has_key(owner, key, first):
+                    whole[owner] = self.keys.array[owner]  # a reader may have mapped no more of the heap
+                elif owner < head.rows:
+                    batch.append((key, owner))
             count += 1
             if len(batch) > 10_000:
                 flush()
@@ -524,6 +528,11 @@ class Store:
         self.keys.array[: head.rows] = whole
         log.warning("rebuilt the keys of %d rows from the metadata", count)
         return count
+
+    def _has_key(self, row: int, key: Key, end: int) -> bool:
+        """Whether keys.slab says of a row what the metadata says, by bytes before `end` of the heap."""
+        kind, word = (int(each) for each in self.keys.array[row])
+        return (kind & 0xFF != KIND_STR or word + (kind >> 8) <= end) and self.key_of(row) == key
 
     def _append_heap(self, raw: Bytes, start: int) -> None:
         end = start + len(raw)
