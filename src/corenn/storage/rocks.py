@@ -466,11 +466,13 @@ class RocksMetadata:
                     opened.put(*self._undo)
                     opened.flush_wal(True)
         except BaseException:
-            opened.close()
+            with suppress(Exception):  # what went wrong before it is told
+                opened.close()
             raise
         self._undo = None
         standby, self._rocks = self._rocks, opened
-        standby.close()
+        with suppress(Exception):  # it has written nothing, and is closed all the same
+            standby.close()
         self._end_standby()
         self.head = self._read_head()
 
