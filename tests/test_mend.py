@@ -353,6 +353,15 @@ def test_a_reader_keeps_what_it_sees_until_it_refreshes(tmp_path: Path) -> None:
         assert db.stats().readers == 0
 
 
+def test_a_reader_that_asks_nothing_keeps_no_more_than_it_sees(tmp_path: Path) -> None:
+    with filled(CoreNN.create(tmp_path / "db", dim=DIM, metric="l2")) as db:
+        churn(db, ROWS, 5)
+        with CoreNN.open(tmp_path / "db", mode="r"):
+            assert [each.snapshot for each in db._snapshots.others()] == [db.stats().commit]
+            db.insert([-1], vectors_of([1]))
+            assert db.stats().free > 0, "what had died before is freed"
+
+
 def test_a_reader_that_cannot_register_takes_a_newer_snapshot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object) -> int:
         raise OSError("read-only")

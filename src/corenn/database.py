@@ -97,6 +97,8 @@ class CoreNN:
         self._refreshing = threading.RLock()  # a signal handler may close in the middle of a read
         self._upkeep = threading.Lock()  # what is copied must not be mended meanwhile
         self._state = _State(os.getpid())
+        if self._reader_view is not None:
+            self._tell()  # until now the registration has kept everything
         closing = (self._state, self._writer, store, self._helpers, self._refreshing)
         self._finalizer = weakref.finalize(self, _close, *closing)
         _OPEN.add(self)
