@@ -78,7 +78,7 @@ def back_up_snapshot(path: Path, target: Path, files: Files, progress: Progress 
             folder = place / "whole"
             (folder / "meta").mkdir(parents=True)
             for name in names_in(path):
-                _copy_file(path / name, folder / name, files)
+                files.copy_file(path / name, folder / name)
             files.sync_folder(folder / "meta")
         return _finish_backup(folder, place, target, (marker.database, marker.head), files, progress, archived=archived)
 
@@ -101,19 +101,6 @@ def _finish_backup(
         files.sync_folder(folder)
     publish(draft, target, files)
     return Copied(str(target), manifest.head.commit, manifest.head.live, manifest.size, written)
-
-
-def _copy_file(source: Path, target: Path, files: Files) -> None:
-    taken = files.open(source, writable=False)
-    try:
-        given = files.open(target, writable=True, create=True)
-        try:
-            files.copy(taken, given, files.size(taken), 0, target)
-            files.sync(given, target)
-        finally:
-            files.close(given)
-    finally:
-        files.close(taken)
 
 
 def restore(source: Path, path: Path, files: Files, progress: Progress | None = None) -> Copied:

@@ -20,7 +20,6 @@ from .graph.query import Searcher
 from .graph.scratch import ScratchPool
 from .graph.threads import Helpers
 from .graph.view import take_view
-from .kernels.checksum import TABLES, mismatched_rows
 from .kernels.jit import JIT, cache_folder
 from .kernels.link import mend_ring
 from .kernels.renumber import gather_bytes, translate_edges
@@ -100,8 +99,6 @@ def _exercise(settings: Settings, progress: Callable[[str], None]) -> None:
     progress("checks")
     check_graph(view)
     mend_ring(store.edges.array, store.edges.header[JOURNAL : JOURNAL + 2], rows)
-    words = store.vectors.array.view(np.uint64)
-    mismatched_rows(TABLES, words, store.seals.array, store.state.array, 0, np.zeros(8, np.uint8))
     decode_rows(view.rows, np.zeros(1, np.uint32), queries)
     store.metadata.lookup(keys[:2], view.lookup_view)
     store.check_rows(np.zeros(1, np.uint32))

@@ -13,12 +13,12 @@ pytestmark = pytest.mark.compiled
 USE = """
 import sys, logging
 logging.basicConfig(level=logging.WARNING)
-from corenn.kernels.checksum import TABLES, mismatched_rows
+from corenn.kernels.checksum import TABLES, checksum_rows
 from corenn.kernels.jit import cache_folder
 import numpy as np
-found = mismatched_rows(TABLES, np.zeros((2, 2), np.uint64), np.zeros((2, 1), np.uint32), np.ones((2, 2), np.uint64), 0,
-                        np.zeros(2, np.uint8))
-print(found, sum(mismatched_rows.stats.cache_hits.values()), cache_folder())
+sums = np.zeros(2, np.uint32)
+checksum_rows(TABLES, np.zeros((2, 2), np.uint64), np.zeros((2, 1), np.uint32), np.arange(2, dtype=np.uint64), sums)
+print(len(set(sums.tolist())), sum(checksum_rows.stats.cache_hits.values()), cache_folder())
 """
 
 

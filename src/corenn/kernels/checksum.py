@@ -52,23 +52,3 @@ def checksum_rows(tables: Any, vectors: Any, seals: Any, ids: Any, out: Any) -> 
         for word in range(1, seals.shape[1]):
             checksum = _step(tables, checksum, np.uint64(seals[i, word]))
         out[i] = _step(tables, checksum, np.uint64(ids[i])) ^ np.uint32(0xFFFFFFFF)
-
-
-@kernel
-def mismatched_rows(tables: Any, vectors: Any, seals: Any, state: Any, first: Any, bad: Any) -> Any:
-    """Mark in bad (uint8) the born rows of first, first + 1, … whose checksum does not hold; returns how many."""
-    count = 0
-    for i in range(bad.shape[0]):
-        row = first + i
-        bad[i] = 0
-        if state[row, 0] == 0:
-            continue
-        checksum = np.uint32(0xFFFFFFFF)
-        for word in range(vectors.shape[1]):
-            checksum = _step(tables, checksum, vectors[row, word])
-        for word in range(1, seals.shape[1]):
-            checksum = _step(tables, checksum, np.uint64(seals[row, word]))
-        if (_step(tables, checksum, np.uint64(row)) ^ np.uint32(0xFFFFFFFF)) != seals[row, 0]:
-            bad[i] = 1
-            count += 1
-    return count

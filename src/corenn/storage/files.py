@@ -111,6 +111,19 @@ class Files:
                     done = os.pwrite(target, piece, offset)
                 size, offset = size - done, offset + done
 
+    def copy_file(self, source: Path, target: Path) -> None:
+        """Copy a file to where none is, and bring it to the disk."""
+        taken = self.open(source, writable=False)
+        try:
+            given = self.open(target, writable=True, create=True)
+            try:
+                self.copy(taken, given, self.size(taken), 0, target)
+                self.sync(given, target)
+            finally:
+                self.close(given)
+        finally:
+            self.close(taken)
+
     def truncate(self, descriptor: int, size: int, path: Path) -> None:
         with translated("cut", path):
             os.ftruncate(descriptor, size)

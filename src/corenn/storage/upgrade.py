@@ -155,7 +155,7 @@ def _step(path: Path, version: int, files: Files) -> None:
         files.make_folder(target)
         files.make_folder(target / METADATA)
         for name in names:
-            _copy(source / name, target / name, files)
+            files.copy_file(source / name, target / name)
         STEPS[version](target, files)
         _stamp(target, version + 1, number + 1, files)
         _sync(target, files)
@@ -176,18 +176,6 @@ def _names_in(folder: Path) -> list[Path]:
     names = [Path(name) for name in (*COLUMNS, SETTINGS_FILE) if (folder / name).exists()]
     meta = [each for each in (folder / METADATA).iterdir() if each.is_file() and each.name != "LOCK"]
     return names + sorted(each.relative_to(folder) for each in meta)
-
-
-def _copy(source: Path, target: Path, files: Files) -> None:
-    taken = files.open(source, writable=False)
-    try:
-        given = files.open(target, writable=True, create=True)
-        try:
-            files.copy(taken, given, files.size(taken), 0, target)
-        finally:
-            files.close(given)
-    finally:
-        files.close(taken)
 
 
 def _stamp(folder: Path, version: int, generation: int, files: Files) -> None:
