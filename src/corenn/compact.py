@@ -12,6 +12,7 @@ have died are dead in the copy as well, and all edges are compared.
 from __future__ import annotations
 
 import logging
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Iterator
 from contextlib import suppress
 from dataclasses import replace
@@ -130,7 +131,7 @@ class Compaction:
         copy.catch_up(now, len(chosen.kept), alive, unchanged=now.head == chosen.head)
 
 
-class _Copy:
+class _Copy(ABC):
     """The new generation of a database, from its first row to the switch."""
 
     def __init__(self, writer: Writer, chosen: Renumbering, helpers: Helpers, stop: Stop) -> None:
@@ -157,21 +158,22 @@ class _Copy:
         for _ in copy_edges(source, target, now):
             pass
 
+    @abstractmethod
     def fill(self) -> Iterator[Step]:
         """Write what there was when the rows were chosen. The source may change meanwhile."""
-        raise NotImplementedError
 
+    @abstractmethod
     def catch_up(self, now: Renumbering, first: int, changed: UInt32s, *, unchanged: bool) -> None:
         """Write what has changed since, and make it valid.
 
         first: the new id of the first row that has come since. changed: old ids of live rows with other payloads.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def adopt(self) -> None:
         """Have the writer go on with it."""
-        raise NotImplementedError
 
+    @abstractmethod
     def discard(self) -> None:
         """Remove what there is of it."""
 
@@ -212,6 +214,9 @@ class _MemoryCopy(_Copy):
 
     def adopt(self) -> None:
         self._writer.adopt(self._target, lambda former: former.close())
+
+    def discard(self) -> None:
+        self._target.close()
 
 
 class _DiskCopy(_Copy):

@@ -20,9 +20,9 @@ _COUNTS = struct.Struct("<III")
 
 
 def as_runs(ids: UInt32s) -> UInt32s:
-    """Ascending ids as runs of consecutive ones: uint32 (n, 2), the first id and how many."""
-    if not len(ids):
-        return NO_IDS.reshape(0, 2)
+    """Ids as runs of consecutive ones: uint32 (n, 2), the first id and how many."""
+    if len(ids) < 2:  # a single row is written in 0.6 ms, of which five times the rest of this took a fifth
+        return np.array([(row, 1) for row in ids.tolist()], np.uint32).reshape(-1, 2)
     starts = np.concatenate(([0], np.flatnonzero(np.diff(ids) != 1) + 1))
     lengths = np.diff(np.concatenate((starts, [len(ids)])))
     return np.stack((ids[starts], lengths), axis=1).astype(np.uint32)
