@@ -5,12 +5,12 @@ Rules out a seed that does not replay, a simulator that finds nothing, and whate
 
 from __future__ import annotations
 
-import time
 from collections import Counter
 from unittest.mock import patch
 
 import pytest
 
+from corenn import CorruptionError
 from corenn.graph.mend import Mender
 from corenn.types import UInt32s
 from corenn.writer import Writer
@@ -19,8 +19,7 @@ from tests.simulation.run import Simulation
 
 pytestmark = pytest.mark.compiled
 
-SECONDS = 8.0
-FIRST = 1_000  # seed
+SEEDS = range(1_000, 1_003)  # the same on any machine; `make simulate` plays others
 MOST_SEEDS = 40  # within which what is planted must be found
 
 
@@ -33,8 +32,8 @@ def test_a_seed_replays_exactly() -> None:
 
 
 def test_seeds_hold() -> None:
-    until, seed, seen = time.monotonic() + SECONDS, FIRST, Counter[str]()
-    while time.monotonic() < until or not seen:
+    seen = Counter[str]()
+    for seed in SEEDS:
         simulation = Simulation(seed)
         try:
             simulation.run()
@@ -42,7 +41,6 @@ def test_seeds_hold() -> None:
             error.add_note(f"replay: python -m tests.simulation --seed {seed} --trace")
             raise
         seen += simulation.seen
-        seed += 1
     assert all(seen[name] for name in ("calls", "lives", "refreshes", "exact", "get", "keys"))
 
 
@@ -51,7 +49,7 @@ def find() -> None:
     for seed in range(1, MOST_SEEDS + 1):
         try:
             Simulation(seed).run()
-        except WrongAnswerError:
+        except (WrongAnswerError, CorruptionError):  # a vector of another row does not fit the birth of this one
             return
     pytest.fail(f"{MOST_SEEDS} seeds have not found it")
 
