@@ -69,6 +69,7 @@ def _options() -> Options:
     options.set_max_write_buffer_number(2)
     options.set_max_background_jobs(2)
     options.set_max_open_files(-1)  # a reader in another process keeps the files that it has seen
+    options.set_max_file_opening_threads(1)  # else 15 threads are started whenever a reader catches up
     options.set_keep_log_file_num(2)
     options.set_stats_dump_period_sec(0)
     options.set_compression_type(DBCompressionType.lz4())
