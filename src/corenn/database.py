@@ -87,11 +87,12 @@ class CoreNN:
         self._searcher = Searcher(scratches, self._helpers)
         navigation.load(store)
         self._calibrator = Calibrator(self._searcher, self._helpers, store.metadata.soft(CURVES))
-        linker = Linker(store, scratches, self._helpers)
         self._snapshots = Snapshots(store.path, Files())
+        self._beside_queries = self._helpers.beside(self._snapshots.asked)
+        linker = Linker(store, scratches, self._beside_queries)
         self._writer: Writer | None = None
         if store.writable:
-            mender = Mender(store, linker, self._helpers)
+            mender = Mender(store, linker, self._beside_queries)
             self._writer = Writer(store, linker, mender, self._calibrator, self._snapshots)
         self._reader_view: View | None = None if self._writer else self._read_view()
         self._refreshing = threading.RLock()  # a signal handler may close in the middle of a read
@@ -407,6 +408,7 @@ class CoreNN:
         if (vectors is None) == (key is None):
             raise InvalidArgumentError("query takes either vectors or key=, one of the two")
         while True:
+            self._snapshots.note_query()
             with self._view(with_metadata=with_payloads or key is not None) as view:
                 view, queries, single = self._aim(view, vectors, key)
                 chosen = choice or self._chosen(view, k, min_recall, workers)
@@ -660,7 +662,7 @@ class CoreNN:
             ReadOnlyError, ClosedError, StorageError
         """
         writer = self._needs_writer()
-        compaction = Compaction(writer, self._helpers, progress)
+        compaction = Compaction(writer, self._beside_queries, progress)
         with self._upkeep:
             writer.submit(Job(compaction.steps, compaction.note))
 
@@ -726,9 +728,10 @@ class CoreNN:
         return True
 
     def _tell(self) -> None:
-        """Let the writer's process know what this reader still reads."""
+        """Let the writer's process know what this reader still reads, and that it does."""
         if self._store.registration is not None:
             self._store.registration.tell(self._snapshots.oldest_here(self._current().head.commit))
+            self._store.registration.note_use()
 
     def _read_view(self) -> View:
         """What a reader in its own process sees."""

@@ -292,6 +292,7 @@ class Writer:
                 self._crowd = len(requests)
                 if not requests and self._closing and self._job is None:
                     return
+            self.snapshots.at_work = True
             try:
                 if requests:
                     self._serve(requests)
@@ -302,6 +303,7 @@ class Writer:
             except Exception as error:  # the thread outlives whatever a request meets
                 log.debug("a write failed", exc_info=True)
                 self._fail(requests, error)
+            self.snapshots.at_work = False
 
     def _idle(self) -> None:
         """Go on with what nobody waits for."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from copy import copy
 
 from ..storage.platform import cpu_count
 
@@ -14,13 +15,24 @@ class Helpers:
     def __init__(self, threads: int | None = None) -> None:
         self.threads = threads or cpu_count()
         self._pool = ThreadPoolExecutor(max(1, self.threads), thread_name_prefix="corenn")
+        self._guests: Callable[[], bool] | None = None
+
+    def beside(self, guests: Callable[[], bool]) -> Helpers:
+        """The same threads, for work that leaves one processor free as long as `guests` is true."""
+        shared = copy(self)
+        shared._guests = guests
+        return shared
 
     def run(self, work: Callable[[int, int], None], count: int, step: int, threads: int | None = None) -> None:
         """Call work(start, stop) on ranges that cover 0 … count, here and on up to `threads` - 1 helpers.
 
+        threads: all that there are if None, but for the one that is left to guests.
+
         The first error is raised. After an error or Ctrl-C no further range is begun.
         """
-        threads = min(threads or self.threads, -(-count // step))
+        if threads is None:
+            threads = self.threads if self._guests is None or not self._guests() else max(self.threads - 1, 1)
+        threads = min(threads, -(-count // step))
         starts = iter(range(0, count, step))  # taking the next one is atomic
 
         def drain() -> None:
