@@ -606,7 +606,7 @@ def fork_and_exit(path: Path) -> None:
     assert os.waitstatus_to_exitcode(status) == 3 or sys.platform == "darwin"
     folder = reader._store.metadata._private  # type: ignore[attr-defined]
     assert folder.is_dir()
-    reader._store.metadata._reopen()  # type: ignore[attr-defined]
+    reader._store.metadata._reopen(None)  # type: ignore[attr-defined]
     reader.refresh()
     assert reader.get(["a"])[0] is not None
     reader.close()

@@ -163,9 +163,10 @@ def _beside(navigation: Navigation, entries: UInt32s) -> UInt32s:
         return entries
     if np.array_equal(begun, entries):  # as a rule
         return entries[:1]
-    kept = ~np.isin(entries, begun)
+    kept = (entries[:, None] != begun).all(axis=1)  # np.isin takes as long as a query
     kept[:1] = True
-    return entries[kept]
+    others: UInt32s = entries[kept]
+    return others
 
 
 def take_view(store: Store, head: Head, pending: UInt32s) -> View:

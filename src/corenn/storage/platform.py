@@ -7,12 +7,14 @@ import mmap
 import os
 import subprocess
 import sys
+import time
 import uuid
 from functools import cache
 from pathlib import Path
 
 from ..errors import UnsupportedPlatformError
 
+GIVE_WAY_SECONDS = 2e-5  # long enough for another thread to wake up
 PAGE_BYTES = mmap.PAGESIZE
 HUGE_PAGE_BYTES = 2 << 20
 _NORESERVE = getattr(mmap, "MAP_NORESERVE", 0x4000 if sys.platform == "linux" else 0x40)
@@ -46,6 +48,15 @@ def boot_id() -> str:
 def cpu_count() -> int:
     """CPUs that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def give_way() -> None:
+    """Let threads that wait for the interpreter have it.
+
+    One that goes on in Python, or in calls that do not release it, is asked for it only every five milliseconds
+    (`sys.getswitchinterval`): as long as that a query would wait.
+    """
+    time.sleep(GIVE_WAY_SECONDS)
 
 
 def memory_bytes() -> int:

@@ -22,7 +22,7 @@ import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from rocksdict import DbClosedError, WriteBatch
@@ -34,19 +34,21 @@ from .files import Files
 from .format import HEAD_ROW, INTENT_ROW, KEY_ROW, NO_ID, PAYLOAD_ROW
 from .generation import FIRST
 from .keys import key_name, name_key
-from .platform import boot_id
+from .platform import boot_id, give_way
 from .rocksdb import Rocks, rocks_translated
 
 log = logging.getLogger("corenn.storage")
 
 BATCH_BYTES = 3 << 20  # below the 4 MB at which one write() holds the GIL for 10 ms
 RECORD_WORDS = 100_000
+FORGOTTEN_AT_ONCE = 256  # rows: about a millisecond
 PATIENCE_SECONDS = 5.0  # for which a reader looks for what it must see
 
 SETTINGS = _SETTINGS = b"msettings"
 _HEAD, _DURABLE, _BOOT, _INTENT = b"mhead", b"mdurable", b"mboot", b"mintent"
 _SOFT = {name: b"m" + name.encode() for name in SOFT}
 _CUT_OFF = b"mcutoff"  # numbers of commits that were cut off between their parts
+Tables: TypeAlias = tuple[str, int]  # see `_tables`
 _ROCKSDICT_FILE = "rocksdict-config.json"
 _ID = struct.Struct(">I")
 _COMMIT = struct.Struct(">QI")
@@ -136,20 +138,19 @@ class RocksMetadata:
                 return
             self._settle(self._reopen)
 
-    def _catch_up(self) -> None:
+    def _catch_up(self, tables: Tables | None) -> None:
         """See what the writer has written since, by an instance of our own.
 
         Another writer has begun another list of tables, and has turned the log of the one before into tables of it. An
         instance that follows from one list to the other sees neither that log nor all of these: it is opened again.
         """
-        tables = self._tables()
         same = tables is not None and tables[0] == self._list
         if same and os.access(self._folder, os.W_OK):
             self._rocks.try_catch_up_with_primary()
         else:
-            self._reopen()
+            self._reopen(tables)
 
-    def _settle(self, catch_up: Callable[[], None]) -> None:
+    def _settle(self, catch_up: Callable[[Tables | None], None]) -> None:
         """Catch up, again and again until the writer's tables were the same before and after.
 
         A secondary instance reads first which tables there are and then the logs. If the writer turns a log into a
@@ -160,7 +161,7 @@ class RocksMetadata:
             tables = self._tables()
             try:
                 with rocks_translated("follow", self._folder):
-                    catch_up()
+                    catch_up(tables)
                 self.head = self._read_head()
             except StorageError:  # a file that it was about to read may be gone
                 if tables == self._tables() or time.monotonic() > deadline:
@@ -173,7 +174,7 @@ class RocksMetadata:
             if time.monotonic() > deadline:
                 raise StorageError(f"the metadata in {self._folder} changes faster than it can be read; try again")
 
-    def _tables(self) -> tuple[str, int] | None:
+    def _tables(self) -> Tables | None:
         """What tells one set of tables from another: the list of them that is in force, and how far it is written."""
         try:
             current = (self._folder / "CURRENT").read_text().strip()
@@ -181,9 +182,9 @@ class RocksMetadata:
         except FileNotFoundError:
             return None  # a new list is taking the place of an old one
 
-    def _reopen(self) -> None:
+    def _reopen(self, tables: Tables | None) -> None:
         """Open, or open again; the old instance stays in use until there is a new one."""
-        former, folder, tables = getattr(self, "_rocks", None), self._own, self._tables()
+        former, folder = getattr(self, "_rocks", None), self._own
         self._rocks = self._open()
         self._list = None if tables is None else tables[0]
         if former is not None and folder is not None:
@@ -350,35 +351,37 @@ class RocksMetadata:
         for part, record in enumerate(commit.record.parts(RECORD_WORDS)):
             yield b"c" + _COMMIT.pack(commit.number, part), record
 
-    def forget(self, up_to: int, dead: Iterable[tuple[int, Key | None]]) -> None:
+    def forget(self, up_to: int, dead: Sequence[tuple[int, Key | None]]) -> None:
         """Drop the records of commits up to a number, with the keys and payloads of the rows that they killed.
 
         A key that has got a new row since keeps it, and forgets the one before: its id may go to another key.
         """
         with rocks_translated("write", self._folder):
+            for start in range(0, len(dead), FORGOTTEN_AT_ONCE):
+                self._forget_rows(dead[start : start + FORGOTTEN_AT_ONCE])
+                give_way()
             batch = WriteBatch(raw_mode=True)
-            names: dict[Key, tuple[int, int]] = {}
-            for row, key in dead:
-                batch.delete(b"p" + _ID.pack(row))
-                if key is not None:
-                    now, before = names.get(key) or self._owners(key)
-                    names[key] = (NO_ID if now == row else now, NO_ID if before == row else before)
-            for key, (now, before) in names.items():
-                if now == NO_ID:
-                    batch.delete(b"k" + key_name(key))
-                else:
-                    batch.put(b"k" + key_name(key), KEY_ROW.pack(now, before))
-                if batch.size_in_bytes() > BATCH_BYTES:
-                    self._rocks.write(batch)
-                    batch = WriteBatch(raw_mode=True)
             batch.delete_range(b"c" + _COMMIT.pack(0, 0), b"c" + _COMMIT.pack(up_to + 1, 0))
             self._rocks.write(batch)
 
-    def _owners(self, key: Key) -> tuple[int, int]:
-        """The row of a key and the one before."""
-        raw = self._get(b"k" + key_name(key))
-        now, before = (NO_ID, NO_ID) if raw is None else KEY_ROW.unpack(raw)
-        return now, before
+    def _forget_rows(self, dead: Sequence[tuple[int, Key | None]]) -> None:
+        batch = WriteBatch(raw_mode=True)
+        names = list({b"k" + key_name(key): None for _, key in dead if key is not None})
+        owners = {
+            name: (NO_ID, NO_ID) if raw is None else KEY_ROW.unpack(raw)
+            for name, raw in zip(names, self._read(names) if names else [], strict=True)
+        }
+        for row, key in dead:
+            batch.delete(b"p" + _ID.pack(row))
+            if key is not None:
+                now, before = owners[b"k" + key_name(key)]
+                owners[b"k" + key_name(key)] = (NO_ID if now == row else now, NO_ID if before == row else before)
+        for name, (now, before) in owners.items():
+            if now == NO_ID:
+                batch.delete(name)
+            else:
+                batch.put(name, KEY_ROW.pack(now, before))
+        self._rocks.write(batch)
 
     def rewrite_keys(self, keys: Iterable[tuple[Key, int]]) -> None:
         """Point keys at ids, for repair."""

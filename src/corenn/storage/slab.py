@@ -195,6 +195,20 @@ class FileSlab:
         memory = self._files.map(self._descriptor, size, self.path, shared=shared)
         self.header = np.frombuffer(memory, np.uint64, count=PAGE // 8)
         self.array = _view(memory, self.spec, PAGE)
+        self._mapped, self._stored = size, False
+
+    def follow(self) -> None:
+        """For a reader: see the file as it is now, but for the pages that `store` has changed since it was mapped.
+
+        What is mapped follows the file, so it is kept if that is all of it: new pages would be met one by one again.
+        """
+        if self._stored or self._files.size(self._descriptor) != self._mapped:
+            self.remap()
+
+    def store(self, ids: UInt32s, rows: AnyArray) -> None:
+        """Change rows in this process only, until `follow` is called."""
+        self._stored = True
+        self.array[ids] = rows
 
     def reserve(self, rows: int) -> None:
         if rows <= len(self.array):

@@ -53,7 +53,7 @@ from .generation import (
 )
 from .keys import pack_keys, unpack_key
 from .memory import MemoryMetadata
-from .platform import boot_id
+from .platform import boot_id, give_way
 from .readers import Registration
 from .resume import Failing, rewrite
 from .rocks import RocksMetadata
@@ -80,6 +80,7 @@ class Drawn(NamedTuple):
 
 NOT_DRAWN = Drawn(0, 0, np.empty(0, np.uint64))
 LINE_WORDS = 16
+NAMED_AT_ONCE = 512  # rows: about a millisecond
 
 
 def _newest(slab: Slab) -> AnyArray:
@@ -602,7 +603,8 @@ class Store:
         if self.writable:
             write_rows(self.state, ids, words)
         else:
-            self.state.array[ids] = words
+            assert isinstance(self.state, FileSlab)
+            self.state.store(ids, words)
 
     def spare(self, metadata: RocksMetadata) -> UInt32s:
         """Leave out the number and the ids of a commit that was cut off; returns the ids."""
@@ -689,7 +691,10 @@ class Store:
 
         A key that were overlooked would name whatever row is given the id later.
         """
-        keys = {row: self.key_of(row) for row in rows}
+        keys: dict[int, Key | None] = {}
+        for start in range(0, len(rows), NAMED_AT_ONCE):
+            keys |= {row: self.key_of(row) for row in rows[start : start + NAMED_AT_ONCE]}
+            give_way()
         if None in keys.values():
             for key, now, before in self.metadata.names():
                 for row in (now, before):
@@ -771,10 +776,12 @@ class Store:
     def _catch_up(self) -> None:
         assert isinstance(self.metadata, RocksMetadata)
         self.metadata.follow(int(self.state.header[PUBLISHED]))
+        give_way()
         head = self.metadata.head
         for slab in self.slabs.values():
             assert isinstance(slab, FileSlab)
-            slab.remap()
+            slab.follow()
+        give_way()
         for name, slab in self.slabs.items():
             if name not in ("keys.heap", "codes.slab") and len(slab.array) < head.rows:
                 raise CorruptionError(f"{name} holds {len(slab.array):,} of {head.rows:,} rows; run `corenn repair`")
