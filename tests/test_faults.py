@@ -35,8 +35,10 @@ from corenn.errors import (
     ReadOnlyError,
     StorageError,
 )
+from corenn.graph.insert import Linker
 from corenn.kernels.search import LIFELINE
 from corenn.storage.format import JOURNAL, RADIUS
+from corenn.writer import Writer
 from tests.oracle import check_hits, recall
 
 HARD = ("vectors.slab", "seals.slab", "state.slab")
@@ -683,6 +685,23 @@ def test_a_damaged_radius_is_seen_and_mended(tmp_path: Path, metric: str, word: 
         assert db.query(rows[:20], k=5, exact=True) == before
         if metric == "ip":
             assert db._store.edges.header[RADIUS : RADIUS + 1].view(np.float64)[0] == pytest.approx(right)
+
+
+@pytest.mark.parametrize("metric", ["cosine", "ip"])
+def test_a_kill_between_a_commit_and_its_norms(tmp_path: Path, metric: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = np.random.default_rng(0).normal(size=(60, 8)).astype(np.float32)
+    rows[50:] *= 0 if metric == "cosine" else 9
+    with CoreNN.create(tmp_path / "db", dim=8, metric=metric) as db:
+        db.insert(range(50), rows[:50])
+        monkeypatch.setattr(Writer, "_raise_radius", lambda writer, ids: None)
+        monkeypatch.setattr(Linker, "link", lambda linker, ids, head, stop: ids)
+        db.insert(range(50, 60), rows[50:])
+        shutil.copytree(tmp_path / "db", tmp_path / "left")  # what a process leaves that is killed before it links
+        monkeypatch.undo()
+    with CoreNN.open(tmp_path / "left") as db:
+        db.checkpoint()
+        assert db.verify().ok
+        assert len(db) == 60
 
 
 @pytest.mark.compiled

@@ -19,9 +19,10 @@ from corenn.graph import bulk, mend, navigation, query
 from corenn.graph.insert import Linker
 from corenn.kernels.link import REMOVAL, mend_ring
 from corenn.kernels.search import BORN, DEGREE, DIED, FIRST_NEIGHBOUR, LIFELINE
-from corenn.storage import readers
+from corenn.storage import readers, rocks
 from corenn.storage.commit import Record, as_runs, from_runs
-from corenn.storage.format import JOURNAL, NEVER
+from corenn.storage.files import Files
+from corenn.storage.format import JOURNAL, NEVER, PAGE
 from tests import oracle
 
 from .conftest import Create, Sample
@@ -278,10 +279,69 @@ def test_ids_of_a_small_database_do_not_wait_long(tmp_path: Path, monkeypatch: p
 
 def test_ids_of_a_commit_that_was_cut_off_are_set_aside(tmp_path: Path, monkeypatch: Any) -> None:
     """Its keys say that they have these ids: whoever had them next would answer to those names."""
-    from corenn.storage import rocks
+    with CoreNN.open(_cut_off(tmp_path, monkeypatch)) as db:
+        mended(db)
+        assert db.get(list(range(1000, 1150))) == [None] * 150
+        db.insert(range(2000, 2300), vectors_of(range(300)))
+        db.insert(range(3000, 3300), vectors_of(range(300)))
+        assert db.get(list(range(1000, 1150))) == [None] * 150
+        assert int((db._store.state.array[:, DIED] == NEVER).sum()) == 150
+        assert db.verify().problems == ()
 
-    monkeypatch.setattr(rocks, "BATCH_BYTES", 2000)
-    with filled(CoreNN.create(tmp_path / "db", dim=DIM, metric="l2"), 300) as db:
+
+def test_ids_set_aside_stay_so_after_a_loss_of_power(tmp_path: Path, monkeypatch: Any) -> None:
+    """A later commit passes the number of the one that was cut off; from then on the state of its ids alone tells."""
+    path, lost = _cut_off(tmp_path, monkeypatch), tmp_path / "lost"
+    synced = {"state.slab": (path / "state.slab").read_bytes()}
+    sync = Files.sync
+
+    def noted(files: Files, descriptor: int, file: Path) -> None:
+        sync(files, descriptor, file)
+        synced[file.name] = file.read_bytes()
+
+    monkeypatch.setattr(Files, "sync", noted)
+    with CoreNN.open(path) as db:
+        db.insert([5000], vectors_of([5]))
+        shutil.copytree(path, lost)
+        reached = synced["state.slab"]
+    monkeypatch.undo()
+    (lost / "state.slab").write_bytes(reached)
+    _restart(monkeypatch)
+    with CoreNN.open(lost) as db:
+        mended(db)
+        db.insert(range(2000, 2300), vectors_of(range(300)))
+        db.insert(range(3000, 3300), vectors_of(range(300)))
+        assert db.get(list(range(1000, 1150))) == [None] * 150
+        assert db.verify().problems == ()
+
+
+def test_ids_beyond_the_file_are_set_aside(tmp_path: Path, monkeypatch: Any) -> None:
+    """The length of a file reaches the disk with a sync: after a loss of power it may end before them."""
+    path = _cut_off(tmp_path, monkeypatch, batch=3000)
+    with (path / "state.slab").open("r+b") as file:
+        file.truncate(PAGE + 301 * 16)
+    _restart(monkeypatch)
+    with CoreNN.open(path) as db:
+        db.insert(range(2000, 2300), vectors_of(range(300)))
+    with CoreNN.open(path) as db:  # looks for ids that are free
+        mended(db)
+        db.insert(range(3000, 3300), vectors_of(range(300)))
+        db.insert(range(4000, 4300), vectors_of(range(300)))
+        assert db.get(list(range(1000, 1150))) == [None] * 150
+        assert db.verify().problems == ()
+
+
+def _restart(monkeypatch: Any) -> None:
+    for module in ("store", "rocks"):
+        monkeypatch.setattr(f"corenn.storage.{module}.boot_id", lambda: "another boot")
+
+
+def _cut_off(folder: Path, monkeypatch: Any, *, batch: int = 2000) -> Path:
+    """A database in which a commit of 150 rows, 100 of them with ids of former rows, was cut off after its first part,
+    of so many bytes.
+    """
+    monkeypatch.setattr(rocks, "BATCH_BYTES", batch)
+    with filled(CoreNN.create(folder / "db", dim=DIM, metric="l2"), 300) as db:
         db.delete(range(100))
         db.checkpoint()
         mended(db)
@@ -295,15 +355,7 @@ def test_ids_of_a_commit_that_was_cut_off_are_set_aside(tmp_path: Path, monkeypa
         with pytest.raises(Exception, match="cut off"):
             db.insert(range(1000, 1150), vectors_of(range(150)))
         monkeypatch.undo()
-        shutil.copytree(tmp_path / "db", tmp_path / "copy")
-    with CoreNN.open(tmp_path / "copy") as db:
-        mended(db)
-        assert db.get(list(range(1000, 1150))) == [None] * 150
-        db.insert(range(2000, 2300), vectors_of(range(300)))
-        db.insert(range(3000, 3300), vectors_of(range(300)))
-        assert db.get(list(range(1000, 1150))) == [None] * 150
-        assert int((db._store.state.array[:, DIED] == NEVER).sum()) == 150
-        assert db.verify().problems == ()
+        return Path(shutil.copytree(folder / "db", folder / "copy"))
 
 
 class _Cut:

@@ -207,6 +207,8 @@ class Writer:
         self._former: list[tuple[set[object], Callable[[], None]]] = []  # see `release_former`
         if store.recovered.suspect or (store.settings.metric == "ip" and radius_of(store) == 0):
             self._raise_radius(np.flatnonzero(store.state.array[: store.metadata.head.rows, 0]).astype(np.uint32))
+        for _, ids in self._backlog:
+            self._raise_radius(ids)  # who committed them may have been killed before
         self.view = self._take()
         if self._backlog or calibrator.due(self.view):
             self._start()
