@@ -8,6 +8,7 @@ from numbers import Integral, Real
 from typing import Any
 
 from .errors import InvalidSettingError
+from .sizes import parse_bytes
 
 MAX_DIM = 65_536
 MAX_ROWS = 2**31 - 1  # ids are 31 bits wide: one more bit marks an expanded candidate
@@ -25,12 +26,12 @@ COMPRESSIONS = ("auto", "none", "sq8", "sq4", "rabitq")
 
 def setting(
     default: Any, meaning: str, *, low: float | None = None, high: float | None = None,
-    choices: tuple[str, ...] = (), mutable: bool = False,
+    choices: tuple[str, ...] = (), mutable: bool = False, size: bool = False,
 ) -> Any:  # fmt: skip
-    """Declare one setting; bounds are inclusive."""
+    """Declare one setting; bounds are inclusive. size: in bytes, also written as "2GB", and None for 0."""
     return field(
         default=default,
-        metadata={"meaning": meaning, "low": low, "high": high, "choices": choices, "mutable": mutable},
+        metadata={"meaning": meaning, "low": low, "high": high, "choices": choices, "mutable": mutable, "size": size},
     )
 
 
@@ -83,6 +84,10 @@ class Settings:
         4, "Nodes expanded per step of a search, once edges and codes take more than 16 MiB; else one.",
         low=1, high=16, mutable=True,
     )  # fmt: skip
+    memory_limit: int = setting(
+        0, "Bytes of memory to live in, beyond those of an open empty database; 0 for as many as it takes.",
+        low=0, high=1 << 62, mutable=True, size=True,
+    )  # fmt: skip
 
     def __post_init__(self) -> None:
         for item in fields(self):
@@ -130,12 +135,23 @@ def _unknown(name: str) -> InvalidSettingError:
     return InvalidSettingError(f"unknown setting {name!r}; known settings: {', '.join(META)}")
 
 
+def _size(name: str, value: Any) -> int:
+    if value is None or (isinstance(value, int) and not value):
+        return 0
+    try:
+        return parse_bytes(value)
+    except ValueError as error:
+        raise InvalidSettingError(f"{name}={error}; None for no limit") from None
+
+
 def _checked(name: str, value: Any, kind: Any, meta: Mapping[str, Any]) -> Any:
     """The value as a plain str, int or float."""
     if meta["choices"]:
         if not isinstance(value, str) or value not in meta["choices"]:
             raise InvalidSettingError(f"{name}={value!r}: choose one of {', '.join(meta['choices'])}")
         return value
+    if meta["size"]:
+        value = _size(name, value)
     wanted = Real if kind == "float" else Integral
     if isinstance(value, bool) or not isinstance(value, wanted):
         raise InvalidSettingError(f"{name}={value!r}: must be {'a number' if kind == 'float' else 'an integer'}")
