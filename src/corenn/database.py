@@ -45,10 +45,12 @@ from .kernels.rows import NORM, decode_rows
 from .storage.commit import CURVES, NO_IDS
 from .storage.draft import folder_draft
 from .storage.files import Files
+from .storage.format import CODED
 from .storage.keys import KeyColumn, KeyTable, unpack_key, unpack_keys
-from .storage.platform import require_supported
+from .storage.platform import require_supported, resident_bytes
 from .storage.readers import Snapshots
 from .storage.renumber import checksums_of
+from .storage.residence import Residence
 from .storage.rocks import RocksMetadata
 from .storage.state import broken_states, commit_of, salted
 from .storage.store import Store
@@ -82,7 +84,9 @@ class CoreNN:
     def __init__(self, store: Store, mode: str, threads: int | None = None) -> None:
         self._store = store
         self._mode = mode
-        self._helpers = Helpers(threads)
+        self._residence = Residence(store)
+        self._residence.check(_kept_bytes(store))
+        self._helpers = Helpers(threads, self._residence.look)
         scratches = ScratchPool()
         self._searcher = Searcher(scratches, self._helpers)
         navigation.load(store)
@@ -512,6 +516,7 @@ class CoreNN:
         writer = self._needs_writer()
         self._store.settings.changed(changes)
         writer.submit(Task(lambda: writer.configure(changes)))
+        self._residence.renew()
 
     def stats(self) -> Stats:
         """Counts, settings and sizes as of now."""
@@ -549,6 +554,9 @@ class CoreNN:
             repair_backlog=view.head.dead if self._writer is None else self._writer.mender.backlog,
             compression_mode="none" if view.codes is None else chosen_mode(self._store),
             memory=memory,
+            memory_limit=self.settings.memory_limit,
+            mapped_bytes=self._residence.mapped(),
+            resident_bytes=resident_bytes(),
             disk_bytes=self._store.disk_bytes(),
         )
 
@@ -835,6 +843,12 @@ class _Keys(KeysView[Key]):
 
     def __repr__(self) -> str:
         return f"<keys of {len(self):,} rows>"
+
+
+def _kept_bytes(store: Store) -> int:
+    """What a walk looks up at random for every row: its code and its state."""
+    codes = 0 if store.codes is None else int(store.codes.header[CODED]) * store.codes.spec.row_bytes
+    return codes + int(store.metadata.head.rows * store.state.spec.row_bytes)
 
 
 def _record(key: Key, vector: AnyArray, payload: bytes | None) -> Record:

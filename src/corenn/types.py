@@ -242,9 +242,10 @@ class Stats:
     lead to. pending: committed rows that are not linked into the graph yet and are found by an exact scan. commit:
     number of the last commit. generation: 1, and one more with each compaction. readers: other processes that read;
     oldest_reader: the id of the one with the oldest snapshot, for which ids of rows deleted since are kept. memory:
-    bytes of the rows in use, by part; mapped, and
-    resident as far as they were touched.
-    disk_bytes: allocated on disk, 0 in memory.
+    bytes of the rows in use, by part; mapped, and resident as far as they were touched. memory_limit: 0 for none.
+    mapped_bytes: pages of files that have become resident since the database was opened, whatever in this process has
+    touched them. resident_bytes: of the whole process, 0 where it cannot be told. disk_bytes: allocated on disk, 0 in
+    memory.
     """
 
     path: str | None
@@ -265,6 +266,9 @@ class Stats:
     repair_backlog: int
     compression_mode: str
     memory: dict[str, int]
+    memory_limit: int
+    mapped_bytes: int
+    resident_bytes: int
     disk_bytes: int
 
 

@@ -58,8 +58,11 @@ class Linker:
         self._lately: UInt32s = np.arange(max(0, rows - LATELY_ROWS), rows).astype(np.uint32)
 
     def in_bulk(self, count: int) -> bool:
-        """Whether so many rows are linked at once: all that there are in the graph."""
-        return count >= bulk.BULK_ROWS and self.empty
+        """Whether so many rows are linked at once: all that the graph holds, if there is memory for it."""
+        store = self._store
+        limit = store.settings.memory_limit if store.path is not None else 0
+        fits = not limit or count * bulk.ROW_BYTES <= limit // 2
+        return count >= bulk.BULK_ROWS and self.empty and fits
 
     @property
     def empty(self) -> bool:

@@ -73,6 +73,7 @@ class Searcher:
         )
         if count == 1:
             fewest = self._walk(view, plan, queries, results)
+            self._helpers.between()
         else:
             fewest = self._walk_all(view, plan, queries, results, threads)
         if plan.tombstones and results.info[:, STARVED].any():
@@ -227,6 +228,7 @@ class Searcher:
         step = max(64, int(SLICE_SECONDS / 2 / seconds))
         for start in range(0, len(ids), step):
             scan(view.rows, view.live, view.metric, aimed, ids[start : start + step], heaps, counts)
+            self._helpers.between()
         return heaps
 
 

@@ -195,7 +195,7 @@ class FileSlab:
         memory = self._files.map(self._descriptor, size, self.path, shared=shared)
         self.header = np.frombuffer(memory, np.uint64, count=PAGE // 8)
         self.array = _view(memory, self.spec, PAGE)
-        self._mapped, self._stored = size, False
+        self._memory, self._mapped, self._stored = memory, size, False
 
     def follow(self) -> None:
         """For a reader: see the file as it is now, but for the pages that `store` has changed since it was mapped.
@@ -204,6 +204,11 @@ class FileSlab:
         """
         if self._stored or self._files.size(self._descriptor) != self._mapped:
             self.remap()
+
+    def let_go(self) -> None:
+        """Give the memory of its pages back. What `store` has changed is nowhere else, and is kept."""
+        if not self._stored:
+            platform.let_go(self._memory)
 
     def store(self, ids: UInt32s, rows: AnyArray) -> None:
         """Change rows in this process only, until `follow` is called."""

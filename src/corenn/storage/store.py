@@ -7,6 +7,7 @@ thread; a row is written before a commit names it and never changes afterwards, 
 from __future__ import annotations
 
 import logging
+import mmap
 import os
 import secrets
 import shutil
@@ -195,6 +196,7 @@ class Store:
         self.unsure: set[str] = set()  # slabs whose last sync failed: what it was to bring to the disk may be lost
         self._burnt: tuple[int, UInt32s] = (0, NO_IDS)  # number and ids of a commit that was cut off
         self.changes: Changes | None = None  # on disk, of the writer
+        self.borrowed: list[mmap.mmap] = []  # temporary files that are mapped
         self.buried = 0  # dead rows to which no edge leads any more
         self.forgotten = 0  # commits up to this one left nothing in the metadata that a dead row is known by
 
@@ -637,6 +639,11 @@ class Store:
         stop = int(commit.ids[-1]) + 1
         if stop > MAX_ROWS:
             raise CapacityError(f"{stop:,} rows are more than the {MAX_ROWS:,} of a collection; split it into several")
+        limit, size = self.settings.memory_limit, stop * sum(slab.spec.row_bytes for slab in self.slabs.values())
+        if self.path is None and 0 < limit < size:
+            raise CapacityError(
+                f"{stop:,} rows take {size:,} bytes, beyond the memory_limit of {limit:,}; use a database on disk"
+            )
         end = int(self.heap.header[fmt.HEAP_END])
         words, raw = pack_keys(commit.keys, end)
         for slab in (self.vectors, self.seals, self.state, self.edges, self.keys):
