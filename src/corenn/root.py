@@ -127,9 +127,11 @@ class Root:
             self._remove_dropped()
 
     def _make_folder(self) -> None:
-        if self._path.exists() and not self._path.is_dir():
+        with translated("look at", self._path):
+            exists, folder = self._path.exists(), self._path.is_dir()
+        if exists and not folder:
             raise NotADatabaseError(f"{self._path} is a file; a root is a folder of collections")
-        if not self._path.exists():
+        if not exists:
             if self._mode == "r":
                 raise NotADatabaseError(f"{self._path} does not exist; open it with mode='rw' to make it")
             with translated("create", self._path):
@@ -276,10 +278,11 @@ class Root:
 
     def _remove_dropped(self) -> None:
         """Remove what killed drops have left. One that is at it still meets files that are gone, and does not mind."""
-        for each in self._path.iterdir():
-            if DROPPED.fullmatch(each.name) and not each.is_symlink():
-                log.info("removing %s", each)
-                shutil.rmtree(each, ignore_errors=True)
+        with translated("list", self._path), os.scandir(self._path) as entries:
+            left = [each.path for each in entries if DROPPED.fullmatch(each.name)]
+        for path in left:
+            log.info("removing %s", path)
+            shutil.rmtree(path, ignore_errors=True)  # not what a symbolic link leads to
 
     # --- the budget -----------------------------------------------------------------------------------------------
 
