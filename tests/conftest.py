@@ -15,7 +15,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 from numpy.typing import NDArray
 
-from corenn import CoreNN, writer
+from corenn import CoreNN, Root, writer
 
 DATA = Path(__file__).parent / "data"
 COMPILED = os.environ.get("NUMBA_DISABLE_JIT", "0") in ("", "0")
@@ -54,13 +54,20 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(params=["memory", "disk"])
 def create(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Create]:
     """Make a database with the given settings, in memory or on disk; all are closed at the end."""
+    yield from making(request.param, tmp_path)
+
+
+def making(kind: str, folder: Path) -> Iterator[Create]:
+    """Make databases "memory", on "disk", or as collections of a "root"; all are closed at the end."""
     made: list[CoreNN] = []
 
     def make(**given: Any) -> CoreNN:
-        if request.param == "memory":
+        if kind == "memory":
             db = CoreNN.in_memory(**given)
+        elif kind == "disk":
+            db = CoreNN.create(folder / f"database-{len(made)}", **given)
         else:
-            db = CoreNN.create(tmp_path / f"database-{len(made)}", **given)
+            db = Root(folder / "root").create(f"database-{len(made)}", **given)
         made.append(db)
         return db
 

@@ -22,14 +22,14 @@ import pytest
 from numpy.typing import NDArray
 from typer.testing import CliRunner, Result
 
-from corenn import CoreNN
+from corenn import CoreNN, measure
 from corenn.cli import app
 from corenn.cli.sources import Fields, open_source
 from corenn.errors import CoreNNError
 from tests.conftest import Sample
 
 COMMANDS = (
-    "demo", "eval", "import", "stats", "tune", "verify", "repair", "warmup", "snapshot", "backup", "restore",
+    "demo", "eval", "import", "stats", "tune", "verify", "repair", "warmup", "snapshot", "backup", "restore", "plan",
 )  # fmt: skip
 ROWS, QUERIES = 1_200, 40
 
@@ -651,3 +651,74 @@ def test_ctrl_c_leaves_no_half_of_a_copy(database: Path, tmp_path: Path, command
     assert [each.name for each in tmp_path.iterdir() if "target" in each.name] == []
     with CoreNN.open(database) as db:
         assert db.verify().ok
+
+
+# --- plan -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def unmeasured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A cache folder in which no machine has been measured."""
+    monkeypatch.setenv("CORENN_CACHE_DIR", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+def test_plan(unmeasured: Path) -> None:
+    told = figures("plan", "--rows", "1e9", "--dim", 96, "--dtype", "u8", "--memory", "64GB")
+    assert (told["ask"]["rows"], told["ask"]["memory"], told["ask"]["max_edges"]) == (10**9, 64 * 10**9, 64)
+    memory, disk = told["ways"]
+    assert (memory["name"], memory["fits"], disk["name"], disk["fits"]) == ("in memory", False, "on disk", True)
+    assert told["advice"].startswith("on disk") and memory["least_memory"] > 500 * 10**9
+    assert 20 < disk["pages"]["low"] < disk["pages"]["value"] < disk["pages"]["high"]
+    assert "expansions" in disk["pages"]["why"]
+    shown = corenn("plan", "--rows", "1e9", "--dim", 96, "--dtype", "u8", "--memory", "64GB")
+    assert shown.exit_code == 0 and "corenn plan --measure" in shown.stderr
+    for said in ("1,000,000,000 rows", "does not fit", "disk.slab", "pages", "queries per second", "expansions"):
+        assert said in shown.stdout
+
+
+def test_plan_of_what_does_not_fit_names_the_memory_that_would(unmeasured: Path) -> None:
+    told = figures("plan", "--rows", "1e9", "--dim", 96, "--memory", "8GB")
+    least = min(way["least_memory"] for way in told["ways"])
+    assert f"{least:,}" in told["advice"]
+    assert figures("plan", "--rows", "1e9", "--dim", 96, "--memory", least)["ways"][1]["fits"]
+
+
+def test_plan_by_the_constants_of_another_machine(tmp_path: Path, unmeasured: Path) -> None:
+    constants = figures("plan")
+    file = tmp_path / "other.json"
+    file.write_text(json.dumps({**constants, "name": "other", "cores": 32, "reads_per_s": 1e6}))
+    asked = ("--rows", "1e9", "--dim", "96", "--dtype", "u8", "--memory", "64GB")
+    assert figures("plan", "--machine", file)["name"] == "other"
+    ours, others = figures("plan", *asked), figures("plan", *asked, "--machine", file)
+    assert others["ways"][1]["qps"]["value"] > 5 * ours["ways"][1]["qps"]["value"]
+    assert "code" in corenn("plan", "--machine", file).stdout
+    file.write_text("{}")
+    assert "holds no constants" in refused("plan", "--machine", file)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--rows", "1e9"), "go together"), (("--dim", "9"), "go together"),
+        (("--rows", "many", "--dim", "9"), "'many'"),
+        (("--rows", "1e6", "--dim", "9", "--memory", "lots"), "'lots'"),
+        (("--rows", "1e12", "--dim", "9"), "2,147,483,647"),
+        (("--rows", "1e6", "--dim", "9", "--dtype", "f64"), "f64"),
+        (("--rows", "1e6", "--dim", "9", "--recall", "1"), "recall=1"),
+        (("--measure", "--machine", "x.json"), "exclude"), (("--machine", "nowhere.json"), "nowhere.json"),
+    ],
+)  # fmt: skip
+def test_plan_refuses(unmeasured: Path, arguments: tuple[str, ...], said: str) -> None:
+    assert said in refused("plan", *arguments)
+
+
+@pytest.mark.compiled
+def test_plan_measures_and_keeps_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(measure, "kept_file", lambda: tmp_path / "cache" / "kept.json")
+    for name, value in {"FILE_BYTES": 1 << 23, "READ_SECONDS": 0.02, "DEPTHS": (1, 4), "ROWS": 2_000, "QUERIES": 50,
+                        "TURNS": 1, "FAR_BYTES": 1 << 22, "NEAR_BYTES": 1 << 16}.items():  # fmt: skip
+        monkeypatch.setattr(measure, name, value)
+    measured = figures("plan", "--measure", "--path", tmp_path)
+    assert measured["origin"].startswith("measured") and measured == figures("plan")
+    assert [each.name for each in tmp_path.iterdir()] == ["cache"]

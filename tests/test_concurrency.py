@@ -472,8 +472,9 @@ def test_a_spawned_process_reads_and_does_not_write(tmp_path: Path) -> None:
 
 
 def script(function: Callable[[Path], None], path: Path) -> str:
-    """Run a function of this module in a fresh process, and return what it prints."""
-    code = f"import pathlib; from {__name__} import {function.__name__} as run; run(pathlib.Path({str(path)!r}))"
+    """Run a function of a test module in a fresh process, and return what it prints."""
+    name, module = function.__name__, function.__module__
+    code = f"import pathlib; from {module} import {name} as run; run(pathlib.Path({str(path)!r}))"
     done = subprocess.run(
         [sys.executable, "-c", code],
         cwd=ROOT,

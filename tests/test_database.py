@@ -1,4 +1,4 @@
-"""What every public method does, in memory and on disk.
+"""What every public method does, in memory, on disk, and to a collection of a root.
 
 Rules out a method that does less, more or something else than the interface says: rows that are lost or come back,
 payloads that stick, counts that drift, input that is changed or kept by reference.
@@ -10,7 +10,8 @@ import copy
 import dataclasses
 import json
 import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -25,11 +26,17 @@ from corenn.errors import (
     KeyNotFoundError,
 )
 from corenn.types import Hit, Hits, Record
-from tests.conftest import Create
+from tests.conftest import Create, making
 from tests.oracle import DTYPES, rounding
 
 DIM = 4
 A, B, C, D = np.eye(DIM, dtype=np.float32) * 2
+
+
+@pytest.fixture(params=["memory", "disk", "root"])
+def create(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Create]:
+    """Make a database with the given settings in each way in which there are any."""
+    yield from making(request.param, tmp_path)
 
 
 @pytest.fixture

@@ -17,8 +17,9 @@ import corenn
 SOURCE = Path(corenn.__file__).parent
 # From the bottom up; a layer imports itself and what stands before it.
 LAYERS = (
-    "errors", "config", "types", "kernels", "storage", "graph", "writer", "compact", "repair", "inputs", "build",
-    "warmup", "copies", "database", "__init__", "datasets", "migrate", "bench", "cli", "__main__",
+    "errors", "sizes", "config", "types", "kernels", "storage", "graph", "writer", "compact", "repair", "inputs",
+    "build", "warmup", "copies", "database", "root", "__init__", "datasets", "measure", "plan", "migrate", "bench",
+    "cli", "__main__",
 )  # fmt: skip
 
 

@@ -7,6 +7,7 @@ from .config import Settings
 from .errors import (
     CapacityError,
     ClosedError,
+    CollectionNotFoundError,
     CoreNNError,
     CorruptionError,
     DatabaseExistsError,
@@ -36,6 +37,7 @@ from .types import Copied, Explain, Hit, Hits, HitsList, Problem, Recall, Record
 
 if TYPE_CHECKING:
     from .database import CoreNN
+    from .root import Root
     from .storage.upgrade import upgrade
 
 __version__ = "0.1.0"
@@ -44,6 +46,7 @@ logging.getLogger("corenn").addHandler(logging.NullHandler())
 __all__ = [
     "CapacityError",
     "ClosedError",
+    "CollectionNotFoundError",
     "Copied",
     "CoreNN",
     "CoreNNError",
@@ -75,6 +78,7 @@ __all__ = [
     "Recall",
     "Record",
     "Report",
+    "Root",
     "Settings",
     "Stats",
     "StorageError",
@@ -94,6 +98,10 @@ def __getattr__(name: str) -> object:
         from .database import CoreNN
 
         return CoreNN
+    if name == "Root":
+        from .root import Root
+
+        return Root
     if name == "upgrade":
         from .storage.upgrade import upgrade
 

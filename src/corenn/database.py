@@ -29,6 +29,7 @@ from .errors import (
     InvalidPayloadError,
     InvalidSettingError,
     KeyNotFoundError,
+    NotADatabaseError,
     ReadOnlyError,
 )
 from .graph import navigation
@@ -127,7 +128,7 @@ class CoreNN:
         require_supported()
         chosen = _settings(dim=dim, metric=metric, dtype=dtype, durability=durability, **settings)
         warm(chosen)
-        folder, files = _as_path(path), Files()
+        folder, files = as_path(path), Files()
         Store.create(folder, chosen, files)
         return cls(Store.open(folder, "rw", files), "rw")
 
@@ -145,7 +146,7 @@ class CoreNN:
         require_supported()
         if mode not in ("rw", "r", "rescue"):
             raise InvalidArgumentError(f"mode={mode!r}: choose 'rw', 'r' or 'rescue'")
-        store = Store.open(_as_path(path), mode, Files())
+        store = Store.open(as_path(path), mode, Files())
         try:
             store.settings = store.settings.changed(overrides)
             warm(store.settings)
@@ -199,7 +200,7 @@ class CoreNN:
             store = Store.in_memory(chosen)
             load.run(store, progress)
             return cls(store, "rw")
-        folder, files = _as_path(path), Files()
+        folder, files = as_path(path), Files()
         with folder_draft(folder, files) as draft:
             Store.create(draft, chosen, files)
             store = Store.open(draft, "rw", files)
@@ -212,6 +213,11 @@ class CoreNN:
     def close(self) -> None:
         """Finish what is in work, bring everything to the disk and release the files. A second call does nothing."""
         self._finalizer()
+
+    @property
+    def closed(self) -> bool:
+        """Whether the handle has been closed."""
+        return self._state.closed
 
     def __enter__(self) -> CoreNN:
         self._check_open()
@@ -623,7 +629,7 @@ class CoreNN:
         """
         writer = self._needs_writer()
         with self._upkeep:
-            return copies.take_snapshot(writer, _as_path(path), Files(), self._check_open, progress)
+            return copies.take_snapshot(writer, as_path(path), Files(), self._check_open, progress)
 
     def backup(self, target: str | os.PathLike[str], progress: Progress | None = None) -> Copied:
         """Copy the database as of this moment, with a SHA-256 for every file. Writes go on meanwhile.
@@ -635,7 +641,7 @@ class CoreNN:
         """
         writer = self._needs_writer()
         with self._upkeep:
-            return copies.back_up(writer, _as_path(target), Files(), self._check_open, progress)
+            return copies.back_up(writer, as_path(target), Files(), self._check_open, progress)
 
     @staticmethod
     def restore(
@@ -652,7 +658,7 @@ class CoreNN:
             DiskFullError, StorageError
         """
         require_supported()
-        return copies.restore(_as_path(source), _as_path(path), Files(), progress)
+        return copies.restore(as_path(source), as_path(path), Files(), progress)
 
     def compact(self, progress: Progress | None = None) -> None:
         """Give the space of deleted and replaced rows back: copy what is live into new files, and remove the old ones.
@@ -680,6 +686,8 @@ class CoreNN:
         if self._writer is None:
             with self._refreshing:
                 self._check_open()
+                if not (self._store.path and self._store.path.exists()):
+                    raise NotADatabaseError(f"{self._store.path} is gone: it was dropped, moved or removed; close it")
                 self._store.refresh()
                 navigation.load(self._store)
                 self._reader_view = self._read_view()
@@ -712,6 +720,20 @@ class CoreNN:
         return f"<CoreNN {where}: {rows:,} rows, dim {settings.dim}, {settings.metric}, {settings.dtype}, {self._mode}>"
 
     # --- the handle ------------------------------------------------------------------------------------------------
+
+    def _close_because(self, reason: str) -> None:
+        """Close, and tell whoever uses the handle afterwards why."""
+        self._state.reason = reason
+        self.close()
+
+    def _stored_memory_limit(self) -> int:
+        """The `memory_limit` that is stored, whatever this handle was given; 0 for none."""
+        assert isinstance(self._store.metadata, RocksMetadata)
+        return Settings.from_dict(self._store.metadata.settings()["settings"]).memory_limit
+
+    def _limit_memory(self, limit: int) -> None:
+        """Live within so many bytes from now on, through this handle alone: nothing is stored."""
+        self._store.settings = self._store.settings.changed({"memory_limit": limit})
 
     def _current(self) -> View:
         view = self._reader_view if self._writer is None else self._writer.view
@@ -764,6 +786,7 @@ class _State:
         self.pid = pid
         self.closed = False
         self.forked = False
+        self.reason: str | None = None  # for which it is closed
 
     def check(self) -> None:
         if self.forked:
@@ -771,7 +794,7 @@ class _State:
                 f"this database was opened by process {self.pid} before a fork; open it again here with mode='r'"
             )
         if self.closed:
-            raise ClosedError("the database is closed; open it again")
+            raise ClosedError(self.reason or "the database is closed; open it again")
 
 
 class _Held:
@@ -861,7 +884,12 @@ def _settings(**values: Any) -> Settings:
     return Settings.from_dict(values)
 
 
-def _as_path(path: str | os.PathLike[str]) -> Path:
+def as_path(path: str | os.PathLike[str]) -> Path:
+    """A path as the user gives it, absolute.
+
+    Raises:
+        InvalidArgumentError: if it cannot be one.
+    """
     try:
         absolute = Path(path).absolute()
         if b"\0" in os.fsencode(absolute):

@@ -39,6 +39,10 @@ class KeyNotFoundError(CoreNNError, KeyError):
     """A key that had to exist and does not."""
 
 
+class CollectionNotFoundError(CoreNNError, KeyError):
+    """A name under which a root has no collection."""
+
+
 class InvalidPayloadError(CoreNNError, ValueError):
     """A payload that is not a JSON object, is too large, or does not match its key by position."""
 

@@ -19,6 +19,7 @@ from .evaluate import evaluate
 from .export import export_vectors
 from .import_ import import_
 from .migrate import migrate_hnsw
+from .plan import plan
 from .profile import profile
 from .repair import repair
 from .stats import stats
@@ -37,7 +38,7 @@ _COMMANDS: dict[str, Callable[..., None]] = {
     "demo": demo, "eval": evaluate, "import": import_, "stats": stats, "tune": tune,
     "verify": verify, "repair": repair, "compact": compact, "upgrade": upgrade, "warmup": warmup,
     "snapshot": snapshot, "backup": backup, "restore": restore,
-    "export-vectors": export_vectors, "migrate-hnsw": migrate_hnsw,
+    "export-vectors": export_vectors, "migrate-hnsw": migrate_hnsw, "plan": plan,
 }  # fmt: skip
 for _name, _command in _COMMANDS.items():
     app.command(_name)(_command)
