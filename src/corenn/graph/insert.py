@@ -15,7 +15,7 @@ import numpy as np
 
 from ..kernels.codes import scorer_of
 from ..kernels.link import Shape, choose_edges, link_back, rank_batch, thread_ring
-from ..kernels.search import DEGREE, DIED, FIRST_NEIGHBOUR, GEOMETRY, LIFELINE, Plan
+from ..kernels.search import DEGREE, DIED, FIRST_NEIGHBOUR, GEOMETRY, INFO, LIFELINE, Plan
 from ..storage.commit import NO_IDS, Head
 from ..storage.format import ELECTED, JOURNAL
 from ..storage.store import Store
@@ -169,7 +169,7 @@ class Linker:
                 scorer = scorer_of(view.codes, asked)
             choose_edges(
                 view.rows, scorer, view.graph, view.live, plan, shape, batch[start:stop], nearest[start:stop],
-                growth[start:stop], scratch, workbench(settings.dim, room), np.zeros(4, np.int64),
+                growth[start:stop], scratch, workbench(settings.dim, room), np.zeros(INFO, np.int64),
             )  # fmt: skip
             self._scratches.give(key, scratch)
             if view.codes is not None and asked is not None:
@@ -183,7 +183,7 @@ class Linker:
         behind which: all count as changed.
         """
         if not set((fresh + np.uint32(1)).tolist()) <= set(view.graph.edges[touched, LIFELINE].tolist()):
-            self._store.edges.note(slice(0, view.head.rows))
+            self._store.edges.note(slice(0, view.head.rows), vague=True)
 
     @staticmethod
     def _targets(view: View, batch: UInt32s) -> UInt32s:

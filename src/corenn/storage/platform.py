@@ -107,6 +107,18 @@ def allocate(descriptor: int, size: int) -> None:
         present += os.pwrite(descriptor, block[: size - present], present)
 
 
+def will_need(descriptor: int, offset: int, size: int) -> None:
+    """Have the system begin to read a part of a file."""
+    if hasattr(os, "posix_fadvise"):
+        os.posix_fadvise(descriptor, offset, size, os.POSIX_FADV_WILLNEED)
+
+
+def read_at_random(descriptor: int) -> None:
+    """Say that a file is read here and there: nothing is to be read ahead."""
+    if hasattr(os, "posix_fadvise"):
+        os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_RANDOM)
+
+
 def copy_range(source: int, target: int, size: int, offset: int) -> int:
     """Copy bytes to the same place in another file within the kernel, which shares the blocks where the file system can
     (XFS, Btrfs). Returns how many; 0 where there is no such call for these files.

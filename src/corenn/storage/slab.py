@@ -7,6 +7,7 @@ them valid and unmoved.
 from __future__ import annotations
 
 import mmap
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -60,8 +61,11 @@ class Slab(Protocol):
     def write(self, first: int, rows: AnyArray) -> None:
         """Write rows from `first` on, in a call that can fail but never faults."""
 
-    def note(self, ids: UInt32s | slice) -> None:
-        """Say that rows are about to change through the mapping: those of some ids, or all of a range."""
+    def note(self, ids: UInt32s | slice, *, vague: bool = False) -> None:
+        """Say that rows are about to change through the mapping: those of some ids, or all of a range.
+
+        vague: any of the range, nobody knows which, and few.
+        """
 
     def write_header(self, word: int, value: int) -> None:
         """Set one word of the header."""
@@ -120,7 +124,7 @@ class MemorySlab:
     def write(self, first: int, rows: AnyArray) -> None:
         self.array[first : first + len(rows)] = rows
 
-    def note(self, ids: UInt32s | slice) -> None:
+    def note(self, ids: UInt32s | slice, *, vague: bool = False) -> None:
         """Nobody asks."""
 
     def write_header(self, word: int, value: int) -> None:
@@ -151,6 +155,7 @@ class FileSlab:
         self._files = files
         self._writable = writable
         self.watch: Watch | None = None
+        self.copied: Callable[[UInt32s | slice], None] | None = None  # told of the same by ids
         self._descriptor = files.open(path, writable=writable)
         try:
             self.remap()
@@ -228,7 +233,9 @@ class FileSlab:
         data = np.ascontiguousarray(rows).reshape(-1).view(np.uint8).data
         self._files.write(self._descriptor, data, PAGE + first * self.spec.row_bytes, self.path)
 
-    def note(self, ids: UInt32s | slice) -> None:
+    def note(self, ids: UInt32s | slice, *, vague: bool = False) -> None:
+        if self.copied is not None and not vague:
+            self.copied(ids)
         if self.watch is None:
             return
         if not isinstance(ids, slice) and len(ids) == 1:
