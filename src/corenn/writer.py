@@ -214,7 +214,7 @@ class Writer:
         for _, ids in self._backlog:
             self._raise_radius(ids)  # who committed them may have been killed before
         self.view = self._take()
-        if self._backlog or calibrator.due(self.view):
+        if self._backlog or calibrator.due(self.view) or spiller.due(calm=True):
             self._start()
         if chosen_mode(store) != "none" and self.view.codes is None:
             self.schedule(Task(self._make_codes))  # queries measure vectors until then

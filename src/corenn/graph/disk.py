@@ -16,7 +16,7 @@ import numpy as np
 
 from ..errors import CoreNNError
 from ..kernels.candidates import VACANT
-from ..kernels.disk import SEALS, Disk, cool_rows, index_rows, make_rows, read_rows
+from ..kernels.disk import PAGE, SEALS, Disk, cool_rows, index_rows, make_rows, read_rows, unit_of
 from ..kernels.search import BORN, DEGREE, FIRST_NEIGHBOUR, INFO, Live
 from ..storage.commit import NO_IDS
 from ..storage.disk import Descriptors, words_of
@@ -61,33 +61,19 @@ def hot_bytes(store: Store) -> int:
 
 
 def source_of(store: Store) -> OnDisk:
-    """The files as they are now."""
-    vectors, edges, disk = store.vectors, store.edges, store.disk
-    assert isinstance(vectors, FileSlab)
-    assert isinstance(edges, FileSlab)
+    """The files as they are now; none for a store in memory, whose rows cannot be read then."""
+    disk = store.disk
     if disk is not None and not (store.writable or disk.trusted):
         disk = None  # the machine has restarted, and no writer has looked at it since
     if store.source is None:
-        paths = [vectors.path, edges.path] + ([] if disk is None else [disk.rows.path])
-        store.source = Descriptors(store.files, paths)
-    numbers = store.source.numbers
-    words = words_of(store.settings, edges.spec.columns)
+        slabs = [store.vectors, store.edges, *([] if disk is None else [disk.rows])]
+        store.source = Descriptors(store.files, [slab.path for slab in slabs if isinstance(slab, FileSlab)])
+    vectors, edges, rows = (*store.source.numbers, -1, -1, -1)[:3]
+    edge_words, words = store.edges.spec.columns, words_of(store.settings, store.edges.spec.columns)
     kernel = Disk(
-        disk=numbers[2] if len(numbers) > 2 else -1,
-        vectors=numbers[0],
-        edges=numbers[1],
-        seals=store.seals.array.view(np.float32),
-        fresh=_NO_BITS if disk is None else disk.fresh,
-        unit_rows=1 if disk is None else disk.unit_rows,
-        unit_bytes=4 if disk is None else disk.unit_bytes,
-        edge_words=edges.spec.columns,
-        vector_words=vectors.spec.row_bytes // 4,
-        first_width=FIRST_WIDTH,
-        most_width=MOST_WIDTH,
-        hot=store.hot.rows,
-        hot_ids=store.hot.ids,
-        hot_places=store.hot.places,
-    )
+        rows, vectors, edges, store.seals.array.view(np.float32), _NO_BITS if disk is None else disk.fresh,
+        *unit_of(words), edge_words, store.vectors.spec.row_bytes // 4, FIRST_WIDTH, MOST_WIDTH, *store.hot,
+    )  # fmt: skip
     return OnDisk(kernel, words, store.source)
 
 
@@ -219,7 +205,7 @@ def rows_made(store: Store, rows: int, ids: UInt32s) -> tuple[UInt32s, Bytes]:
     disk = source.disk
     if len(ids) and 2 * len(ids) > int(ids[-1]) - int(ids[0]):
         for number, size in ((disk.vectors, 4 * disk.vector_words), (disk.edges, 4 * disk.edge_words)):
-            will_need(number, 4096 + int(ids[0]) * size, (int(ids[-1]) - int(ids[0]) + 1) * size)
+            will_need(number, PAGE + int(ids[0]) * size, (int(ids[-1]) - int(ids[0]) + 1) * size)
     out, made = np.empty((len(ids), source.words), np.uint32), np.zeros(len(ids), np.uint8)
     one, info = np.zeros((1, source.words), np.uint32), np.zeros(INFO, np.int64)
     make_rows(disk, Live(store.state.array, np.uint64(0), rows), ids, one, out, made, info)

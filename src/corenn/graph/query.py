@@ -87,7 +87,7 @@ class Searcher:
             fewest = self._walk(view, plan, queries, results)
         else:
             fewest = self._walk_all(view, plan, queries, results, threads)
-        if view.disk is not None and (lost := int(results.info[:, LOST].sum())):
+        if view.disk is not None and view.disk.disk.vectors >= 0 and (lost := int(results.info[:, LOST].sum())):
             log.warning("%d rows could not be read from the disk, and were passed over by %d queries", lost, count)
         if plan.tombstones and results.info[:, STARVED].any():
             self._widen(view, plan, queries, results, threads)

@@ -55,7 +55,7 @@ _LOW = np.uint64(0xFFFFFFFF)
 class Disk(NamedTuple):
     """Where rows are read from.
 
-    disk, vectors, edges: descriptors of the slabs; disk is below 0 where there is none. seals: float32 (rows, columns).
+    disk, vectors, edges: descriptors of the slabs, below 0 for none. seals: float32 (rows, columns).
     fresh: a bit for each row that disk.slab holds as it is now. unit_rows, unit_bytes: so many rows begin at every so
     many bytes. edge_words, vector_words: of a row. first_width, most_width: rows that a walk asks for at once, at its
     beginning and when it has converged. hot: uint32 (n, words), rows kept in memory. hot_ids, hot_places: where they

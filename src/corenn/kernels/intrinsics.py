@@ -63,7 +63,7 @@ def read_at(descriptor: int, offset: int, size: int, out: AnyArray, row: int, by
 
 
 def ask_for(descriptor: int, offset: int, size: int) -> None:
-    """Have the system begin to read a part of a file, and return at once. Where it takes no such hint, nothing happens."""
+    """Have the system begin to read a part of a file, and return at once; nothing happens where it takes no hints."""
     if hasattr(os, "posix_fadvise"):
         os.posix_fadvise(descriptor, offset, size, os.POSIX_FADV_WILLNEED)
 

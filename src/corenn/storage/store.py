@@ -394,7 +394,16 @@ class Store:
         self.source, self.hot = None, NO_HOT
         if self.disk is not None and self.writable:
             assert isinstance(self.edges, FileSlab)
-            self.edges.copied = self.disk.stale
+            self.edges.copied = self._note_stale
+
+    def _note_stale(self, ids: UInt32s | slice) -> None:
+        """Edges are about to change. No write fails for what searches can do without."""
+        assert self.disk is not None
+        try:
+            self.disk.stale(ids)
+        except CoreNNError:
+            log.warning("disk.slab is given up, and made anew later", exc_info=True)
+            self.drop_disk()
 
     def drop_disk(self) -> None:
         """Do without disk.slab from now on: what is there of it may be anything."""
