@@ -53,7 +53,7 @@ def settle(db: CoreNN) -> CoreNN:
     """Wait until disk.slab is as the graph is, and rows are chosen to be kept in memory."""
     assert db._writer is not None
     until = time.monotonic() + 60
-    while db._writer.spiller.due(calm=True):
+    while db.stats().disk_backlog or db._writer.spiller.due(calm=True):
         assert time.monotonic() < until
         time.sleep(0.002)
     db.checkpoint()
@@ -122,7 +122,7 @@ def test_distances_and_recall_against_numpy(tmp_path: Path, embeddings: Sample, 
 def test_rows_of_any_size(tmp_path: Path, rng: np.random.Generator, dim: int, dtype: str) -> None:
     """Many to a page, and several pages to a row."""
     count = 1_050
-    rows = rng.integers(0, 200, (count, dim)).astype(np.float32)
+    rows = np.tile(rng.integers(0, 200, (count, 8)), dim // 8 + 1)[:, :dim].astype(np.float32)
     queries = rows[:20] + rng.integers(0, 3, (20, dim)).astype(np.float32)
     with created(tmp_path / "db", dim=dim, dtype=dtype) as db:
         db.insert(range(count), rows)
@@ -322,6 +322,7 @@ def test_a_disk_that_fails_to_sync_it_stops_nothing(
     tmp_path: Path, sift: Sample, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rows, queries, path = sift[0][:2_000], sift[1], tmp_path / "db"
+    monkeypatch.setattr(over_disk, "RETRY_SECONDS", 0.05)
     sync, broken = Files.sync, False
 
     def failing(files: Files, descriptor: int, path: Path) -> None:
@@ -404,18 +405,21 @@ def test_a_machine_that_restarted(tmp_path: Path, sift: Sample, monkeypatch: pyt
 
 def test_readers_in_their_own_handles(tmp_path: Path, sift: Sample) -> None:
     rows, queries, path = sift[0][:3_000], sift[1], tmp_path / "db"
-    with created(path) as db:
+    with created(path, memory_limit=None) as db:
         db.insert(range(2_000), rows[:2_000])
-        with CoreNN.open(path, mode="r") as early:
+        with CoreNN.open(path, mode="r", memory_limit=1) as early:
             check_answers(early, rows[:2_000], queries)
             before = pages(early, queries)
+            db.configure(memory_limit=1)
             settle(db)
             early.refresh()
             assert 0 < pages(early, queries) < before
             check_answers(early, rows[:2_000], queries)
             db.delete(range(500))
             db.insert(range(2_000, 3_000), rows[2_000:])
-            check_answers(early, rows[:2_000], queries)  # still the rows of its snapshot
+            check_answers(
+                early, rows[:2_000], queries, least=0.7
+            )  # of its snapshot, to the dead ones of which nothing leads
             early.refresh()
             check_answers(early, rows[500:], queries, keys=range(500, 3_000))
             settle(db)

@@ -351,6 +351,8 @@ class Writer:
             return IDLE_SECONDS
         upkeep = self._may_mend(calm=True) or self._may_spill(calm=True)
         busy = self.store.fault is None and (upkeep or self.calibrator.due(self.view))
+        if not busy and self.store.fault is None and (left := self.spiller.failed_for()):
+            return left
         return 0.0 if busy else None
 
     def _next_requests(self) -> list[Request]:

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("corenn.disk")
 
-FIRST_WIDTH, MOST_WIDTH = 2, 8  # rows asked for at once, where a walk begins and where it has converged
+FIRST_WIDTH, MOST_WIDTH = 1, 16  # rows asked for at once, where a walk begins and where it has converged
 STEP_ROWS = 1 << 11  # written per step: some milliseconds
 WORTHWHILE = 16  # beside writes, steps are taken while a row in so many is behind
 RETRY_SECONDS = 60.0  # after a failure, such as a full disk
@@ -118,6 +118,10 @@ class Spiller:
         if not calm:
             return behind > self._store.metadata.head.rows // WORTHWHILE
         return behind > 0 or self._heating is not None or self._is_cold()
+
+    def failed_for(self) -> float:
+        """Seconds until what has failed is tried again, 0 if nothing has."""
+        return max(self._later - time.monotonic(), 0.0) if walks_disk(self._store) else 0.0
 
     def step(self, view: View, rows: int = STEP_ROWS) -> None:
         """Write so many rows, about, or choose rows to keep in memory. What fails is tried again later."""
