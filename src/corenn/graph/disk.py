@@ -148,7 +148,10 @@ class Spiller:
         if not len(ids):
             self._cursor = 0
             ids = disk.next_stale(0, head.rows, count)
-        self._cursor = (int(ids[-1]) + 1) // 8 * 8 if len(ids) else 0
+        if not len(ids):
+            disk.recount()
+            return
+        self._cursor = (int(ids[-1]) + 1) // 8 * 8
         born = store.state.array[ids, BORN] != 0
         disk.skip(ids[~born])
         ids = ids[born]

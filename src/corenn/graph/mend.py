@@ -197,6 +197,8 @@ class Mender:
             self._store.edges.note(at.astype(np.uint32))
             at = edges[at, LIFELINE].astype(np.int64) - 1
         self._store.edges.note(slice(0, self._store.metadata.head.rows), vague=True)
+        if self._store.disk is not None:
+            self._store.disk.stale(np.flatnonzero(np.unpackbits(doomed, bitorder="little")).astype(np.uint32))
 
     def _bury(self, condemned: UInt32s) -> None:
         """What has left the ring has no edge that leads to it. A row that was threaded behind one meanwhile may have

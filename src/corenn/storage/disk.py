@@ -13,12 +13,13 @@ from __future__ import annotations
 import logging
 import os
 import weakref
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 
 from ..config import Settings
-from ..errors import FormatError, NewerFormatError, OlderFormatError
+from ..errors import CoreNNError, FormatError, NewerFormatError, OlderFormatError
 from ..kernels.disk import row_words, unit_of
 from ..types import AnyArray, Bytes, UInt32s
 from . import platform
@@ -26,7 +27,7 @@ from .changes import boot_word
 from .commit import as_runs
 from .encode import STORED, seal_columns, stored_columns
 from .files import Files
-from .format import BOOT, PAGE, SETTLED
+from .format import BOOT, SETTLED
 from .slab import FileSlab, SlabSpec
 
 log = logging.getLogger("corenn.storage")
@@ -79,7 +80,7 @@ class DiskRows:
         """
         self.words = words_of(settings, edges.columns)
         self.unit_rows, self.unit_bytes = unit_of(self.words)
-        self._files, self._writable = files, writable
+        self._writable = writable
         rows, bits = disk_specs(settings, edges)
         for spec in (rows, bits):
             if not (folder / spec.name).exists():
@@ -145,7 +146,7 @@ class DiskRows:
         held = len(self.rows.array) * self.unit_rows
         if held < 8 * len(self.fresh):
             self.fresh[held // 8 :] = 0
-        self.current = _ones(self.fresh)
+        self.recount()
 
     def stale(self, ids: UInt32s | slice) -> None:
         """Rows are about to change."""
@@ -214,16 +215,12 @@ class DiskRows:
             lead = min(-first % self.unit_rows, count)
             whole = (count - lead) // self.unit_rows * self.unit_rows
             for row in (*range(lead), *range(lead + whole, count)):
-                self._files.write(
-                    self.rows._descriptor, data[at + row].data, self._place(first + row, size), self.rows.path
-                )
+                self.rows.write_bytes(self._place(first + row, size), data[at + row].data)
             if whole:
                 units = np.zeros((whole // self.unit_rows, self.unit_bytes), np.uint8)
                 part = data[at + lead : at + lead + whole]
                 units[:, : self.unit_rows * size] = part.reshape(len(units), self.unit_rows * size)
-                self._files.write(
-                    self.rows._descriptor, units.reshape(-1).data, self._place(first + lead, size), self.rows.path
-                )
+                self.rows.write_bytes(self._place(first + lead, size), units.reshape(-1).data)
             at += count
         self._set(ids)
 
@@ -233,7 +230,7 @@ class DiskRows:
 
     def _place(self, row: int, size: int) -> int:
         unit, within = divmod(row, self.unit_rows)
-        return PAGE + unit * self.unit_bytes + within * size
+        return unit * self.unit_bytes + within * size
 
     # --- the disk --------------------------------------------------------------------------------------------------
 
@@ -242,6 +239,10 @@ class DiskRows:
             # On the disk before the change is: after a restart of the machine nobody must trust what is written here.
             self.bits.header[SETTLED] = 0
             self.bits.sync()
+
+    def recount(self) -> None:
+        """Count the rows that are current."""
+        self.current = _ones(self.fresh)
 
     def settle(self) -> None:
         """Bring everything to the disk, and say there that it is.
@@ -255,10 +256,20 @@ class DiskRows:
             self.bits.header[SETTLED] = 1
             self.bits.sync()
 
-    def follow(self) -> None:
-        """For a reader: see both as they are now."""
+    def follow(self) -> bool:
+        """For a reader: see both as they are now; False if others have taken their place."""
+        if self.rows.replaced or self.bits.replaced:
+            return False
         self.rows.follow()
         self.bits.follow()
+        return True
+
+    def give_up(self) -> None:
+        """Whoever has them mapped is to read nothing of it any more."""
+        self.fresh[:] = 0
+        self._writable = False
+        with suppress(CoreNNError):
+            self.close()
 
     def disk_bytes(self) -> int:
         """Bytes taken on disk."""
@@ -267,6 +278,9 @@ class DiskRows:
     def close(self) -> None:
         """Release both; arrays handed out stay valid."""
         try:
+            if self._writable:
+                with suppress(CoreNNError):
+                    self.settle()
             self.rows.close()
         finally:
             self.bits.close()

@@ -7,6 +7,7 @@ them valid and unmoved.
 from __future__ import annotations
 
 import mmap
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -248,6 +249,18 @@ class FileSlab:
             first_bytes = ids.astype(np.int64) * self.spec.row_bytes + PAGE
             for byte in (first_bytes, first_bytes + (self.spec.row_bytes - 1)):  # a row may lie in two
                 self.watch.scattered(byte >> BLOCK_BITS)
+
+    def write_bytes(self, byte: int, data: memoryview) -> None:
+        """Write from a byte behind the header on."""
+        self._files.write(self._descriptor, data, PAGE + byte, self.path)
+
+    @property
+    def replaced(self) -> bool:
+        """Whether another file has taken the place of this one, or none."""
+        try:
+            return not os.path.samestat(os.fstat(self._descriptor), self.path.stat())
+        except OSError:
+            return True
 
     def write_header(self, word: int, value: int) -> None:
         data = memoryview(int(value).to_bytes(8, "little"))

@@ -391,8 +391,10 @@ class Store:
         assert self.folder is not None
         make = DiskRows.create if create else partial(DiskRows.open, writable=self.writable)
         self.disk = make(self.files, self.folder, self.settings, self.edges.spec)
-        self.source, self.hot = None, NO_HOT
-        if self.disk is not None and self.writable:
+        if self.disk is None:
+            return
+        self.source = None
+        if self.writable:
             assert isinstance(self.edges, FileSlab)
             self.edges.copied = self._note_stale
 
@@ -411,8 +413,7 @@ class Store:
         if isinstance(self.edges, FileSlab):
             self.edges.copied = None
         if disk is not None:
-            with suppress(CoreNNError):
-                disk.close()
+            disk.give_up()
         if self.folder is not None:
             with suppress(CoreNNError):
                 remove(self.files, self.folder)
@@ -752,12 +753,13 @@ class Store:
         self.forgotten = forgettable
 
     def _settle_disk(self) -> None:
-        """Bring disk.slab to the disk, too. What the system says it has failed to write it may forget as well."""
-        if self.disk is None:
+        """Bring disk.slab to the disk, too, if it is whole: it may be large, and writes wait meanwhile."""
+        if self.disk is None or self.disk.current < self.metadata.head.rows:
             return
         try:
             self.disk.settle()
         except CoreNNError:
+            # What the system says it has failed to write it may forget as well.
             log.warning("disk.slab is given up, and made anew later", exc_info=True)
             self.drop_disk()
 
@@ -857,15 +859,19 @@ class Store:
             assert isinstance(slab, FileSlab)
             slab.follow()
         give_way()
-        if self.disk is not None:
-            self.disk.follow()
-        else:
-            self.open_disk()
+        self._follow_disk()
         for name, slab in self.slabs.items():
             if name not in ("keys.heap", "codes.slab") and len(slab.array) < head.rows:
                 raise CorruptionError(f"{name} holds {len(slab.array):,} of {head.rows:,} rows; run `corenn repair`")
         self.recovered = Recovered()
         self._recover(self.metadata)
+
+    def _follow_disk(self) -> None:
+        if self.disk is not None and not self.disk.follow():
+            self.disk.close()
+            self.disk = self.source = None
+        if self.disk is None:
+            self.open_disk()
 
     @property
     def horizon(self) -> int:
