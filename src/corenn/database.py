@@ -36,9 +36,10 @@ from .graph import navigation
 from .graph.bulk import Progress
 from .graph.calibrate import SAMPLES, Calibrator, Choice
 from .graph.codes import chosen_mode
+from .graph.disk import Spiller
 from .graph.insert import Linker
 from .graph.mend import Mender
-from .graph.query import FOUND, Answers, Searcher, scans
+from .graph.query import DISTANCES, FOUND, HOPS, PAGES, Answers, Searcher, scans
 from .graph.scratch import ScratchPool
 from .graph.threads import Helpers
 from .graph.view import View, take_view
@@ -98,7 +99,7 @@ class CoreNN:
         self._writer: Writer | None = None
         if store.writable:
             mender = Mender(store, linker, self._beside_queries)
-            self._writer = Writer(store, linker, mender, self._calibrator, self._snapshots)
+            self._writer = Writer(store, linker, mender, Spiller(store), self._calibrator, self._snapshots)
         self._reader_view: View | None = None if self._writer else self._read_view()
         self._refreshing = threading.RLock()  # a signal handler may close in the middle of a read
         self._upkeep = threading.Lock()  # what is copied must not be mended meanwhile
@@ -482,8 +483,17 @@ class CoreNN:
             if answers.plan == "graph":
                 expected = self._calibrator.expected(view, k, answers.search_list) or (None, None)
             block.explains = [
-                Explain(answers.plan, answers.search_list, scored, hops, view.head.live, *expected, choice.chosen_by)
-                for _, hops, scored, _ in answers.info.tolist()
+                Explain(
+                    answers.plan,
+                    answers.search_list,
+                    spent[DISTANCES],
+                    spent[HOPS],
+                    view.head.live,
+                    *expected,
+                    choice.chosen_by,
+                    spent[PAGES],
+                )
+                for spent in answers.info.tolist()
             ]
         if single:
             return Hits(block, 0)
@@ -539,6 +549,7 @@ class CoreNN:
         reclaimable = sum(memory.values()) * (rows - view.head.live) // max(rows, 1)
         memory["key_bytes"] = self._store.heap_bytes()
         memory["navigation"] = view.graph.navigation.ids.nbytes + view.graph.navigation.edges.nbytes
+        memory["disk_rows"] = sum(part.nbytes for part in self._store.hot)
         memory["metadata"] = view.metadata.memory_bytes()
         readers = self._snapshots.others(self._store.registration)
         return Stats(
@@ -559,6 +570,7 @@ class CoreNN:
             reclaimable_bytes=reclaimable,
             repair_backlog=view.head.dead if self._writer is None else self._writer.mender.backlog,
             compression_mode="none" if view.codes is None else chosen_mode(self._store),
+            disk_backlog=0 if self._writer is None else self._writer.spiller.backlog,
             memory=memory,
             memory_limit=self.settings.memory_limit,
             mapped_bytes=self._residence.mapped(),

@@ -16,7 +16,7 @@ from ..errors import DiskFullError
 from ..kernels.codes import AUTO, TAIL, Codes, asked_of, bits_of, code_width, codes_of, encode_rows, search_codes
 from ..kernels.rotation import rotation_signs
 from ..kernels.rows import Rows, decode_rows
-from ..kernels.search import LIFELINE, Plan, Results, search_batch
+from ..kernels.search import INFO, LIFELINE, Plan, Results, search_batch
 from ..storage.commit import NO_IDS, as_runs
 from ..storage.format import CENTRE, CHOSEN, CODED, CODINGS, TRIED
 from ..storage.store import Store
@@ -233,4 +233,4 @@ class Coder:
 
 
 def _results(count: int) -> Results:
-    return Results(np.zeros((count, K), np.uint32), np.zeros((count, K), np.float32), np.zeros((count, 4), np.int64))
+    return Results(np.zeros((count, K), np.uint32), np.zeros((count, K), np.float32), np.zeros((count, INFO), np.int64))

@@ -22,6 +22,7 @@ from ..storage.state import seen_up_to
 from ..storage.store import NO_NAVIGATION, Store
 from ..types import AnyArray, Bytes, Float32s, UInt32s, UInt64s
 from .codes import codes_for
+from .disk import OnDisk, disk_for
 
 CACHE_BYTES = 1 << 24  # up to here one row per step was quicker, beyond four: docs/performance.md
 MEMORY_ROWS = 1 << 17  # rows after which the mean of growth follows new ones
@@ -36,7 +37,7 @@ class View:
     metadata: where the keys and payloads of these ids are looked up; after a compaction those of the store have others.
 
     tombstones: whether walks may meet rows that the snapshot does not see. growth: see growth_of. codes: over which
-    walks go, None while there are none.
+    walks go, None while there are none. disk: where walks over codes read the rows, None while these are mapped.
     """
 
     head: Head
@@ -50,6 +51,7 @@ class View:
     tombstones: bool
     growth: float
     codes: Codes | None
+    disk: OnDisk | None
     metadata: Metadata
 
     @property
@@ -188,5 +190,6 @@ def take_view(store: Store, head: Head, pending: UInt32s) -> View:
         tombstones=head.dead > store.buried,
         growth=growth_of(store),
         codes=codes_for(store, rows, head.rows),
+        disk=disk_for(store),
         metadata=store.metadata,
     )

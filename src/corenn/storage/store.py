@@ -11,7 +11,7 @@ import mmap
 import os
 import secrets
 import shutil
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -33,6 +33,7 @@ from ..errors import (
     ReadOnlyError,
     StorageError,
 )
+from ..kernels.candidates import VACANT
 from ..kernels.checksum import TABLES, checksum_rows
 from ..kernels.codes import code_width
 from ..kernels.keytable import KIND_STR
@@ -43,6 +44,7 @@ from . import format as fmt
 from .archive import MANIFEST
 from .changes import Changes
 from .commit import NO_IDS, Commit, Head, Metadata, Record, as_runs
+from .disk import Descriptors, DiskRows, remove
 from .encode import STORED, seal_columns, stored_columns
 from .files import Files, translated
 from .format import FREED, JOURNAL, LINKED, PUBLISHED
@@ -70,6 +72,7 @@ from .upgrade import require_present
 log = logging.getLogger("corenn.storage")
 
 HEAP_BYTES = 1 << 40
+_NO_ROWS = np.full(1, VACANT)
 NO_NAVIGATION = Navigation(NO_IDS, np.zeros((0, FIRST_NEIGHBOUR), np.uint32), 0, 0)
 
 
@@ -81,6 +84,15 @@ class Drawn(NamedTuple):
     births: UInt64s
 
 
+class Hot(NamedTuple):
+    """Rows of disk.slab that are kept in memory: see kernels.disk.Disk."""
+
+    rows: UInt32s
+    ids: UInt32s
+    places: UInt32s
+
+
+NO_HOT = Hot(np.zeros((0, 2), np.uint32), _NO_ROWS, _NO_ROWS)
 NOT_DRAWN = Drawn(0, 0, np.empty(0, np.uint64))
 LINE_WORDS = 16
 NAMED_AT_ONCE = 512  # rows: about a millisecond
@@ -167,10 +179,13 @@ class Former(NamedTuple):
 
     metadata: Metadata
     slabs: dict[str, Slab]
+    disk: DiskRows | None = None
 
     def close(self) -> None:
         """Release the files; arrays stay valid."""
         self.metadata.close()
+        if self.disk is not None:
+            self.disk.close()
         for slab in self.slabs.values():
             slab.close()
 
@@ -208,6 +223,9 @@ class Store:
         self.codes: Slab | None = slabs.get("codes.slab")
         self.centre: tuple[int, Float32s] | None = None  # of RaBitQ's codes: its row and its vector
         self.navigation, self.drawn = NO_NAVIGATION, NOT_DRAWN
+        self.disk: DiskRows | None = None  # where there is a disk.slab
+        self.source: Descriptors | None = None  # of what searches over the disk read: see graph/disk.py
+        self.hot = NO_HOT
 
     # --- making and opening ---------------------------------------------------------------------------------------
 
@@ -366,12 +384,49 @@ class Store:
                 raise CorruptionError(torn)
             if store.writable:
                 store.watch_changes()
+            store.open_disk()
             store._recover(metadata)
         except BaseException:
             for slab in slabs.values():
                 slab.close()
             raise
         return store
+
+    def open_disk(self, *, create: bool = False) -> None:
+        """Take up disk.slab if it is there. create: make it anew.
+
+        Raises:
+            DiskFullError, StorageError
+        """
+        assert self.folder is not None
+        make = DiskRows.create if create else partial(DiskRows.open, writable=self.writable)
+        self.disk = make(self.files, self.folder, self.settings, self.edges.spec)
+        if self.disk is None:
+            return
+        self.source = None
+        if self.writable:
+            assert isinstance(self.edges, FileSlab)
+            self.edges.copied = self._note_stale
+
+    def _note_stale(self, ids: UInt32s | slice) -> None:
+        """Edges are about to change. No write fails for what searches can do without."""
+        assert self.disk is not None
+        try:
+            self.disk.stale(ids)
+        except CoreNNError:
+            log.warning("disk.slab is given up, and made anew later", exc_info=True)
+            self.drop_disk()
+
+    def drop_disk(self) -> None:
+        """Do without disk.slab from now on: what is there of it may be anything."""
+        disk, self.disk, self.source, self.hot = self.disk, None, None, NO_HOT
+        if isinstance(self.edges, FileSlab):
+            self.edges.copied = None
+        if disk is not None:
+            disk.give_up()
+        if self.folder is not None:
+            with suppress(CoreNNError):
+                remove(self.files, self.folder)
 
     @property
     def folder(self) -> Path | None:
@@ -452,7 +507,7 @@ class Store:
             if restarted:
                 self._forget_future(head)
             if self.edges.header[JOURNAL]:  # a kernel takes a while to load, and seldom is one needed here
-                self.edges.note(slice(0, head.rows))
+                self.edges.note(slice(0, head.rows), vague=True)
                 mend_ring(self.edges.array, self.edges.header[JOURNAL : JOURNAL + 2], head.rows)
         for record in metadata.records(min(known, linked)):
             if record.number > known:
@@ -463,7 +518,9 @@ class Store:
             self._drop_reborn()
         if self.writable:
             if self.recovered.backlog:
-                self.edges.note(slice(0, head.rows))  # who was killed on the way may not have said what it changed
+                self.edges.note(
+                    slice(0, head.rows), vague=True
+                )  # who was killed on the way may not have said what it changed
             self.state.write_header(PUBLISHED, head.commit)
 
     def _drop_reborn(self) -> None:
@@ -699,6 +756,7 @@ class Store:
         for slab in self.slabs.values():
             self.sync(slab)
         self.unsure.clear()
+        self._settle_disk()
         if self.changes is not None:
             self.changes.settle()
         forgettable = min(durable, oldest_snapshot)
@@ -708,6 +766,17 @@ class Store:
             self.metadata.forget(forgettable, self._names_of(died))
         self.metadata.checkpoint(durable, boot_id())
         self.forgotten = forgettable
+
+    def _settle_disk(self) -> None:
+        """Bring disk.slab to the disk, too, if it is whole: it may be large, and writes wait meanwhile."""
+        if self.disk is None or self.disk.current < self.metadata.head.rows:
+            return
+        try:
+            self.disk.settle()
+        except CoreNNError:
+            # What the system says it has failed to write it may forget as well.
+            log.warning("disk.slab is given up, and made anew later", exc_info=True)
+            self.drop_disk()
 
     def _names_of(self, rows: list[int]) -> list[tuple[int, Key | None]]:
         """Rows with their keys: from the slab, or for those that lack one there by a look at every key.
@@ -805,11 +874,19 @@ class Store:
             assert isinstance(slab, FileSlab)
             slab.follow()
         give_way()
+        self._follow_disk()
         for name, slab in self.slabs.items():
             if name not in ("keys.heap", "codes.slab") and len(slab.array) < head.rows:
                 raise CorruptionError(f"{name} holds {len(slab.array):,} of {head.rows:,} rows; run `corenn repair`")
         self.recovered = Recovered()
         self._recover(self.metadata)
+
+    def _follow_disk(self) -> None:
+        if self.disk is not None and not self.disk.follow():
+            self.disk.close()
+            self.disk = self.source = None
+        if self.disk is None:
+            self.open_disk()
 
     @property
     def horizon(self) -> int:
@@ -822,8 +899,9 @@ class Store:
         Arrays that were handed out stay valid; what looks up keys or payloads has to be done with the former metadata
         before that is closed.
         """
-        former = Former(self.metadata, self.slabs)
+        former = Former(self.metadata, self.slabs, self.disk)
         self._hold(other.slabs, other.metadata)
+        self.disk = other.disk
         self.generation, self.navigation, self.drawn = other.generation, other.navigation, other.drawn
         self._burnt = (self._burnt[0], NO_IDS)
         self.failing, self.unsure = None, set()
@@ -862,7 +940,8 @@ class Store:
         while True:
             generation = self.generation
             try:
-                return sum(slab.disk_bytes() for slab in self.slabs.values()) + self.metadata.disk_bytes()
+                beside = 0 if self.disk is None else self.disk.disk_bytes()
+                return sum(slab.disk_bytes() for slab in self.slabs.values()) + beside + self.metadata.disk_bytes()
             except CoreNNError:  # its files may have gone to a compaction
                 if generation == self.generation:
                     raise
@@ -875,6 +954,8 @@ class Store:
                 self.lock = None
             if self.changes is not None:
                 stack.callback(self.changes.close)
+            if self.disk is not None:
+                stack.callback(self.disk.close)
             for slab in self.slabs.values():
                 stack.callback(slab.close)
             if self.registration is not None:
