@@ -31,7 +31,7 @@ from .errors import (
     KeyNotFoundError,
     ReadOnlyError,
 )
-from .graph import navigation
+from .graph import codebook, navigation
 from .graph.bulk import Progress
 from .graph.calibrate import SAMPLES, Calibrator, Choice
 from .graph.codes import chosen_mode
@@ -86,6 +86,7 @@ class CoreNN:
         scratches = ScratchPool()
         self._searcher = Searcher(scratches, self._helpers)
         navigation.load(store)
+        codebook.load(store)
         self._calibrator = Calibrator(self._searcher, self._helpers, store.metadata.soft(CURVES))
         self._snapshots = Snapshots(store.path, Files())
         self._beside_queries = self._helpers.beside(self._snapshots.asked)
@@ -674,6 +675,7 @@ class CoreNN:
                 self._check_open()
                 self._store.refresh()
                 navigation.load(self._store)
+                codebook.load(self._store)
                 self._reader_view = self._read_view()
                 self._calibrator.load(self._store.metadata.soft(CURVES))
                 self._tell()

@@ -23,7 +23,7 @@ from .config import Settings
 from .errors import ClosedError, CoreNNError, DiskFullError, DuplicateKeyError, KeyNotFoundError, ReadOnlyError
 from .graph.bulk import Progress
 from .graph.calibrate import Calibrator
-from .graph.codes import chosen_mode
+from .graph.codes import chosen_mode, codes_due
 from .graph.insert import Linker
 from .graph.mend import Mender
 from .graph.view import View, radius_of, raise_radius, take_view
@@ -212,7 +212,7 @@ class Writer:
         self.view = self._take()
         if self._backlog or calibrator.due(self.view):
             self._start()
-        if chosen_mode(store) != "none" and self.view.codes is None:
+        if self.view.codes is None and (chosen_mode(store) != "none" or codes_due(store, self.view.head.live)):
             self.schedule(Task(self._make_codes))  # queries measure vectors until then
 
     # --- callers ---------------------------------------------------------------------------------------------------
@@ -529,6 +529,8 @@ class Writer:
 
     def _make_codes(self) -> None:
         self.linker.coder.extend(self.view)
+        if self.view.codes is None:
+            self.linker.coder.begin(self.view, self.view.head.live - len(self.view.pending))
         self._publish()
 
     def keep_curves(self) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..kernels.codes import Asked, Codes, asked_of
+from ..kernels.codes import Asked, Codes, Form, asked_of, form_in
 from ..kernels.link import Workbench
 from ..kernels.search import ENTERED, TOMBSTONE_ROOM, Plan, Scratch
 from .view import View
@@ -20,7 +20,7 @@ class ScratchPool:
 
     def __init__(self) -> None:
         self._free: dict[Size, list[Scratch]] = {}
-        self._asked: dict[tuple[int, int], list[Asked]] = {}
+        self._asked: dict[Form, list[Asked]] = {}
 
     def take(self, view: View, plan: Plan, trail: int = 0, room: int = TOMBSTONE_ROOM) -> tuple[Size, Scratch]:
         """A scratch that no other thread uses, to be given back with its size.
@@ -36,12 +36,13 @@ class ScratchPool:
 
     def take_asked(self, codes: Codes) -> Asked:
         """Room for a query over codes, to be given back."""
-        free = self._asked.get((codes.signs.shape[1], codes.bits))
-        return free.pop() if free else asked_of(codes.signs.shape[1], codes.bits)
+        form = form_in(codes)
+        free = self._asked.get(form)
+        return free.pop() if free else asked_of(form)
 
     def give_asked(self, codes: Codes, asked: Asked) -> None:
         """Keep it for the next call."""
-        self._asked.setdefault((codes.signs.shape[1], codes.bits), []).append(asked)
+        self._asked.setdefault(form_in(codes), []).append(asked)
 
     def give(self, size: Size, scratch: Scratch) -> None:
         """Keep a scratch for the next call."""

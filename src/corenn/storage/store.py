@@ -35,6 +35,7 @@ from ..kernels.checksum import TABLES, checksum_rows
 from ..kernels.codes import code_width
 from ..kernels.keytable import KIND_STR
 from ..kernels.link import mend_ring
+from ..kernels.product import Codebook
 from ..kernels.search import FIRST_NEIGHBOUR, Navigation
 from ..types import AnyArray, Bytes, Float32s, Key, UInt32s, UInt64s
 from . import format as fmt
@@ -113,7 +114,7 @@ def slab_specs(settings: Settings, database: int = 0, generation: int = FIRST) -
         SlabSpec("keys.heap", np.dtype(np.uint8), 1, hard=False),
     ]
     if settings.compression_mode != "none":
-        codes = code_width(settings.dim, settings.compression_mode)
+        codes = code_width(settings, settings.compression_mode)
         specs.append(SlabSpec("codes.slab", np.dtype(np.uint8), codes, hard=False, dim=settings.dim))
     return {spec.name: replace(spec, database=database, generation=generation) for spec in specs}
 
@@ -203,6 +204,7 @@ class Store:
         self.edges, self.keys, self.heap = slabs["edges.slab"], slabs["keys.slab"], slabs["keys.heap"]
         self.codes: Slab | None = slabs.get("codes.slab")
         self.centre: tuple[int, Float32s] | None = None  # of RaBitQ's codes: its row and its vector
+        self.codebook: tuple[int, Codebook] | None = None  # of product codes: the word BOOK that goes with it, and it
         self.navigation, self.drawn = NO_NAVIGATION, NOT_DRAWN
 
     # --- making and opening ---------------------------------------------------------------------------------------
@@ -810,6 +812,7 @@ class Store:
         former = Former(self.metadata, self.slabs)
         self._hold(other.slabs, other.metadata)
         self.generation, self.navigation, self.drawn = other.generation, other.navigation, other.drawn
+        self.codebook = other.codebook
         self._burnt = (self._burnt[0], NO_IDS)
         self.failing, self.unsure = None, set()
         self.buried, self.forgotten = 0, max(other.forgotten, self.metadata.head.commit)
