@@ -50,8 +50,8 @@ class Settings:
     )  # fmt: skip
     compression_mode: str = setting(
         "auto",
-        "Codes over which walks go before the best are ranked by their vectors: none, sq8, sq4, rabitq, pq, opq, trunc, "
-        "or auto, which picks once there are enough rows.",
+        "Codes over which walks go before the best are ranked by their vectors: none, sq8, sq4, rabitq, pq, opq, "
+        "trunc, or auto, which picks once there are enough rows.",
         choices=COMPRESSIONS,
     )
     compression_threshold: int = setting(

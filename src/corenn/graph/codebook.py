@@ -1,8 +1,8 @@
 """Codebooks of product codes: trained on a sample of the rows, and kept beside the metadata.
 
-A codebook is soft: without it, or with one that codes.slab does not name, the codes mean nothing and both are made again
-from the vectors. Its word in the header of codes.slab is written when codes are about to be made with it, so that codes
-and codebook are never taken from different ones.
+A codebook is soft: without it, or with one that codes.slab does not name, the codes mean nothing and both are made
+again from the vectors. Its word in the header of codes.slab is written when codes are about to be made with it, so that
+codes are never read by another one.
 """
 
 from __future__ import annotations
@@ -178,7 +178,9 @@ def unpack(raw: bytes, dim: int) -> Codebook | None:
         if not 0 < version < 1 << 32:
             raise ValueError(f"version {version}")
         if centre.shape != (dim,) or books.shape != (dim, CENTROIDS) or turn.shape not in ((0, dim), (dim, dim)):
-            raise ValueError(f"centre {centre.shape}, centroids {books.shape}, rotation {turn.shape} of {dim} dimensions")
+            raise ValueError(
+                f"centre {centre.shape}, centroids {books.shape}, rotation {turn.shape} of {dim} dimensions"
+            )
         if starts.ndim != 1 or len(starts) < 2 or starts[0] != 0 or starts[-1] != dim or (np.diff(starts) < 1).any():
             raise ValueError("subspaces out of order")
     except (OSError, ValueError, TypeError, KeyError, EOFError, zipfile.BadZipFile) as error:

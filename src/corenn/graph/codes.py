@@ -53,16 +53,16 @@ FAITHFUL = 0.97  # share of the walk's own answers that a walk over codes must f
 LEAST_TRAINED = 1 << 10  # rows below which no codebook is trained: queries scan so few
 RETRAINED = 4  # times as many rows as when a codebook was trained, from which on another one is
 SAMPLE_BYTES = 1 << 28  # of the vectors by which it is trained, at most
-ASKED = 128  # rows by which the slack of codes is measured
+ASKED = 256  # rows by which the slack of codes is measured
 # Factors by which their estimates may err, tried in this order; and what measuring fewer than all may lose of recall.
 MEASURED = (*TRAINED, "trunc")  # codes of which it hangs on the data how far their estimates err
 SLACKS = (1.02, 1.05, 1.1, 1.2, 1.3, 1.5, 1.75, 2.0, 2.5, 3.0, 4.0)
 ALL = 1e30
-LOST = 0.004
+LOST = 0.001
 
 
 class CodeMarks(NamedTuple):
-    """What the header of codes.slab says of codes that a view has. `changed` is true from when they are made anew on."""
+    """What the header of codes.slab says of the codes of a view. `changed` is true from when they are made anew on."""
 
     header: UInt64s
     chosen: int
@@ -356,7 +356,8 @@ class Coder:
             if hide:
                 plan = plan._replace(hidden=int(ids[at]))
             some = queries[at : at + step]
-            part = Results(*(each[at : at + step] for each in found))
+            stop = at + step
+            part = Results(found.ids[at:stop], found.distances[at:stop], found.info[at:stop])
             if codes is None:
                 search_batch(view.rows, view.graph, view.live, plan, some, scratch, part)
             else:
