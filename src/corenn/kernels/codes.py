@@ -35,7 +35,6 @@ from .search import AHEAD, DISTANCES, FOUND, HOPS, aim, beam_search, emit, navig
 AUTO = ("sq4", "sq8")  # the codes that are tried, in this order, where none are asked for
 TRAINED = ("pq", "opq")  # codes with a codebook
 TAIL = 12  # bytes behind the codes of a row: scale, offset and square, float32 each
-PRODUCT_TAIL = 4  # bytes behind product codes: the square of what they miss, float32
 SCALE, OFFSET, SQUARE = 0, 4, 8  # where in the tail
 ALIGNED = 16
 SHRINKS = 4  # ranges that are tried for a scalar code, each narrower than the one before
@@ -113,7 +112,7 @@ class Form(NamedTuple):
     @property
     def used(self) -> int:
         """Bytes of a row that mean something."""
-        return self.body + (PRODUCT_TAIL if self.subspaces else TAIL)
+        return self.body + (0 if self.subspaces else TAIL)
 
     @property
     def row_bytes(self) -> int:
@@ -132,9 +131,9 @@ def form_of(settings: Settings, mode: str) -> Form:
 
 
 def _subspaces(dim: int) -> int:
-    """About one for four components, so that a row with its tail is a multiple of half a cache line."""
+    """About one for four components, so that a row is a multiple of half a cache line."""
     size = dim / 4
-    return (16 if size <= 16 else 32 * max(1, round(size / 32))) - PRODUCT_TAIL
+    return 16 if size <= 16 else 32 * max(1, round(size / 32))
 
 
 def _beginning(dim: int) -> int:
@@ -206,7 +205,7 @@ def _score(scorer: Any, query: Any, row: Any) -> Any:
     body, terms = scorer.codes.body, scorer.asked.terms
     stored = scorer.vectors
     if scorer.asked.table.shape[0] > 0:
-        known = terms[LEVEL] * np.float32(look_up(scorer.asked.table, stored, row)) - float_at(stored, row, body)
+        known = terms[LEVEL] * np.float32(look_up(scorer.asked.table, stored, row))
         return known if known == known else np.float32(np.inf)
     product = np.float32(dot_bytes(stored, row, scorer.asked.levels, body, scorer.codes.bits))
     scale, offset = float_at(stored, row, body + SCALE), float_at(stored, row, body + OFFSET)
@@ -309,7 +308,7 @@ def encode_rows(rows: Any, codes: Any, first: Any, out: Any, vector: Any, asked:
         decode(rows, first + i, vector)
         _turn(codes, vector, asked.turned)
         if codes.books.shape[0] > 0:
-            _put_float(out[i], codes.body, choose_centroids(codes, asked.turned[0], out[i], asked.sums[0]))
+            choose_centroids(codes, asked.turned[0], out[i], asked.sums[0])
         elif codes.signs.shape[0] > 0:
             _encode_rabitq(codes, asked.turned[0], out[i])
         else:

@@ -4,8 +4,9 @@ The components are cut into *subspaces* of a few each, their widths as alike as 
 stand for what the rows hold there. A query measures its own piece to each of them once, and the distance to a row is
 the sum of one such number per subspace: the row is known by its centroids, the query exactly.
 
-Of the square of what a row's centroids miss the estimate is less, as with scalar codes: it is right for a query at the
-row, and as a rule for those near it, which are the ones whose order counts.
+Estimates are of the distance to what the codes stand for. The square of what they miss is neither added nor taken off:
+for a query at the row it would have to be taken off, for one anywhere else added, and to keep it costs four bytes, in
+which four subspaces more say more: docs/performance.md.
 """
 
 from __future__ import annotations
@@ -127,18 +128,12 @@ def look_up(table: Any, vectors: Any, row: Any) -> Any:
 
 
 @inlined
-def choose_centroids(codes: Any, values: Any, stored: Any, sums: Any) -> Any:
-    """Write the nearest centroid of each piece of a rotated vector; returns the square of what they miss."""
-    starts, books = codes.starts, codes.books
-    missed = np.float32(0)
+def choose_centroids(codes: Any, values: Any, stored: Any, sums: Any) -> None:
+    """Write the nearest centroid of each piece of a rotated vector."""
+    starts = codes.starts
     for m in range(starts.shape[0] - 1):
-        _measure(books, starts[m], starts[m + 1], values, sums)
-        best = _nearest(sums)
-        stored[m] = np.uint8(best)
-        for i in range(starts[m], starts[m + 1]):
-            apart = values[i] - books[i, best]
-            missed += apart * apart
-    return missed
+        _measure(codes.books, starts[m], starts[m + 1], values, sums)
+        stored[m] = np.uint8(_nearest(sums))
 
 
 @kernel
