@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from .config import Settings
+from .graph import codebook
 from .graph.adopt import Adopter
 from .graph.bulk import Builder
 from .graph.check import check_graph
@@ -93,6 +94,7 @@ def _exercise(settings: Settings, progress: Callable[[str], None]) -> None:
     progress("search")
     searcher.query(replace(view, codes=None), queries, 5, 16, exact=False, threads=1)
     searcher.query(view, queries, 5, 16, exact=False, threads=1)
+    codebook.train(np.zeros((1, 8), np.float32), 2, 1, helpers, rotated=False)
     progress("scan")
     searcher.query(view, queries, 5, 16, exact=True, threads=1)
     aim_batch(view.rows, L2, queries, np.empty((2, 9), np.float32))
