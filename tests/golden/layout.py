@@ -110,7 +110,9 @@ def soft() -> list[Any]:
 
 
 def books() -> list[list[Any]]:
-    one = Codebook(1, np.zeros(3, np.float32), np.eye(3, dtype=np.float32), np.arange(4), np.zeros((3, 256), np.float32))
+    one = Codebook(
+        1, np.zeros(3, np.float32), np.eye(3, dtype=np.float32), np.arange(4), np.zeros((3, 256), np.float32)
+    )
     with np.load(io.BytesIO(codebook.pack(one))) as kept:
         return [[name, kept[name].dtype.str, kept[name].ndim] for name in sorted(kept)]
 
