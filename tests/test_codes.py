@@ -21,6 +21,7 @@ from corenn.storage.commit import CODEBOOK
 from corenn.storage.files import Files
 from corenn.storage.format import CHOSEN, CODED, PAGE
 from corenn.storage.rocks import RocksMetadata
+from corenn.writer import Task
 from tests.conftest import COMPILED, Create, Sample
 from tests.oracle import DTYPES, METRICS, distances, recall
 
@@ -378,9 +379,71 @@ def test_an_unknown_mode_is_refused(mode: Any) -> None:
         CoreNN.in_memory(dim=4, compression_mode=mode)
 
 
-def test_the_mode_is_fixed_at_creation(memory: Create) -> None:
-    with pytest.raises(InvalidSettingError, match="fixed at creation"):
-        memory(dim=4, compression_mode="sq8").configure(compression_mode="sq4")
+def test_the_number_of_pieces_is_fixed_at_creation(memory: Create) -> None:
+    for name in ("pq_subspaces", "trunc_dims"):
+        with pytest.raises(InvalidSettingError, match="fixed at creation"):
+            memory(dim=4, compression_mode="sq8").configure(**{name: 2})
+
+
+def settled(db: CoreNN) -> str:
+    """The codes in use once what is to be done in the background is done."""
+    assert db._writer is not None
+    db._writer.submit(Task(lambda: None))
+    return db.stats().compression_mode
+
+
+@pytest.mark.parametrize("before", ["none", "sq4", "pq", "auto"])
+def test_the_mode_can_be_changed(create: Create, sift: Sample, before: str) -> None:
+    rows, queries = sift[0][:3_000], sift[1][:60]
+    db = fill(create(dim=128, metric="l2", compression_mode=before, compression_threshold=500), rows[:2_500])
+    view = db._current()
+    for mode in ("opq", "sq8", "none", "trunc", "pq", "auto"):
+        db.configure(compression_mode=mode)
+        assert settled(db) == {"auto": "sq4"}.get(mode, mode)
+        assert found(db, rows[:2_500], queries) >= (FLOOR["pq"] if mode != "trunc" else 0)
+        assert db.verify().ok
+    if view.codes is not None:  # a query that began before goes on with vectors
+        answers = db._searcher.query(view, queries, 10, 48, exact=False, threads=1)
+        assert recall("l2", rows[:2_500], queries, answers.ids.tolist(), 10) >= 0.97
+    fill(db, rows[2_500:], 2_500)
+    db.delete(range(500))
+    db.compact()
+    assert settled(db) == "sq4"
+    assert db.verify().ok
+    if db._store.path is not None:
+        db.close()
+        with CoreNN.open(db._store.path) as again:
+            assert again.settings.compression_mode == "auto"
+            assert again.stats().compression_mode == "sq4"
+            assert not again.verify().repaired
+
+
+@pytest.mark.parametrize("before", ["none", "sq4"])
+def test_one_handle_may_have_other_codes(tmp_path: Path, sift: Sample, before: str) -> None:
+    rows, queries = sift[0][:3_000].copy(), sift[1][:60]
+    path = tmp_path / "database"
+    with CoreNN.create(path, dim=128, metric="l2", compression_mode=before, compression_threshold=500) as db:
+        fill(db, rows[:2_000])
+    with CoreNN.open(path, compression_mode="opq") as db:
+        assert settled(db) == "opq"
+        fill(db, rows[2_000:2_500], 2_000)
+        assert found(db, rows[:2_500], queries) >= FLOOR["opq"]
+        with CoreNN.open(path, mode="r", compression_mode="none") as reader:
+            assert reader.stats().compression_mode == "none"
+            assert found(reader, rows[:2_500], queries) >= 0.97
+    with CoreNN.open(path, compression_mode="none") as db:  # which changes rows, and no codes
+        assert settled(db) == "none"
+        rows[:300] = rows[:300][::-1]
+        db.upsert(range(300), rows[:300])
+        fill(db, rows[2_500:], 2_500)
+    for mode in ("opq", before):
+        with CoreNN.open(path, compression_mode=mode) as db:
+            assert settled(db) == mode
+            assert found(db, rows, queries) >= FLOOR["opq"]
+            report = db.verify()
+            assert report.ok and not report.repaired
+    with CoreNN.open(path) as db:
+        assert db.settings.compression_mode == before
 
 
 def test_a_database_without_codes_has_none(create: Create, rng: np.random.Generator) -> None:

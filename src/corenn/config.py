@@ -52,8 +52,8 @@ class Settings:
         "auto",
         "Codes over which walks go before the best are ranked by their vectors: none, sq8, sq4, rabitq, pq, opq, "
         "trunc, or auto, which picks once there are enough rows.",
-        choices=COMPRESSIONS,
-    )
+        choices=COMPRESSIONS, mutable=True,
+    )  # fmt: skip
     compression_threshold: int = setting(
         10_000, "Rows from which on there are codes; below, walks measure vectors.", low=0, high=MAX_ROWS, mutable=True
     )

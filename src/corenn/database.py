@@ -145,6 +145,8 @@ class CoreNN:
         store = Store.open(_as_path(path), mode, Files())
         try:
             store.settings = store.settings.changed(overrides)
+            if store.writable:
+                store.add_codes()
             warm(store.settings)
             return cls(store, mode)
         except BaseException:

@@ -212,8 +212,9 @@ class Writer:
         self.view = self._take()
         if self._backlog or calibrator.due(self.view):
             self._start()
-        if self.view.codes is None and (chosen_mode(store) != "none" or codes_due(store, self.view.head.live)):
-            self.schedule(Task(self._make_codes))  # queries measure vectors until then
+        missing = chosen_mode(store) != "none" and self.view.codes is None
+        if missing or codes_due(store, self.view.head.live):
+            self.schedule(Task(self._make_codes))  # queries measure vectors, or go over other codes, until then
 
     # --- callers ---------------------------------------------------------------------------------------------------
 
@@ -528,9 +529,12 @@ class Writer:
         self._checkpointed = self.view.head.commit
 
     def _make_codes(self) -> None:
-        self.linker.coder.extend(self.view)
-        if self.view.codes is None:
-            self.linker.coder.begin(self.view, self.view.head.live - len(self.view.pending))
+        linked = self.view.head.live - len(self.view.pending)
+        if codes_due(self.store, linked):
+            if not self._closing:  # the next opening sees to it
+                self.linker.coder.begin(self.view, linked)
+        else:
+            self.linker.coder.extend(self.view)
         self._publish()
 
     def keep_curves(self) -> None:
@@ -661,4 +665,7 @@ class Writer:
             stored = Settings.from_dict(self.store.metadata.settings()["settings"]).changed(changes)
             self.store.metadata.store_settings(stored.as_dict(), sync=settings.durability == "sync")
         self.store.settings = settings
+        self.store.add_codes()
         self._publish()
+        if codes_due(self.store, self.view.head.live):
+            self.schedule(Task(self._make_codes))

@@ -14,15 +14,17 @@ import zlib
 
 import numpy as np
 
+from ..kernels.codes import TRAINED
 from ..kernels.product import CENTROIDS, Codebook, gather_clusters, subspaces_of
 from ..storage.commit import CODEBOOK
-from ..storage.format import BOOK
+from ..storage.format import BOOK, CHOSEN, CODINGS
 from ..storage.store import Store
 from ..types import AnyArray, Float32s, Int64s
 from .threads import Helpers
 
 log = logging.getLogger("corenn.codes")
 
+_TRAINED = [CODINGS.index(mode) for mode in TRAINED]
 SEED = 0xB00C
 ROUNDS = 12  # of k-means, at most: docs/performance.md
 SETTLED = 1e-3  # the part of the error that a round has to take off for another one to follow
@@ -123,7 +125,7 @@ def keep(store: Store, codebook: Codebook) -> None:
 
 def load(store: Store) -> None:
     """Take over what is kept, if it is another one than that in use."""
-    if store.codes is None or store.settings.compression_mode not in ("pq", "opq"):
+    if store.codes is None or int(store.codes.header[CHOSEN]) not in _TRAINED:
         return
     named = int(store.codes.header[BOOK])
     if store.codebook is not None and store.codebook[0] == named:

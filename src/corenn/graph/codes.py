@@ -66,15 +66,18 @@ class CodeMarks(NamedTuple):
 
     header: UInt64s
     chosen: int
+    centre: int
     book: int
 
     @classmethod
     def of(cls, header: UInt64s) -> CodeMarks:
-        return cls(header, int(header[CHOSEN]), int(header[BOOK]))
+        return cls(header, *header[[CHOSEN, CENTRE, BOOK]].tolist())
 
     @property
     def changed(self) -> bool:
-        return int(self.header[CHOSEN]) != self.chosen or int(self.header[BOOK]) != self.book
+        header = self.header
+        found: bool = header[CHOSEN] != self.chosen or header[CENTRE] != self.centre or header[BOOK] != self.book
+        return found
 
 
 def centre_of(store: Store) -> int:
@@ -91,17 +94,26 @@ def chosen_mode(store: Store) -> str:
 
 
 def codes_due(store: Store, live: int) -> bool:
-    """Whether there are enough rows for codes, and none were chosen yet, or making them was cut off."""
-    if store.codes is None or store.codes.header[CHOSEN]:
+    """Whether codes are to be chosen or dropped: there are enough rows, and none of the kind that is asked for, be it
+    that the setting has changed or that making them was cut off.
+    """
+    if store.codes is None:
         return False
-    least = LEAST_TRAINED if store.settings.compression_mode in TRAINED else 1
+    asked, chosen = store.settings.compression_mode, chosen_mode(store)
+    if asked == "none":
+        return bool(store.codes.header[CHOSEN])
+    if store.codes.header[CHOSEN] and (chosen == asked or (asked == "auto" and chosen in (*AUTO, "none"))):
+        return False
+    least = LEAST_TRAINED if asked in TRAINED else 1
     return live >= max(store.settings.compression_threshold, least)
 
 
 def codes_for(store: Store, rows: Rows, count: int) -> Codes | None:
     """The codes of a store as kernels take them, if all of the first `count` rows have theirs."""
     mode = chosen_mode(store)
-    if store.codes is None or mode == "none" or int(store.codes.header[CODED]) < count:
+    if store.codes is None or "none" in (mode, store.settings.compression_mode):
+        return None
+    if int(store.codes.header[CODED]) < count:
         return None
     codes = _as_codes(store, rows, mode)
     return codes if codes is not None and len(codes.vectors) >= count else None
@@ -215,11 +227,16 @@ class Coder:
     def begin(self, view: View, linked: int) -> None:
         """Choose codes and make them, once enough rows are linked; try the choice again whenever these have doubled."""
         store = self._store
-        if store.codes is None or linked < store.settings.compression_threshold:
+        if store.codes is None:
             return
         header, asked = store.codes.header, store.settings.compression_mode
+        if asked == "none":
+            header[[CHOSEN, CODED]] = 0  # rows that come from now on get no codes: none may count as there
+            return
+        if linked < store.settings.compression_threshold:
+            return
         chosen = chosen_mode(store)
-        if not header[CHOSEN]:
+        if codes_due(store, linked):
             modes = _candidates(store) if asked == "auto" else (asked,)
         elif chosen in TRAINED and linked >= RETRAINED * int(header[TRIED]):
             modes = (chosen,)
@@ -229,8 +246,6 @@ class Coder:
                 return
             modes = AUTO[AUTO.index(chosen) + 1 :]
         else:
-            return
-        if modes and modes[0] in TRAINED and linked < LEAST_TRAINED:
             return
         header[TRIED] = linked
         for mode in modes:

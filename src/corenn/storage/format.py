@@ -122,6 +122,11 @@ def version_in(page: bytes) -> tuple[int, int] | None:
     return (version, flags) if sound else None
 
 
+def row_bytes_in(page: bytes) -> int | None:
+    """Bytes per row of a file, by its first page; None as above."""
+    return None if version_in(page) is None else int(_HEADER.unpack(page[: _HEADER.size])[4])
+
+
 def restamped(page: bytes, version: int, generation: int) -> bytes:
     """The header of a page, for a file of another version and generation."""
     magic, _, flags, _, *rest, _ = _HEADER.unpack(page[: _HEADER.size])

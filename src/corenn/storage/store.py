@@ -121,6 +121,18 @@ def slab_specs(settings: Settings, database: int = 0, generation: int = FIRST) -
     return {spec.name: replace(spec, database=database, generation=generation) for spec in specs}
 
 
+def _as_created(path: Path, spec: SlabSpec) -> SlabSpec:
+    """The shape of a file of codes, which keeps the width that it was created with whatever codes it holds later."""
+    if spec.name != "codes.slab":
+        return spec
+    try:
+        with path.open("rb") as file:
+            width = fmt.row_bytes_in(file.read(fmt.PAGE))
+    except OSError:
+        return spec
+    return replace(spec, columns=width) if width else spec
+
+
 def _require_vacant(path: Path) -> None:
     """Refuse to create where something is, other than an empty folder."""
     with translated("look at", path):
@@ -358,6 +370,7 @@ class Store:
         slabs: dict[str, Any] = {}
         try:
             for name, spec in slab_specs(settings, stored["database"], number).items():
+                spec = _as_created(folder / name, spec)
                 slabs[name] = cls._open_slab(folder / name, spec, mode, files, metadata, recovered)
             store = cls(settings, slabs, metadata, path=path, writable=mode != "r")
             store.files, store.generation = files, number
@@ -377,6 +390,25 @@ class Store:
     def folder(self) -> Path | None:
         """Where the slabs and the metadata are, None in memory."""
         return None if self.path is None else folder_of(self.path, self.generation)
+
+    def add_codes(self) -> None:
+        """Make room for codes in a database that was created without. What an earlier handle has left there is old."""
+        if self.codes is not None or self.settings.compression_mode == "none":
+            return
+        spec = slab_specs(self.settings, self.vectors.spec.database, self.generation)["codes.slab"]
+        if self.folder is None:
+            self.codes = MemorySlab(spec, MAX_ROWS)
+        else:
+            path = self.folder / spec.name
+            if not path.exists():
+                FileSlab.create(self.files, self.folder, spec)
+                self.files.sync_folder(self.folder)
+            assert isinstance(self.metadata, RocksMetadata)
+            self.codes = self._open_slab(path, _as_created(path, spec), "rw", self.files, self.metadata, self.recovered)
+            if self.changes is not None:
+                self.changes.watch(self.codes)
+        self.codes.header[[fmt.CHOSEN, fmt.CODED]] = 0
+        self.slabs[spec.name] = self.codes
 
     def watch_changes(self) -> None:
         """Begin to note what changes, in the files that are held now."""
