@@ -32,7 +32,7 @@ from .errors import (
     NotADatabaseError,
     ReadOnlyError,
 )
-from .graph import navigation
+from .graph import codebook, navigation
 from .graph.bulk import Progress
 from .graph.calibrate import SAMPLES, Calibrator, Choice
 from .graph.codes import chosen_mode
@@ -92,6 +92,7 @@ class CoreNN:
         scratches = ScratchPool()
         self._searcher = Searcher(scratches, self._helpers)
         navigation.load(store)
+        codebook.load(store)
         self._calibrator = Calibrator(self._searcher, self._helpers, store.metadata.soft(CURVES))
         self._snapshots = Snapshots(store.path, Files())
         self._beside_queries = self._helpers.beside(self._snapshots.asked)
@@ -150,6 +151,8 @@ class CoreNN:
         store = Store.open(as_path(path), mode, Files())
         try:
             store.settings = store.settings.changed(overrides)
+            if store.writable:
+                store.add_codes()
             warm(store.settings)
             return cls(store, mode)
         except BaseException:
@@ -702,6 +705,7 @@ class CoreNN:
                     raise NotADatabaseError(f"{self._store.path} is gone: it was dropped, moved or removed; close it")
                 self._store.refresh()
                 navigation.load(self._store)
+                codebook.load(self._store)
                 self._reader_view = self._read_view()
                 self._calibrator.load(self._store.metadata.soft(CURVES))
                 self._tell()

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from .config import Settings
+from .graph import codebook
 from .graph.adopt import Adopter
 from .graph.bulk import Builder
 from .graph.check import check_graph
@@ -101,6 +102,7 @@ def _exercise(settings: Settings, progress: Callable[[str], None]) -> None:
     rows_read(store, rows, ids[:1])
     index_rows(ids[:1], *(np.full(2, VACANT) for _ in range(2)))
     cool_rows(ids[:1], store.hot.ids, store.hot.places)
+    codebook.train(np.zeros((1, 8), np.float32), 2, 1, helpers, rotated=False)
     progress("scan")
     searcher.query(view, queries, 5, 16, exact=True, threads=1)
     aim_batch(view.rows, L2, queries, np.empty((2, 9), np.float32))

@@ -23,7 +23,7 @@ from .config import Settings
 from .errors import ClosedError, CoreNNError, DiskFullError, DuplicateKeyError, KeyNotFoundError, ReadOnlyError
 from .graph.bulk import Progress
 from .graph.calibrate import Calibrator
-from .graph.codes import chosen_mode
+from .graph.codes import chosen_mode, codes_due
 from .graph.disk import STEP_ROWS, Spiller
 from .graph.insert import Linker
 from .graph.mend import Mender
@@ -216,8 +216,9 @@ class Writer:
         self.view = self._take()
         if self._backlog or calibrator.due(self.view) or spiller.due(calm=True):
             self._start()
-        if chosen_mode(store) != "none" and self.view.codes is None:
-            self.schedule(Task(self._make_codes))  # queries measure vectors until then
+        missing = chosen_mode(store) != "none" and self.view.codes is None
+        if missing or codes_due(store, self.view.head.live):
+            self.schedule(Task(self._make_codes))  # queries measure vectors, or go over other codes, until then
 
     # --- callers ---------------------------------------------------------------------------------------------------
 
@@ -547,7 +548,12 @@ class Writer:
         self._checkpointed = self.view.head.commit
 
     def _make_codes(self) -> None:
-        self.linker.coder.extend(self.view)
+        linked = self.view.head.live - len(self.view.pending)
+        if codes_due(self.store, linked):
+            if not self._closing:  # the next opening sees to it
+                self.linker.coder.begin(self.view, linked)
+        else:
+            self.linker.coder.extend(self.view)
         self._publish()
 
     def keep_curves(self) -> None:
@@ -679,4 +685,7 @@ class Writer:
             stored = Settings.from_dict(self.store.metadata.settings()["settings"]).changed(changes)
             self.store.metadata.store_settings(stored.as_dict(), sync=settings.durability == "sync")
         self.store.settings = self.store.settings.changed(changes)  # a root may have changed the memory meanwhile
+        self.store.add_codes()
         self._publish()
+        if codes_due(self.store, self.view.head.live):
+            self.schedule(Task(self._make_codes))

@@ -141,17 +141,24 @@ class Searcher:
 
     def _walk(self, view: View, plan: Plan, queries: Float32s, results: Results, room: int = TOMBSTONE_ROOM) -> int:
         size, scratch = self._scratches.take(view, plan, room=room)
-        if view.codes is not None and view.disk is not None:
-            fewest = self._walk_disk(view, plan, queries, scratch, results)
-        elif view.codes is None:
+        fewest = -1
+        if view.codes is not None and view.marks is not None and not view.marks.changed:
+            walk = self._walk_codes if view.disk is None else self._walk_disk
+            fewest = walk(view, plan, queries, scratch, results)
+            if view.marks.changed:
+                fewest = -1  # others were written over them meanwhile: what was found may be anything
+        if fewest < 0:
             fewest = self._call(search_batch, view.rows, view.graph, view.live, plan, queries, scratch, results)
-        else:
-            asked = self._scratches.take_asked(view.codes)
-            fewest = self._call(
-                search_codes, view.rows, view.codes, view.graph, view.live, plan, queries, scratch, asked, results
-            )
-            self._scratches.give_asked(view.codes, asked)
         self._scratches.give(size, scratch)
+        return fewest
+
+    def _walk_codes(self, view: View, plan: Plan, queries: Float32s, scratch: Scratch, results: Results) -> int:
+        assert view.codes is not None
+        asked = self._scratches.take_asked(view.codes)
+        fewest = self._call(
+            search_codes, view.rows, view.codes, view.graph, view.live, plan, queries, scratch, asked, results
+        )
+        self._scratches.give_asked(view.codes, asked)
         return fewest
 
     def _walk_disk(self, view: View, plan: Plan, queries: Float32s, scratch: Scratch, results: Results) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..kernels.codes import Asked, Codes, asked_of
+from ..kernels.codes import Asked, Codes, Form, asked_of, form_in
 from ..kernels.disk import Frame
 from ..kernels.link import Workbench
 from ..kernels.rows import Rows
@@ -22,7 +22,7 @@ class ScratchPool:
 
     def __init__(self) -> None:
         self._free: dict[Size, list[Scratch]] = {}
-        self._asked: dict[tuple[int, int], list[Asked]] = {}
+        self._asked: dict[Form, list[Asked]] = {}
         self._frames: dict[tuple[int, ...], list[tuple[Rows, Frame]]] = {}
 
     def take(self, view: View, plan: Plan, trail: int = 0, room: int = TOMBSTONE_ROOM) -> tuple[Size, Scratch]:
@@ -39,12 +39,13 @@ class ScratchPool:
 
     def take_asked(self, codes: Codes) -> Asked:
         """Room for a query over codes, to be given back."""
-        free = self._asked.get((codes.signs.shape[1], codes.bits))
-        return free.pop() if free else asked_of(codes.signs.shape[1], codes.bits)
+        form = form_in(codes)
+        free = self._asked.get(form)
+        return free.pop() if free else asked_of(form)
 
     def give_asked(self, codes: Codes, asked: Asked) -> None:
         """Keep it for the next call."""
-        self._asked.setdefault((codes.signs.shape[1], codes.bits), []).append(asked)
+        self._asked.setdefault(form_in(codes), []).append(asked)
 
     def take_frame(self, view: View, k: int) -> tuple[tuple[int, ...], Rows, Frame]:
         """Room for one row as it is read from the disk, and for k answers, to be given back with its size."""

@@ -38,6 +38,7 @@ from ..kernels.checksum import TABLES, checksum_rows
 from ..kernels.codes import code_width
 from ..kernels.keytable import KIND_STR
 from ..kernels.link import mend_ring
+from ..kernels.product import Codebook
 from ..kernels.search import FIRST_NEIGHBOUR, Navigation
 from ..types import AnyArray, Bytes, Float32s, Key, UInt32s, UInt64s
 from . import format as fmt
@@ -128,9 +129,21 @@ def slab_specs(settings: Settings, database: int = 0, generation: int = FIRST) -
         SlabSpec("keys.heap", np.dtype(np.uint8), 1, hard=False),
     ]
     if settings.compression_mode != "none":
-        codes = code_width(settings.dim, settings.compression_mode)
+        codes = code_width(settings, settings.compression_mode)
         specs.append(SlabSpec("codes.slab", np.dtype(np.uint8), codes, hard=False, dim=settings.dim))
     return {spec.name: replace(spec, database=database, generation=generation) for spec in specs}
+
+
+def _as_created(path: Path, spec: SlabSpec) -> SlabSpec:
+    """The shape of a file of codes, which keeps the width that it was created with whatever codes it holds later."""
+    if spec.name != "codes.slab":
+        return spec
+    try:
+        with path.open("rb") as file:
+            width = fmt.row_bytes_in(file.read(fmt.PAGE))
+    except OSError:
+        return spec
+    return replace(spec, columns=width) if width else spec
 
 
 def _require_vacant(path: Path) -> None:
@@ -222,6 +235,7 @@ class Store:
         self.edges, self.keys, self.heap = slabs["edges.slab"], slabs["keys.slab"], slabs["keys.heap"]
         self.codes: Slab | None = slabs.get("codes.slab")
         self.centre: tuple[int, Float32s] | None = None  # of RaBitQ's codes: its row and its vector
+        self.codebook: tuple[int, Codebook] | None = None  # of product codes: the word BOOK that goes with it, and it
         self.navigation, self.drawn = NO_NAVIGATION, NOT_DRAWN
         self.disk: DiskRows | None = None  # where there is a disk.slab
         self.source: Descriptors | None = None  # of what searches over the disk read: see graph/disk.py
@@ -376,6 +390,7 @@ class Store:
         slabs: dict[str, Any] = {}
         try:
             for name, spec in slab_specs(settings, stored["database"], number).items():
+                spec = _as_created(folder / name, spec)
                 slabs[name] = cls._open_slab(folder / name, spec, mode, files, metadata, recovered)
             store = cls(settings, slabs, metadata, path=path, writable=mode != "r")
             store.files, store.generation = files, number
@@ -432,6 +447,25 @@ class Store:
     def folder(self) -> Path | None:
         """Where the slabs and the metadata are, None in memory."""
         return None if self.path is None else folder_of(self.path, self.generation)
+
+    def add_codes(self) -> None:
+        """Make room for codes in a database that was created without. What an earlier handle has left there is old."""
+        if self.codes is not None or self.settings.compression_mode == "none":
+            return
+        spec = slab_specs(self.settings, self.vectors.spec.database, self.generation)["codes.slab"]
+        if self.folder is None:
+            self.codes = MemorySlab(spec, MAX_ROWS)
+        else:
+            path = self.folder / spec.name
+            if not path.exists():
+                FileSlab.create(self.files, self.folder, spec)
+                self.files.sync_folder(self.folder)
+            assert isinstance(self.metadata, RocksMetadata)
+            self.codes = self._open_slab(path, _as_created(path, spec), "rw", self.files, self.metadata, self.recovered)
+            if self.changes is not None:
+                self.changes.watch(self.codes)
+        self.codes.header[[fmt.CHOSEN, fmt.CODED]] = 0
+        self.slabs[spec.name] = self.codes
 
     def watch_changes(self) -> None:
         """Begin to note what changes, in the files that are held now."""
@@ -903,6 +937,7 @@ class Store:
         self._hold(other.slabs, other.metadata)
         self.disk = other.disk
         self.generation, self.navigation, self.drawn = other.generation, other.navigation, other.drawn
+        self.codebook = other.codebook
         self._burnt = (self._burnt[0], NO_IDS)
         self.failing, self.unsure = None, set()
         self.buried, self.forgotten = 0, max(other.forgotten, self.metadata.head.commit)
