@@ -30,41 +30,45 @@ def rows_of(count: int, seed: int = 0) -> np.ndarray:
 
 
 LIVE = """
-import json, sys, threading, time
+import gc, json, sys
 import numpy as np
 from corenn import CoreNN
+from corenn.storage import residence
 from tests.test_memory import DIM, rows_of
 
 path, limit, count = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
-with CoreNN.create(path + "-empty", dim=DIM, metric="l2") as empty:
-    empty.query(np.zeros(DIM, np.float32))
-    before = empty.stats().resident_bytes
+
+
+def life(path, count, limit, look):
     with CoreNN.create(path, dim=DIM, metric="l2", memory_limit=limit) as db:
-        most, stop = [0], threading.Event()
-
-        def watch():
-            while not stop.is_set():
-                most[0] = max(most[0], db.stats().resident_bytes)
-                time.sleep(0.002)
-
-        watching = threading.Thread(target=watch)
-        watching.start()
         for first in range(0, count, 1000):
             db.insert(range(first, first + 1000), rows_of(1000, first))
+            look(db)
         db.delete(range(0, count, 10))
         db.checkpoint()
         asked = rows_of(50, 7)
-        exact = db.query(asked, k=10, exact=True)
-        found = db.query(asked, k=10, search_list=64)
+        exact, found = db.query(asked, k=10, exact=True), db.query(asked, k=10, search_list=64)
+        look(db)
         ok = db.verify().ok
-        stop.set()
-        watching.join()
+        look(db)
         hit = np.mean([len(set(a.keys) & set(b.keys)) / 10 for a, b in zip(found, exact)])
-        stats = db.stats()
-        print(json.dumps({
-            "grown": most[0] - before, "recall": hit, "ok": ok, "rows": len(db), "given_back": db._residence.given_back,
-            "files": sum(stats.memory.values()), "limit": stats.memory_limit, "mapped": stats.mapped_bytes,
-        }))
+        return ok, hit, len(db), db._residence.given_back, db.stats()
+
+
+residence.LEAST, least = 0, residence.LEAST
+life(path + "-small", 12_000, 8 << 20, lambda db: None)  # loads what is loaded once
+residence.LEAST = least
+gc.collect()
+resident = [0]
+with CoreNN.create(path + "-empty", dim=DIM, metric="l2") as empty:
+    before = empty.stats().resident_bytes
+    ok, hit, rows, given_back, stats = life(
+        path, count, limit, lambda db: resident.append(db.stats().resident_bytes - before)
+    )
+print(json.dumps({
+    "grown": max(resident), "recall": hit, "ok": ok, "rows": rows, "given_back": given_back,
+    "files": sum(stats.memory.values()), "limit": stats.memory_limit,
+}))
 """
 
 

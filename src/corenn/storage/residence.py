@@ -88,9 +88,9 @@ class Residence:
             self._lock.release()
 
     def anonymous(self) -> int:
-        """Bytes that cannot be given back: RocksDB's, and the graph in which walks begin."""
-        navigation = self._store.navigation
-        return self._store.metadata.memory_bytes() + navigation.ids.nbytes + navigation.edges.nbytes
+        """Bytes that cannot be given back: RocksDB's, the graph in which walks begin, and rows of disk.slab."""
+        kept = (*self._store.hot, self._store.navigation.ids, self._store.navigation.edges)
+        return self._store.metadata.memory_bytes() + sum(array.nbytes for array in kept)
 
     def _give_back(self, *, large: bool) -> None:
         for name, slab in self._store.slabs.items():
