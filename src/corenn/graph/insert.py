@@ -168,6 +168,7 @@ class Linker:
         plan = Plan(size, view.beam_width, GEOMETRY, view.tombstones, TO_THE_END, np.float32(1))
         room = (TRAIL + 9) * plan.search_list + nearest.shape[1]
         growth = np.zeros(len(batch), np.float32)
+        chosen = np.zeros((len(batch), view.graph.edges.shape[1]), np.uint32)
 
         def choose(start: int, stop: int) -> None:
             key, scratch = self._scratches.take(view, plan, TRAIL * plan.search_list)
@@ -177,13 +178,16 @@ class Linker:
                 scorer = scorer_of(view.codes, asked)
             choose_edges(
                 view.rows, scorer, view.graph, view.live, plan, shape, batch[start:stop], nearest[start:stop],
-                growth[start:stop], scratch, workbench(settings.dim, room), np.zeros(4, np.int64),
+                growth[start:stop], chosen[start:stop], scratch, workbench(settings.dim, room), np.zeros(4, np.int64),
             )  # fmt: skip
             self._scratches.give(key, scratch)
             if view.codes is not None and asked is not None:
                 self._scratches.give_asked(view.codes, asked)
 
         self._helpers.run(choose, len(batch), SLICE)
+        # The degree last, since walks go on. Whatever they meet in between are ids of rows.
+        view.graph.edges[batch, FIRST_NEIGHBOUR:] = chosen[:, FIRST_NEIGHBOUR:]
+        view.graph.edges[batch, DEGREE] = chosen[:, DEGREE]
         note_growth(self._store, growth[growth > 0])
 
     def _touch_behind(self, view: View, touched: UInt32s, fresh: UInt32s) -> None:

@@ -123,10 +123,11 @@ def rank_batch(rows: Any, batch: Any, start: Any, stop: Any, nearest: Any, vecto
 @kernel
 def choose_edges(
     rows: Any, scorer: Any, graph: Any, live: Any, plan: Any, shape: Any, batch: Any, nearest: Any, growth: Any,
-    scratch: Any, bench: Any, info: Any,
+    chosen: Any, scratch: Any, bench: Any, info: Any,
 ) -> None:  # fmt: skip
-    """Give each row of `batch` its out-edges.
+    """Choose the out-edges of each row of `batch`: chosen, uint32 (batch, columns), of which the lifeline is left out.
 
+    They are not written to the graph, which others walk: rows that are linked again are in it.
     scorer: by which walks go, the rows or their codes; edges are chosen by distances. nearest: what rank_batch found
     for them. growth: float32 (batch,), receives growth_of what each has found.
     info: int64 (4,), working memory.
@@ -150,7 +151,7 @@ def choose_edges(
             total = _add_answers(rows, live, plan, node, count, total, scratch, bench)
             info[HOPS] = 0
         sort(bench.candidates, total)
-        write_edges(rows, node, shape, bench, total, graph.edges[node])
+        write_edges(rows, node, shape, bench, total, chosen[i])
 
 
 @inlined
