@@ -32,6 +32,7 @@ from corenn.errors import (
     FormatError,
     InvalidArgumentError,
     NewerFormatError,
+    ReadOnlyError,
     StorageError,
 )
 from corenn.storage import archive
@@ -84,6 +85,18 @@ def test_a_backup_brings_everything_back(db: CoreNN, tmp_path: Path, form: str) 
         assert again.verify().ok
         again.snapshot(tmp_path / "snapshot")
     assert left_of(tmp_path / form) == [form]
+
+
+def test_a_backup_is_read_and_not_written_to(db: CoreNN, tmp_path: Path) -> None:
+    before = content(db)
+    db.backup(tmp_path / "backup")
+    for mode in ("rw", "rescue"):
+        with pytest.raises(ReadOnlyError, match="corenn restore"):
+            CoreNN.open(tmp_path / "backup", mode=mode)  # type: ignore[arg-type]
+    with CoreNN.open(tmp_path / "backup", mode="r") as reader:
+        assert content(reader) == before
+    CoreNN.restore(tmp_path / "backup", tmp_path / "back")  # to have been read does it no harm
+    assert looked_at(tmp_path / "back") == before
 
 
 def test_an_archive_is_one_that_others_can_read(db: CoreNN, tmp_path: Path) -> None:

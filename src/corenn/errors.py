@@ -95,7 +95,7 @@ class LockedError(CoreNNError, BlockingIOError):
 
 
 class ReadOnlyError(CoreNNError, PermissionError):
-    """A write through a handle opened with mode="r", or after a fault while the disk does not let it go on."""
+    """A write through a handle opened with mode="r", after a fault while the disk does not work, or into a backup."""
 
 
 class DiskFullError(CoreNNError, OSError):

@@ -49,7 +49,8 @@ def read_generation(path: Path) -> int:
         if _holds(path):
             return FIRST
         if not any(_holds(folder) for _, folder in _folders(path)):
-            raise NotADatabaseError(f"{path} is not a CoreNN database; create one with CoreNN.create")
+            remedy = "; `corenn restore` makes one of a backup" if path.is_file() else ""
+            raise NotADatabaseError(f"{path} is not a CoreNN database; create one with CoreNN.create{remedy}")
         raise FormatError(f"{path / FILE} is missing, but there are generations; run `corenn repair`")
     found = _LINE.fullmatch(raw)
     if found is None or int(found[2], 16) != zlib.crc32(found[1]):

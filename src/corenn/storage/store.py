@@ -29,6 +29,7 @@ from ..errors import (
     LockedError,
     NewerFormatError,
     OlderFormatError,
+    ReadOnlyError,
     StorageError,
 )
 from ..kernels.candidates import VACANT
@@ -39,6 +40,7 @@ from ..kernels.link import mend_ring
 from ..kernels.search import FIRST_NEIGHBOUR, Navigation
 from ..types import AnyArray, Bytes, Float32s, Key, UInt32s, UInt64s
 from . import format as fmt
+from .archive import MANIFEST
 from .changes import Changes
 from .commit import NO_IDS, Commit, Head, Metadata, Record, as_runs
 from .disk import Descriptors, DiskRows, remove
@@ -281,9 +283,15 @@ class Store:
         Raises:
             NotADatabaseError, FormatError, LockedError, CorruptionError, StorageError
             ForkedError: for writing; see `require_threads`.
+            ReadOnlyError: for writing, if it is a backup.
         """
         if mode != "r":
             require_threads()
+            if (path / MANIFEST).exists():
+                raise ReadOnlyError(
+                    f"{path} is a backup, whose checksums would not hold any more; `corenn restore` makes a database "
+                    "of it, and mode='r' reads it"
+                )
         require_present(path)
         finish_if_due(path, files)
         try:
