@@ -32,7 +32,7 @@ from ..kernels.search import (
 )
 from ..types import AnyArray, Float32s, UInt32s
 from .scratch import ScratchPool
-from .threads import Helpers
+from .threads import WAITERS, Helpers
 from .view import View
 
 log = logging.getLogger("corenn.query")
@@ -133,6 +133,8 @@ class Searcher:
         # A slice lasts a few milliseconds; several per thread even out queries of unlike cost.
         seconds = plan.search_list * HOP_VALUES * view.settings.dim * SECONDS_PER_VALUE
         if view.disk is not None:
+            if threads >= self._helpers.threads:
+                threads *= WAITERS  # they wait for the disk, most of the time
             seconds += plan.search_list * SECONDS_PER_READ
         step = int(max(1, min(SLICE_SECONDS / 4 / seconds, -(-len(queries) // (4 * threads)))))
         self._helpers.run(walk, len(queries), step, threads)

@@ -9,12 +9,15 @@ from copy import copy
 from ..storage.platform import cpu_count
 
 
+WAITERS = 8  # threads for each CPU, where they wait for a disk
+
+
 class Helpers:
     """The helper threads of one database, started when first needed. Safe for any number of callers."""
 
     def __init__(self, threads: int | None = None) -> None:
         self.threads = threads or cpu_count()
-        self._pool = ThreadPoolExecutor(max(1, self.threads), thread_name_prefix="corenn")
+        self._pool = ThreadPoolExecutor(max(1, WAITERS * self.threads), thread_name_prefix="corenn")
         self._guests: Callable[[], bool] | None = None
 
     def beside(self, guests: Callable[[], bool]) -> Helpers:

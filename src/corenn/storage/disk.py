@@ -109,7 +109,8 @@ class DiskRows:
         except (FormatError, OSError) as error:
             log.warning("%s; searches do without, and it is made anew", error)
             if writable:
-                remove(files, folder)
+                with suppress(CoreNNError):
+                    remove(files, folder)
             return None
 
     @classmethod
