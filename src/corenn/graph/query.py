@@ -259,7 +259,10 @@ class Searcher:
         seconds = len(queries) * view.settings.dim * SECONDS_PER_VALUE
         step = max(64, int(SLICE_SECONDS / 2 / seconds))
         for start in range(0, len(ids), step):
-            scan(view.rows, view.live, view.metric, aimed, ids[start : start + step], heaps, counts)
+            part = ids[start : start + step]
+            scan(view.rows, view.live, view.metric, aimed, part, heaps, counts)
+            if view.disk is not None:
+                view.disk.release(int(part[0]), int(part[-1]) + 1)
         return heaps
 
 

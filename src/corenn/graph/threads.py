@@ -8,7 +8,6 @@ from copy import copy
 
 from ..storage.platform import cpu_count
 
-
 WAITERS = 8  # threads for each CPU, where they wait for a disk
 
 

@@ -85,7 +85,7 @@ class DiskRows:
         for spec in (rows, bits):
             if not (folder / spec.name).exists():
                 raise FormatError(f"{folder / spec.name} is missing")
-        self.rows = FileSlab(files, folder / rows.name, rows, writable=writable)
+        self.rows = FileSlab(files, folder / rows.name, rows, writable=writable, mapped=False)
         try:
             self.bits = FileSlab(files, folder / bits.name, bits, writable=writable)
         except BaseException:
@@ -144,7 +144,7 @@ class DiskRows:
             self.fresh[:] = 0
         self.bits.header[BOOT] = boot_word()
         # A file that was cut off holds no row beyond its end.
-        held = len(self.rows.array) * self.unit_rows
+        held = self.rows.capacity * self.unit_rows
         if held < 8 * len(self.fresh):
             self.fresh[held // 8 :] = 0
         self.recount()
