@@ -150,8 +150,6 @@ def test_rows_kept_in_memory_save_pages(tmp_path: Path, sift: Sample) -> None:
         db.insert(range(len(rows)), rows)
         before = pages(settle(db), queries, search_list=24)
         db.configure(memory_limit=len(rows) * 500)
-        assert db._writer is not None
-        db._writer.spiller.restart()
         settle(db)
         assert 0 < db.stats().memory["disk_rows"] <= len(rows) * 500 // 16 * 1.1
         assert pages(db, queries, search_list=24) <= before - 1
@@ -525,8 +523,12 @@ def test_nothing_of_the_files_becomes_resident(tmp_path: Path, sift: Sample, mod
     with CoreNN.open(path, mode=mode) as db:
         before = resident(path)  # what the former handle has touched may be there still
         db.query(queries, k=10, search_list=40)
+        db.query(queries, k=10, exact=True)
+        db.recall(k=10, samples=50)
         taken = resident(path)
-    assert taken.keys() >= {"vectors.slab", "edges.slab", ROWS, "codes.slab"}
+    assert taken.keys() >= {"vectors.slab", "edges.slab", "codes.slab"}
     for name in ("vectors.slab", "edges.slab", ROWS):
-        assert taken[name] - before[name] <= 64 << 10, name
-    assert taken["codes.slab"] > before["codes.slab"]
+        assert taken.get(name, 0) - before.get(name, 0) <= 64 << 10, name
+    with CoreNN.open(path, mode=mode, memory_limit=None) as db:
+        db.query(queries, k=10, search_list=40)
+        assert resident(path)["vectors.slab"] > taken["vectors.slab"] + (64 << 10)  # as walks in memory do

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import os
+import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from corenn import CoreNN, writer
+from corenn.graph import query
 from corenn.kernels import intrinsics
 from corenn.kernels.candidates import VACANT
 from corenn.kernels.disk import BIRTH, PAGE, check_of, cool_rows, index_rows, row_words, unit_of
 from corenn.kernels.jit import kernel
+from tests.oracle import distances
 
 
 @kernel
@@ -112,3 +116,25 @@ def test_rows_in_memory_are_forgotten_when_they_change() -> None:
     assert cool_rows(np.arange(5_000, dtype=np.uint32), table, places) == (ids < 5_000).sum()
     assert cool_rows(np.arange(5_000, dtype=np.uint32), table, places) == 0
     assert sorted(table[places != VACANT].tolist()) == ids[ids >= 5_000].tolist()
+
+
+@pytest.mark.parametrize("metric", ["l2", "cosine", "ip"])
+def test_a_search_as_plain_python_says_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, metric: str) -> None:
+    """Few enough rows for kernels that are not compiled."""
+    monkeypatch.setattr(query, "FEW_ROWS", 1)
+    monkeypatch.setattr(writer, "IDLE_SECONDS", 0.001)
+    rows = np.random.default_rng(0).normal(size=(80, 6)).astype(np.float32)
+    options = {"metric": metric, "compression_mode": "sq8", "compression_threshold": 0, "memory_limit": 1}
+    with CoreNN.create(tmp_path / "db", dim=6, recall_target=0, **options) as db:
+        db.insert(range(80), rows)
+        until = time.monotonic() + 60
+        while db.stats().disk_backlog and time.monotonic() < until:
+            time.sleep(0.01)
+        table = distances(metric, rows, rows[:20])
+        found = db.query(rows[:20], k=2, search_list=16, explain=True)
+        for at, hits in enumerate(found):
+            assert hits.explain is not None
+            assert 0 < hits.explain.pages <= hits.explain.hops
+            assert hits.distances == pytest.approx(table[at, hits.keys], abs=1e-4)
+        if metric != "ip":
+            assert np.mean([hits.keys[0] == at for at, hits in enumerate(found)]) >= 0.9

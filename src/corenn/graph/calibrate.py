@@ -323,6 +323,8 @@ class Calibrator:
                 if len(view.pending):
                     rows = rows[~np.isin(rows, view.pending)]
                 scan(view.rows, view.live, view.metric, aimed, rows, heaps, counts)
+                if view.disk is not None:
+                    view.disk.release(first, first + step)
                 yield
             found = unpacked(np.sort(heaps, axis=1), view.live.rows)
             own = found.ids == sample.ids[start:stop, None]
@@ -385,6 +387,8 @@ def _draw(view: View, count: int, seed: int) -> _Sample:
     ids = found[:count].copy()
     queries = np.empty((len(ids), view.settings.dim), np.float32)
     decode_rows(view.rows, ids, queries)
+    if view.disk is not None:
+        view.disk.release(0, view.live.rows)
     return _Sample(ids, queries, np.full(len(ids), np.nan))
 
 

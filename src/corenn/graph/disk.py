@@ -21,8 +21,8 @@ from ..kernels.search import BORN, DEGREE, FIRST_NEIGHBOUR, INFO, Live
 from ..storage.commit import NO_IDS
 from ..storage.disk import Descriptors, words_of
 from ..storage.platform import will_need
-from ..storage.slab import FileSlab
-from ..storage.store import Hot, Store
+from ..storage.slab import FileSlab, Slab
+from ..storage.store import NO_HOT, Hot, Store
 from ..types import Bytes, UInt32s
 
 if TYPE_CHECKING:
@@ -41,11 +41,17 @@ _NO_BITS: Bytes = np.zeros(0, np.uint8)
 
 @dataclass(frozen=True, slots=True)
 class OnDisk:
-    """What the kernel takes. words: of a row of disk.slab. files: keeps the descriptors in it open."""
+    """disk: what the kernel takes. words: of a row of disk.slab. files: keeps descriptors open. vectors: the slab."""
 
     disk: Disk
     words: int
     files: Descriptors
+    vectors: Slab
+
+    def release(self, first: int, stop: int) -> None:
+        """Let a scan that has gone over some vectors through the mapping leave nothing of them resident."""
+        if isinstance(self.vectors, FileSlab):
+            self.vectors.release(first, stop)
 
 
 def walks_disk(store: Store) -> bool:
@@ -74,12 +80,13 @@ def source_of(store: Store) -> OnDisk:
         rows, vectors, edges, store.seals.array.view(np.float32), _NO_BITS if disk is None else disk.fresh,
         *unit_of(words), edge_words, store.vectors.spec.row_bytes // 4, FIRST_WIDTH, MOST_WIDTH, *store.hot,
     )  # fmt: skip
-    return OnDisk(kernel, words, store.source)
+    return OnDisk(kernel, words, store.source, store.vectors)
 
 
 def disk_for(store: Store) -> OnDisk | None:
     """Where walks read rows, None while they go over what is mapped."""
     if not walks_disk(store):
+        store.hot = NO_HOT
         return None
     try:
         return source_of(store)
@@ -100,7 +107,8 @@ class Spiller:
         self._cursor = 0
         self._later = 0.0
         self._heating: Iterator[None] | None = None
-        self._heated, self._cooled = -1, 0  # for which navigation graph, and how many of the kept rows have changed
+        self._hot: Hot | None = None  # what was chosen last
+        self._heated, self._cooled = (0, 0), 0  # for what it was chosen, and how many of its rows have changed
 
     @property
     def backlog(self) -> int:
@@ -165,8 +173,9 @@ class Spiller:
     # --- rows that are kept in memory ------------------------------------------------------------------------------
 
     def _is_cold(self) -> bool:
-        drawn, kept = self._store.drawn.commit, len(self._store.hot.rows)
-        return self._heated != drawn or self._cooled * COLD > max(kept, 1)
+        store = self._store
+        changed = self._cooled * COLD > max(len(store.hot.rows), 1)
+        return store.hot is not self._hot or self._heated != (store.drawn.commit, hot_bytes(store)) or changed
 
     def _heat(self, view: View) -> None:
         if self._heating is None:
@@ -177,7 +186,7 @@ class Spiller:
     def _chosen(self, view: View) -> Iterator[None]:
         """Keep the rows nearest to where walks enter, by hops; of the last hop those that most edges lead to."""
         store = self._store
-        self._heated, self._cooled = store.drawn.commit, 0
+        self._heated, self._cooled = (store.drawn.commit, hot_bytes(store)), 0
         source = source_of(store)
         most = hot_bytes(store) // (4 * source.words)
         frontier = np.unique(np.concatenate((view.graph.entries, view.graph.navigation.ids)))[:most]
@@ -201,8 +210,7 @@ class Spiller:
         size = 1 << max(2 * len(ids) - 1, 1).bit_length()
         hot = Hot(np.concatenate(kept), np.full(size, VACANT), np.full(size, VACANT))
         index_rows(ids, hot.ids, hot.places)
-        if self._store.disk is not None:
-            store.hot = hot
+        self._hot = store.hot = hot
         log.info("%d rows of disk.slab are kept in memory", len(ids))
 
 

@@ -32,7 +32,7 @@ from ..kernels.search import (
 )
 from ..types import AnyArray, Float32s, UInt32s
 from .scratch import ScratchPool
-from .threads import Helpers
+from .threads import WAITERS, Helpers
 from .view import View
 
 log = logging.getLogger("corenn.query")
@@ -134,6 +134,8 @@ class Searcher:
         # A slice lasts a few milliseconds; several per thread even out queries of unlike cost.
         seconds = plan.search_list * HOP_VALUES * view.settings.dim * SECONDS_PER_VALUE
         if view.disk is not None:
+            if threads >= self._helpers.threads:
+                threads *= WAITERS  # they wait for the disk, most of the time
             seconds += plan.search_list * SECONDS_PER_READ
         step = int(max(1, min(SLICE_SECONDS / 4 / seconds, -(-len(queries) // (4 * threads)))))
         self._helpers.run(walk, len(queries), step, threads)
@@ -265,7 +267,10 @@ class Searcher:
         seconds = len(queries) * view.settings.dim * SECONDS_PER_VALUE
         step = max(64, int(SLICE_SECONDS / 2 / seconds))
         for start in range(0, len(ids), step):
-            scan(view.rows, view.live, view.metric, aimed, ids[start : start + step], heaps, counts)
+            part = ids[start : start + step]
+            scan(view.rows, view.live, view.metric, aimed, part, heaps, counts)
+            if view.disk is not None:
+                view.disk.release(int(part[0]), int(part[-1]) + 1)
             self._helpers.between()
         return heaps
 

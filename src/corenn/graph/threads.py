@@ -8,6 +8,8 @@ from copy import copy
 
 from ..storage.platform import cpu_count
 
+WAITERS = 8  # threads for each CPU, where they wait for a disk
+
 
 def _nothing() -> None:
     """Nobody wants to be called."""
@@ -19,7 +21,7 @@ class Helpers:
     def __init__(self, threads: int | None = None, between: Callable[[], None] = _nothing) -> None:
         """between: called after each range, by the thread that has done it; also by whoever works without ranges."""
         self.threads = threads or cpu_count()
-        self._pool = ThreadPoolExecutor(max(1, self.threads), thread_name_prefix="corenn")
+        self._pool = ThreadPoolExecutor(max(1, WAITERS * self.threads), thread_name_prefix="corenn")
         self._guests: Callable[[], bool] | None = None
         self.between = between
 

@@ -210,7 +210,7 @@ def _ask(disk: Any, words: Any, row: Any) -> None:
 
 @inlined
 def _walk(
-    one: Any, scorer: Any, graph: Any, live: Any, plan: Any, disk: Any, raw: Any, scratch: Any, frame: Any,
+    rows: Any, scorer: Any, graph: Any, live: Any, plan: Any, disk: Any, raw: Any, scratch: Any, frame: Any,
     waiting: Any, info: Any,
 ) -> Any:  # fmt: skip
     """Best-first search for scratch.query, as `search.beam_search`, by estimates; what it expands is measured.
@@ -280,10 +280,10 @@ def _walk(
         if not fetch(disk, live, node, words, info):
             info[LOST] += 1
             continue
-        copy_bytes(words, 0, 4 * vector_at, one.vectors, 0, 4 * disk.vector_words)
-        copy_bytes(words, 0, 4 * SEALS, one.seals, 0, 4 * disk.seals.shape[1])
+        copy_bytes(words, 0, 4 * vector_at, rows.vectors, 0, 4 * disk.vector_words)
+        copy_bytes(words, 0, 4 * SEALS, rows.seals, 0, 4 * disk.seals.shape[1])
         if visible(live, node):
-            value = _measure(one, plan.metric, scratch.query, raw)
+            value = _measure(rows, plan.metric, scratch.query, raw)
             entry = (np.uint64(orderable(value)) << _HIGH) | np.uint64(node)
             if measured < k or entry < frame.found[k - 1]:
                 insert_sorted(frame.found, measured, k, entry)
@@ -308,28 +308,28 @@ def _walk(
 
 
 @inlined
-def _measure(one: Any, metric: Any, query: Any, raw: Any) -> Any:
+def _measure(rows: Any, metric: Any, query: Any, raw: Any) -> Any:
     """The distance of the row at hand under the metric."""
     if metric == IP:
-        return np.float32(1) - inner(one, raw, 0)
-    squared = max(np.float32(0), distance(one, query, np.float32(0), 0))
-    return cosine_distance(one, squared, np.float32(0), 0) if metric == COSINE else squared
+        return np.float32(1) - inner(rows, raw, 0)
+    squared = max(np.float32(0), distance(rows, query, np.float32(0), 0))
+    return cosine_distance(rows, squared, np.float32(0), 0) if metric == COSINE else squared
 
 
 @kernel
 def search_disk(
-    one: Any, codes: Any, graph: Any, live: Any, plan: Any, disk: Any, queries: Any, scratch: Any, asked: Any,
+    rows: Any, codes: Any, graph: Any, live: Any, plan: Any, disk: Any, queries: Any, scratch: Any, asked: Any,
     frame: Any, results: Any,
 ) -> Any:  # fmt: skip
     """Answer queries, float32 of shape (n, dim): walk over codes and over rows on the disk.
 
-    one: the stored rows, as kernels take them, but with room for a single one. Returns the fewest hits that one query
+    rows: the stored rows, as kernels take them, but with room for a single one. Returns the fewest hits that one query
     has found.
     """
     fewest = results.ids.shape[1]
     scorer = scorer_of(codes, asked)
     for i in range(queries.shape[0]):
-        lift = aim(one, plan.metric, queries[i], scratch.query)
+        lift = aim(rows, plan.metric, queries[i], scratch.query)
         info = results.info[i]
         for column in range(info.shape[0]):
             info[column] = 0
@@ -337,7 +337,7 @@ def search_disk(
             aim_at(scorer, scratch.query)
             waiting = navigate(scorer, graph, live, plan, lift, scratch, info)
             info[FOUND] = _walk(
-                one, scorer, graph, live, plan, disk, queries[i], scratch, frame, waiting, info
+                rows, scorer, graph, live, plan, disk, queries[i], scratch, frame, waiting, info
             )  # fmt: skip
             unpack_entries(frame.found[: info[FOUND]], results.ids[i], results.distances[i])
         fewest = min(fewest, info[FOUND])

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, Literal
 
 import numpy as np
@@ -65,7 +66,8 @@ def read_at(descriptor: int, offset: int, size: int, out: AnyArray, row: int, by
 def ask_for(descriptor: int, offset: int, size: int) -> None:
     """Have the system begin to read a part of a file, and return at once; nothing happens where it takes no hints."""
     if hasattr(os, "posix_fadvise"):
-        os.posix_fadvise(descriptor, offset, size, os.POSIX_FADV_WILLNEED)
+        with suppress(OSError):
+            os.posix_fadvise(descriptor, offset, size, os.POSIX_FADV_WILLNEED)
 
 
 def copy_bytes(source: AnyArray, row: int, byte: int, out: AnyArray, out_row: int, size: int) -> None:

@@ -85,7 +85,7 @@ class DiskRows:
         for spec in (rows, bits):
             if not (folder / spec.name).exists():
                 raise FormatError(f"{folder / spec.name} is missing")
-        self.rows = FileSlab(files, folder / rows.name, rows, writable=writable)
+        self.rows = FileSlab(files, folder / rows.name, rows, writable=writable, mapped=False)
         try:
             self.bits = FileSlab(files, folder / bits.name, bits, writable=writable)
         except BaseException:
@@ -109,7 +109,8 @@ class DiskRows:
         except (FormatError, OSError) as error:
             log.warning("%s; searches do without, and it is made anew", error)
             if writable:
-                remove(files, folder)
+                with suppress(CoreNNError):
+                    remove(files, folder)
             return None
 
     @classmethod
@@ -143,7 +144,7 @@ class DiskRows:
             self.fresh[:] = 0
         self.bits.header[BOOT] = boot_word()
         # A file that was cut off holds no row beyond its end.
-        held = len(self.rows.array) * self.unit_rows
+        held = self.rows.capacity * self.unit_rows
         if held < 8 * len(self.fresh):
             self.fresh[held // 8 :] = 0
         self.recount()

@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("corenn.memory")
 
-LOOK_SECONDS = 0.002  # between two looks, each of which takes some microseconds
-RESERVE = 0.1  # of the limit, for what is touched between two looks and what nobody counts
+LOOK_SECONDS = 0.0005  # between two looks, each of which takes some microseconds
+RESERVE = 0.25  # of the limit, for what is touched between two looks and what nobody counts
 LEAST = 48 << 20  # what RocksDB, working memory and a few pages of every file need
 SHARE = 16  # the part of the limit that changes of the metadata take before they become a table
 LARGE = ("vectors.slab", "edges.slab", "disk.slab", "seals.slab")

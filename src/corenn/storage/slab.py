@@ -150,8 +150,10 @@ class FileSlab:
     GROWTH = 8  # a file grows by an eighth: few remappings, little unused space
     LEAST_BYTES = 64 << 10
 
-    def __init__(self, files: Files, path: Path, spec: SlabSpec, *, writable: bool) -> None:
+    def __init__(self, files: Files, path: Path, spec: SlabSpec, *, writable: bool, mapped: bool = True) -> None:
+        """mapped: whether the rows are; else `array` has none, and they are written with `write_bytes`."""
         self.spec = spec
+        self._all = mapped
         self.path = path
         self._files = files
         self._writable = writable
@@ -198,10 +200,20 @@ class FileSlab:
         if size < PAGE:
             raise FormatError(f"{self.path} is truncated: {size} bytes are less than its header; run `corenn repair`")
         shared = self._writable and not self.spec.hard
-        memory = self._files.map(self._descriptor, size, self.path, shared=shared)
+        memory = self._files.map(self._descriptor, size if self._all else PAGE, self.path, shared=shared)
+        self._memory = memory
         self.header = np.frombuffer(memory, np.uint64, count=PAGE // 8)
         self.array = _view(memory, self.spec, PAGE)
-        self._memory, self._mapped, self._stored = memory, size, False
+        self.capacity = (size - PAGE) // self.spec.row_bytes
+        self._mapped, self._stored = size, False
+
+    def release(self, first: int, stop: int) -> None:
+        """Leave nothing of some rows resident in this process. Not for slabs with rows that `store` has changed."""
+        start = -(-(PAGE + first * self.spec.row_bytes) // platform.PAGE_BYTES) * platform.PAGE_BYTES
+        stop_byte = min(PAGE + stop * self.spec.row_bytes, len(self._memory))
+        end = stop_byte // platform.PAGE_BYTES * platform.PAGE_BYTES
+        if start < end and not self._stored:
+            self._memory.madvise(mmap.MADV_DONTNEED, start, end - start)
 
     def follow(self) -> None:
         """For a reader: see the file as it is now, but for the pages that `store` has changed since it was mapped.
@@ -222,9 +234,9 @@ class FileSlab:
         self.array[ids] = rows
 
     def reserve(self, rows: int) -> None:
-        if rows <= len(self.array):
+        if rows <= self.capacity:
             return
-        grown = max(rows, len(self.array) + len(self.array) // self.GROWTH, self.LEAST_BYTES // self.spec.row_bytes)
+        grown = max(rows, self.capacity + self.capacity // self.GROWTH, self.LEAST_BYTES // self.spec.row_bytes)
         self._files.allocate(self._descriptor, PAGE + grown * self.spec.row_bytes, self.path)
         self.remap()
 
