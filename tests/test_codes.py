@@ -14,12 +14,13 @@ import pytest
 from numpy.typing import NDArray
 
 from corenn import CoreNN
-from corenn.errors import InvalidSettingError
+from corenn.errors import DiskFullError, InvalidSettingError
 from corenn.graph import codebook
 from corenn.kernels.product import Codebook
 from corenn.storage.commit import CODEBOOK
 from corenn.storage.files import Files
 from corenn.storage.format import CHOSEN, CODED, PAGE
+from corenn.storage.memory import MemoryMetadata
 from corenn.storage.rocks import RocksMetadata
 from corenn.writer import Task
 from tests.conftest import COMPILED, Create, Sample
@@ -277,6 +278,25 @@ def test_a_lost_codebook_is_trained_again(tmp_path: Path, sift: Sample, mode: st
     with CoreNN.open(path) as db:
         assert not db.verify().repaired
         assert db.stats().compression_mode == mode
+
+
+def test_a_codebook_that_cannot_be_kept_is_no_reason_to_fail(
+    create: Create, sift: Sample, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows, queries = sift[0][:MANY], sift[1][:40]
+
+    def fail(self: Any, name: str, raw: bytes) -> None:
+        raise DiskFullError("no room for it")
+
+    with monkeypatch.context() as patch:
+        for metadata in (RocksMetadata, MemoryMetadata):
+            patch.setattr(metadata, "store_soft", fail)
+        db = fill(create(dim=128, metric="l2", compression_mode="pq", compression_threshold=500), rows)
+        assert db.stats().compression_mode == "none"
+        assert found(db, rows, queries) >= 0.97
+    fill(db, rows[:10], MANY)
+    assert db.stats().compression_mode == "pq"
+    assert found(db, rows, queries) >= FLOOR["pq"]
 
 
 def test_codes_that_were_cut_off_are_made_at_the_next_opening(tmp_path: Path, sift: Sample) -> None:
