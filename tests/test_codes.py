@@ -341,6 +341,29 @@ def test_codes_survive_a_compaction_and_a_snapshot(
         assert [hits.keys for hits in again.query(queries, k=10)] == before
 
 
+@pytest.mark.parametrize("before", ["none", "sq8"])
+def test_a_snapshot_follows_a_change_of_mode(tmp_path: Path, sift: Sample, before: str) -> None:
+    rows, queries = sift[0][:MANY], sift[1][:40]
+    copy, settings = tmp_path / "copy", {"dim": 128, "metric": "l2", "compression_threshold": 500}
+    with CoreNN.create(tmp_path / "database", **settings, compression_mode=before) as db:
+        fill(db, rows)
+        db.snapshot(copy)
+        for mode in ("opq", "none", "sq4"):
+            db.configure(compression_mode=mode)
+            assert settled(db) == mode
+            db.snapshot(copy)
+            with CoreNN.open(copy, mode="r") as reader:
+                assert reader.stats().compression_mode == mode
+                assert reader.settings.compression_mode == mode
+                assert found(reader, rows, queries) >= FLOOR["opq"]
+                assert reader.verify().ok
+        db.backup(tmp_path / "backup.tar.gz")
+    CoreNN.restore(tmp_path / "backup.tar.gz", tmp_path / "restored")
+    with CoreNN.open(tmp_path / "restored") as again:
+        assert again.stats().compression_mode == "sq4"
+        assert again.verify().ok
+
+
 @pytest.mark.parametrize("damage", ["gone", "cut", "zeroed", "behind"])
 def test_lost_codes_are_made_again(tmp_path: Path, sift: Sample, damage: str) -> None:
     rows, queries = sift[0][:MANY], sift[1][:40]

@@ -1,6 +1,6 @@
 """What each kind of codes costs and finds: `python -m corenn.bench.codes --data FILE.hdf5`.
 
-One graph, built over the vectors; the codes change, so that what is lost is lost by them. Times are of the thread alone,
+One graph, built over the vectors; the codes change, so that what is lost is lost by them. Times are of the thread,
 which other work beside it moves less than the clock.
 """
 
