@@ -97,6 +97,15 @@ def test_any_number_of_subspaces_will_do(
     assert found(db, rows, queries, search_list=200) >= (0.5 if pieces == 1 else 0.95)
 
 
+def test_many_dimensions_are_rotated_in_groups(create: Create, sift: Sample, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(codebook, "MOST_TURNED", 128 * 50)
+    rows, queries = sift[0][:MANY], sift[1][:40]
+    db = fill(create(dim=128, metric="l2", compression_mode="opq", compression_threshold=500), rows)
+    assert book(db).turn.shape == (128, 43)
+    assert found(db, rows, queries) >= FLOOR["opq"]
+    assert db.verify().ok
+
+
 @pytest.mark.parametrize("mode", TRAINED)
 @pytest.mark.parametrize("kind", ["constant", "zero", "few", "two", "far", "huge"])
 def test_a_codebook_of_rows_that_are_hardly_apart(
