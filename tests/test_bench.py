@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 
 from corenn import CoreNN
+from corenn.bench import codes
 from corenn.bench.curve import GRID, Point, bracket, interpolate
 from corenn.bench.recall import (
     MISSING,
@@ -244,6 +245,17 @@ def test_the_goal_table_is_complete(data: Path, tmp_path: Path) -> None:
     recalls = [point["recall"] for point in told["curves"]["hnswlib"]]
     assert recalls[-1] > 0.9 and len(told["curves"]["corenn"]) >= 1
     assert not list(tmp_path.glob("corenn-bench-*"))
+
+
+@pytest.mark.compiled
+def test_what_codes_cost_and_find(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    codes.main(["--data", str(data), "--rows", "1500", "--queries", "40", "--modes", "none,sq4,opq,trunc"])
+    lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in capsys.readouterr().out.splitlines()]
+    assert [line[0] for line in lines] == ["codes", "---", "none", "sq4", "opq", "trunc"]
+    assert len({len(line) for line in lines}) == 1
+    recalls = {line[0]: float(line[-2].partition(",")[0]) for line in lines[2:]}
+    assert min(recalls["none"], recalls["sq4"], recalls["opq"]) > 0.9
+    assert all(float(line[-1]) > 0 for line in lines[2:])
 
 
 @pytest.mark.compiled

@@ -14,12 +14,13 @@ import pytest
 from numpy.typing import NDArray
 
 from corenn import CoreNN
-from corenn.errors import InvalidSettingError
+from corenn.errors import DiskFullError, InvalidSettingError
 from corenn.graph import codebook
 from corenn.kernels.product import Codebook
 from corenn.storage.commit import CODEBOOK
 from corenn.storage.files import Files
 from corenn.storage.format import CHOSEN, CODED, PAGE
+from corenn.storage.memory import MemoryMetadata
 from corenn.storage.rocks import RocksMetadata
 from corenn.writer import Task
 from tests.conftest import COMPILED, Create, Sample
@@ -94,6 +95,15 @@ def test_any_number_of_subspaces_will_do(
     assert db.stats().compression_mode == mode
     assert db.stats().memory["codes"] == width * len(rows)
     assert found(db, rows, queries, search_list=200) >= (0.5 if pieces == 1 else 0.95)
+
+
+def test_many_dimensions_are_rotated_in_groups(create: Create, sift: Sample, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(codebook, "MOST_TURNED", 128 * 50)
+    rows, queries = sift[0][:MANY], sift[1][:40]
+    db = fill(create(dim=128, metric="l2", compression_mode="opq", compression_threshold=500), rows)
+    assert book(db).turn.shape == (128, 43)
+    assert found(db, rows, queries) >= FLOOR["opq"]
+    assert db.verify().ok
 
 
 @pytest.mark.parametrize("mode", TRAINED)
@@ -279,6 +289,25 @@ def test_a_lost_codebook_is_trained_again(tmp_path: Path, sift: Sample, mode: st
         assert db.stats().compression_mode == mode
 
 
+def test_a_codebook_that_cannot_be_kept_is_no_reason_to_fail(
+    create: Create, sift: Sample, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows, queries = sift[0][:MANY], sift[1][:40]
+
+    def fail(self: Any, name: str, raw: bytes) -> None:
+        raise DiskFullError("no room for it")
+
+    with monkeypatch.context() as patch:
+        for metadata in (RocksMetadata, MemoryMetadata):
+            patch.setattr(metadata, "store_soft", fail)
+        db = fill(create(dim=128, metric="l2", compression_mode="pq", compression_threshold=500), rows)
+        assert db.stats().compression_mode == "none"
+        assert found(db, rows, queries) >= 0.97
+    fill(db, rows[:10], MANY)
+    assert db.stats().compression_mode == "pq"
+    assert found(db, rows, queries) >= FLOOR["pq"]
+
+
 def test_codes_that_were_cut_off_are_made_at_the_next_opening(tmp_path: Path, sift: Sample) -> None:
     """The header says that others are being made: a process was killed in the middle of it."""
     path = tmp_path / "database"
@@ -319,6 +348,29 @@ def test_codes_survive_a_compaction_and_a_snapshot(
     with CoreNN.open(db._store.path or "") as again:
         assert again.stats().compression_mode == mode
         assert [hits.keys for hits in again.query(queries, k=10)] == before
+
+
+@pytest.mark.parametrize("before", ["none", "sq8"])
+def test_a_snapshot_follows_a_change_of_mode(tmp_path: Path, sift: Sample, before: str) -> None:
+    rows, queries = sift[0][:MANY], sift[1][:40]
+    copy, settings = tmp_path / "copy", {"dim": 128, "metric": "l2", "compression_threshold": 500}
+    with CoreNN.create(tmp_path / "database", **settings, compression_mode=before) as db:
+        fill(db, rows)
+        db.snapshot(copy)
+        for mode in ("opq", "none", "sq4"):
+            db.configure(compression_mode=mode)
+            assert settled(db) == mode
+            db.snapshot(copy)
+            with CoreNN.open(copy, mode="r") as reader:
+                assert reader.stats().compression_mode == mode
+                assert reader.settings.compression_mode == mode
+                assert found(reader, rows, queries) >= FLOOR["opq"]
+                assert reader.verify().ok
+        db.backup(tmp_path / "backup.tar.gz")
+    CoreNN.restore(tmp_path / "backup.tar.gz", tmp_path / "restored")
+    with CoreNN.open(tmp_path / "restored") as again:
+        assert again.stats().compression_mode == "sq4"
+        assert again.verify().ok
 
 
 @pytest.mark.parametrize("damage", ["gone", "cut", "zeroed", "behind"])

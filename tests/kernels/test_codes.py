@@ -36,6 +36,7 @@ from corenn.kernels.codes import (
 )
 from corenn.kernels.intrinsics import dot_bytes
 from corenn.kernels.jit import kernel
+from corenn.kernels.product import subspaces_of
 from corenn.kernels.rotation import padded, rotated, rotation_signs
 from corenn.kernels.rows import Float32Rows, flat_distance
 from tests.conftest import COMPILED, Sample
@@ -171,7 +172,39 @@ def standing_for(codes: Codes) -> Floats:
     for number in range(len(codes.starts) - 1):
         piece = slice(codes.starts[number], codes.starts[number + 1])
         turned[:, piece] = codes.books[piece][:, codes.vectors[:, number]].T
-    return (turned @ codes.turn if len(codes.turn) else turned) + codes.centre
+    if len(codes.turn):
+        turned = codebook.rotate(turned, whole(codes.turn).T.copy())
+    return turned + codes.centre
+
+
+def whole(turn: Floats) -> Floats:
+    """A rotation as one matrix."""
+    dim, width = turn.shape
+    made = np.zeros((dim, dim), np.float32)
+    for row in range(dim):
+        first = row // width * width
+        made[row, first : first + width] = turn[row, : min(width, dim - first)]
+    return made
+
+
+@pytest.mark.parametrize(("dim", "most", "width"), [(40, 1 << 20, 40), (40, 40 * 15, 14), (7, 3, 1)])
+def test_principal_axes_keep_lengths_and_are_dealt_out(
+    rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch, dim: int, most: int, width: int
+) -> None:
+    monkeypatch.setattr(codebook, "MOST_TURNED", most)
+    mixed = np.linalg.qr(rng.normal(size=(dim, dim)))[0]
+    points = (rng.normal(size=(500, dim)) * 0.95 ** np.arange(dim) @ mixed).astype(np.float32)
+    starts = subspaces_of(dim, 4 if dim > 7 else 2)
+    turn = codebook.rotation(points, starts)
+    assert turn.shape == (dim, width)
+    assert np.allclose(whole(turn) @ whole(turn).T, np.eye(dim), atol=1e-5)
+    turned = codebook.rotate(points, turn)
+    assert np.allclose(turned, points @ whole(turn).T, rtol=1e-4, atol=1e-3)
+    if width == dim:  # nothing is said twice, and no subspace says much more than another one
+        spread = np.cov(turned.T)
+        assert np.abs(spread - np.diag(np.diag(spread))).max() < 0.02 * spread.max()
+        logs = np.add.reduceat(np.log(np.diag(spread)), starts[:-1])
+        assert np.ptp(logs) < 1.5
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
@@ -274,7 +307,7 @@ class TestEveryKind:
             for pieces in (0, 1, 7, 5000):
                 settings = Settings(dim=dim, compression_mode=mode, pq_subspaces=pieces, trunc_dims=pieces)
                 form = form_of(settings, mode)
-                assert code_width(settings, mode) == form.row_bytes >= form.used > form.body > 0
+                assert code_width(settings, mode) == form.row_bytes >= form.used >= form.body > 0
                 assert form.row_bytes % ALIGNED == 0
                 assert 1 <= form.length <= padded(dim) and 0 <= form.subspaces <= dim
                 assert code_width(settings, "auto") >= code_width(settings, "sq4")

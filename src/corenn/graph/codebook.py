@@ -28,6 +28,7 @@ _TRAINED = [CODINGS.index(mode) for mode in TRAINED]
 SEED = 0xB00C
 ROUNDS = 12  # of k-means, at most: docs/performance.md
 SETTLED = 1e-3  # the part of the error that a round has to take off for another one to follow
+MOST_TURNED = 1 << 20  # numbers of a rotation, at most
 FIRST = 1 << 12  # points among which the first centroids are drawn, no two of them equal
 SLICE = 1 << 14  # points per kernel call: some milliseconds
 
@@ -43,7 +44,7 @@ def train(points: Float32s, subspaces: int, version: int, helpers: Helpers, *, r
     turn = np.zeros((0, points.shape[1]), np.float32)
     if rotated:
         turn = rotation(points, starts)
-        points = points @ turn.T
+        points = rotate(points, turn)
     books = np.empty((points.shape[1], CENTROIDS), np.float32)
 
     def part(first: int, stop: int) -> None:
@@ -56,11 +57,30 @@ def train(points: Float32s, subspaces: int, version: int, helpers: Helpers, *, r
 
 
 def rotation(points: Float32s, starts: Int64s) -> Float32s:
-    """The rotation under which the subspaces are alike and each says little about the others: float32 (dim, dim).
+    """The rotation under which the subspaces are alike and each says little about the others: see product.Codebook.
 
     The principal axes, dealt out so that the product of the variances is about the same in all subspaces: what is best
-    for normal distributions (Ge, He, Ke & Sun, Optimized Product Quantization, 2013, section 4).
+    for normal distributions (Ge, He, Ke & Sun, Optimized Product Quantization, 2013, section 4). Where there are very
+    many components, groups of them are rotated, each in itself: a query pays for every number of a rotation.
     """
+    dim = points.shape[1]
+    width = -(-dim // -(-dim // max(MOST_TURNED // dim, 1)))
+    turn = np.zeros((dim, width), np.float32)
+    for first in range(0, dim, width):
+        stop = min(first + width, dim)
+        turn[first:stop, : stop - first] = _axes(points[:, first:stop], np.unique(np.clip(starts, first, stop)))
+    return turn
+
+
+def rotate(points: Float32s, turn: Float32s) -> Float32s:
+    """Points, float32 (n, dim), in the directions of a rotation."""
+    dim, width = turn.shape
+    parts = [(first, min(first + width, dim)) for first in range(0, dim, width)]
+    return np.concatenate([points[:, a:b] @ turn[a:b, : b - a].T for a, b in parts], axis=1)
+
+
+def _axes(points: Float32s, starts: Int64s) -> Float32s:
+    """The principal axes, a row each, in the order in which subspaces have them."""
     dim = points.shape[1]
     spread = (points.T @ points).astype(np.float64) / max(len(points), 1)
     if not np.isfinite(spread).all():
@@ -179,7 +199,8 @@ def unpack(raw: bytes, dim: int) -> Codebook | None:
             starts = np.ascontiguousarray(kept["starts"], np.int64)
         if not 0 < version < 1 << 32:
             raise ValueError(f"version {version}")
-        if centre.shape != (dim,) or books.shape != (dim, CENTROIDS) or turn.shape not in ((0, dim), (dim, dim)):
+        turned = turn.ndim == 2 and turn.shape[0] in (0, dim) and 0 < turn.shape[1] <= dim
+        if centre.shape != (dim,) or books.shape != (dim, CENTROIDS) or not turned:
             raise ValueError(
                 f"centre {centre.shape}, centroids {books.shape}, rotation {turn.shape} of {dim} dimensions"
             )

@@ -3,8 +3,8 @@
 They are made in one pass once there are enough rows, then row by row. Codes are soft: made from the vectors, at
 hundreds of thousands to millions of rows per second, whenever they are not there.
 
-Where all of them are made anew, they are written over the old ones, and CHOSEN is 0 meanwhile. Views of before look at
-it, in this process and others: see `CodeMarks`.
+Where all of them are made anew, they are written over the old ones, and CHOSEN is 0 meanwhile. Whoever has walked over
+codes looks at it afterwards, in this process and others: see `CodeMarks`.
 """
 
 from __future__ import annotations
@@ -71,12 +71,12 @@ class CodeMarks(NamedTuple):
 
     @classmethod
     def of(cls, header: UInt64s) -> CodeMarks:
-        return cls(header, *header[[CHOSEN, CENTRE, BOOK]].tolist())
+        return cls(header, header.item(CHOSEN), header.item(CENTRE), header.item(BOOK))
 
     @property
     def changed(self) -> bool:
-        header = self.header
-        found: bool = header[CHOSEN] != self.chosen or header[CENTRE] != self.centre or header[BOOK] != self.book
+        item = self.header.item  # three times as quick as an index and a comparison of NumPy's own
+        found: bool = item(CHOSEN) != self.chosen or item(CENTRE) != self.centre or item(BOOK) != self.book
         return found
 
 

@@ -240,11 +240,15 @@ def _turn(codes: Any, vector: Any, turned: Any) -> None:
 
 @inlined
 def _multiply(matrix: Any, values: Any, out: Any) -> None:
-    for i in range(matrix.shape[0]):
-        line, total = matrix[i], np.float32(0)
-        for j in range(matrix.shape[1]):
-            total += line[j] * values[j]
-        out[i] = total
+    """Multiply with squares along a diagonal, given side by side: see product.Codebook."""
+    width = matrix.shape[1]
+    for start in range(0, matrix.shape[0], width):
+        part = values[start : min(start + width, matrix.shape[0])]
+        for i in range(start, start + part.shape[0]):
+            line, total = matrix[i], np.float32(0)
+            for j in range(part.shape[0]):
+                total += line[j] * part[j]
+            out[i] = total
 
 
 @inlined

@@ -28,8 +28,9 @@ _FINITE = np.uint32(0x7F800000)  # the bits of infinity: those of all smaller nu
 
 class Codebook(NamedTuple):
     """version: 1 for the first of a database. centre: float32 (dim,), which is taken off first. turn: float32 (dim,
-    dim), the rotation, a row per component of what is coded; no rows for none. starts: int64 (subspaces + 1), the first
-    component of each subspace. books: float32 (dim, CENTROIDS), the centroids, a row per component.
+    width), the rotation, a row per component of what is coded; no rows for none. Each `width` components are rotated
+    among themselves, and what is left at the end. starts: int64 (subspaces + 1), the first component of each subspace.
+    books: float32 (dim, CENTROIDS), the centroids, a row per component.
     """
 
     version: int

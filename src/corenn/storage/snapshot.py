@@ -194,7 +194,9 @@ class Copier:
         self._total = sum((stop - first) * self._row_bytes(name) for name in runs for first, stop in runs[name])
         for name in self.names:
             path = folder / name
-            descriptor = self._files.open(path, writable=True)
+            # There were no codes then, and the metadata of then say so: until it is renewed nobody opens the file.
+            fresh = name == "codes.slab" and not path.exists()
+            descriptor = self._files.open(path, writable=True, create=fresh)
             try:
                 for first, rows in self._rows(name, runs[name]):
                     offset, data = PAGE + first * self._row_bytes(name), rows.reshape(-1).view(np.uint8).data
