@@ -45,6 +45,10 @@ SCRATCH_BYTES = 2_000_000  # per thread
 BUILD_BYTES = 300  # per row, on the way of a bulk build, beside its candidates
 PRODUCTS_PER_S = 22e9  # multiply-adds of one thread where rows are compared with leaders
 OVERLAP = 2.0  # parts in which a row is linked where the whole does not fit into memory
+# A walk over the disk finds the rows that are nearest to its entries in memory: so many expansions read nothing.
+KEPT_SHARE = 16  # a part in so many of the memory is for such rows
+KEPT_ROWS, KEPT_SAVES, KEPT_GAIN = 500, 5.0, 2.2  # saved by so many, and by each tenfold of them
+KEPT_MOST = 10.0  # nobody has measured more: what comes after the way there is different for each query
 DISK_HEAD = 16  # bytes of a row of disk.slab before its vector, seals and edges
 IN_FLIGHT = 4  # pages of one query that are read at once
 GROWTH = 1.125  # files are allocated up to an eighth beyond what they hold
@@ -203,11 +207,22 @@ def slab_row_bytes(ask: Ask, name: str) -> int:
     return slab_specs(ask.settings())[f"{name}.slab"].row_bytes
 
 
+def _disk_row_bytes(ask: Ask) -> int:
+    size = DISK_HEAD + sum(slab_row_bytes(ask, name) for name in ("vectors", "edges", "seals"))
+    return -(-size // 8) * 8
+
+
 def _page_rows(ask: Ask) -> tuple[int, int]:
     """Rows to a page of disk.slab, and pages to a row; one of them is 1."""
-    size = DISK_HEAD + sum(slab_row_bytes(ask, name) for name in ("vectors", "edges", "seals"))
-    size = -(-size // 8) * 8
+    size = _disk_row_bytes(ask)
     return max(PAGE // size, 1), max(-(-size // PAGE), 1)
+
+
+def _saved(rows: int) -> float:
+    """Expansions that so many rows in memory save."""
+    if rows < KEPT_ROWS:
+        return KEPT_SAVES * rows / KEPT_ROWS
+    return min(KEPT_SAVES + KEPT_GAIN * math.log10(rows / KEPT_ROWS), KEPT_MOST)
 
 
 def _fixed(ask: Ask, machine: Machine) -> dict[str, int]:
@@ -337,23 +352,21 @@ def _with_codes(ask: Ask, machine: Machine, mode: str, size: int, worse: float) 
     fixed, state, keys = _fixed(ask, machine), 16 * ask.rows, (16 + ask.key_bytes) * ask.rows
     memory = {**fixed, "codes": size * ask.rows, "state": state}
     least = sum(memory.values())
-    left, notes = ask.memory - least, []
+    left, notes = max(ask.memory - least, 0), []
+    kept = min((ask.memory - sum(fixed.values())) // KEPT_SHARE, left, ask.rows * _disk_row_bytes(ask))
+    memory["kept rows"], left = max(kept, 0), left - max(kept, 0)
     if left >= keys:
         memory["keys"], left = keys, left - keys
     else:
         notes.append(f"keys do not fit as well: {ask.k} more pages per query, for those of its hits")
-    cached = min(max(left, 0) / disk_slab, 1.0)
+    cached = min(left / disk_slab, 1.0)
     memory["cached pages"] = int(disk_slab * cached)
     if mode not in COMPRESSIONS:
         notes.append(f"{mode} codes are not in this version")
     expanded = hops(ask)
     expanded = expanded.times(worse, f"{expanded.why}, {worse} × for {mode} codes")
     distances = _distances(ask, expanded)
-    read = pages_per_row * (1 - cached)
-    pages = expanded.times(
-        read,
-        f"{pages_per_row} for each of {expanded.value:.0f} expansions, {cached:.0%} of them cached; {expanded.why}",
-    )
+    pages = _pages(ask, expanded, memory["kept rows"] // _disk_row_bytes(ask), pages_per_row, cached)
     if "keys" not in memory:
         pages = Figure(pages.value + ask.k, pages.low + ask.k, pages.high + ask.k, f"{pages.why}; {ask.k} for keys")
     latency, qps = _reading(ask, machine, size, distances, pages)
@@ -380,6 +393,17 @@ def _with_codes(ask: Ask, machine: Machine, mode: str, size: int, worse: float) 
         qps=qps,
         notes=(*notes, *_build_notes(ask, resident)),
     )
+
+
+def _pages(ask: Ask, expanded: Figure, kept: int, pages_per_row: int, cached: float) -> Figure:
+    """Pages of disk.slab that a query reads."""
+    saved = min(_saved(kept), expanded.low)
+    each = pages_per_row * (1 - cached)
+    return Figure(
+        (expanded.value - saved) * each, (expanded.low - saved) * each, (expanded.high - saved) * each,
+        f"{pages_per_row} for each of {expanded.value:.0f} expansions but {saved:.0f} among {kept:,} kept rows, "
+        f"{cached:.0%} of them cached; {expanded.why}",
+    )  # fmt: skip
 
 
 def _reading(ask: Ask, machine: Machine, size: int, distances: Figure, pages: Figure) -> tuple[Figure, Figure]:
