@@ -15,13 +15,21 @@ from numpy.typing import NDArray
 
 from corenn import CoreNN
 from corenn.errors import InvalidSettingError
-from corenn.storage.format import CODED, PAGE
+from corenn.graph import codebook
+from corenn.kernels.product import Codebook
+from corenn.storage.commit import CODEBOOK
+from corenn.storage.files import Files
+from corenn.storage.format import CHOSEN, CODED, PAGE
+from corenn.storage.rocks import RocksMetadata
+from corenn.writer import Task
 from tests.conftest import COMPILED, Create, Sample
 from tests.oracle import DTYPES, METRICS, distances, recall
 
 Rows = NDArray[np.float32]
-MODES = ("sq8", "sq4", "rabitq")
-FLOOR = {"sq8": 0.98, "sq4": 0.97, "rabitq": 0.96}
+MODES = ("sq8", "sq4", "rabitq", "pq", "opq", "trunc")
+FAITHFUL = MODES[:-1]  # whatever the vectors are
+FLOOR = {"sq8": 0.98, "sq4": 0.97, "rabitq": 0.96, "pq": 0.96, "opq": 0.96, "trunc": 0.9}
+TRAINED = ("pq", "opq")
 MANY = 2_000 if COMPILED else 1_100
 BATCH = 500
 pytestmark = pytest.mark.compiled
@@ -34,12 +42,24 @@ def fill(db: CoreNN, rows: Rows, first: int = 0) -> CoreNN:
     return db
 
 
+def book(db: CoreNN) -> Codebook:
+    kept = codebook.codebook_of(db._store)
+    assert kept is not None
+    return kept
+
+
 def found(db: CoreNN, rows: Rows, queries: Rows, **options: Any) -> float:
     return recall(db.settings.metric, rows, queries, [hits.keys for hits in db.query(queries, k=10, **options)], 10)
 
 
+@pytest.fixture
+def matryoshka(sift: Sample) -> Sample:
+    """Vectors whose first components say most."""
+    return tuple(each * 0.96 ** np.arange(128, dtype=np.float32) for each in sift)  # type: ignore[return-value]
+
+
 @pytest.mark.parametrize("metric", METRICS)
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", FAITHFUL)
 @pytest.mark.parametrize("name", ["sift", "embeddings"])
 def test_recall_on_real_vectors(
     memory: Create, request: pytest.FixtureRequest, name: str, mode: str, metric: str
@@ -48,8 +68,80 @@ def test_recall_on_real_vectors(
     db = fill(memory(dim=rows.shape[1], metric=metric, compression_mode=mode, compression_threshold=1_000), rows)
     assert db.stats().compression_mode == mode
     bytes_per_row = db.stats().memory["codes"] / len(rows)
-    assert rows.shape[1] / 8 < bytes_per_row <= rows.shape[1] * (1 if mode == "sq8" else 0.5) + 28
+    most = rows.shape[1] / 4 if mode in TRAINED else rows.shape[1] * (1 if mode == "sq8" else 0.5) + 28
+    assert rows.shape[1] / 8 < bytes_per_row <= most
     assert found(db, rows, queries) >= FLOOR[mode]
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_recall_of_truncated_vectors(memory: Create, matryoshka: Sample, metric: str) -> None:
+    rows, queries = matryoshka
+    db = fill(memory(dim=128, metric=metric, compression_mode="trunc", compression_threshold=1_000), rows)
+    assert db.stats().memory["codes"] == 64 * len(rows)
+    assert found(db, rows, queries) >= 0.97
+    db = fill(memory(dim=128, metric=metric, compression_mode="trunc", compression_threshold=0, trunc_dims=100), rows)
+    assert db.stats().memory["codes"] == 112 * len(rows)
+    assert found(db, rows, queries) >= 0.98
+
+
+@pytest.mark.parametrize("mode", TRAINED)
+@pytest.mark.parametrize(("dim", "pieces", "width"), [(128, 30, 32), (100, 33, 48), (128, 1, 16), (7, 500, 16)])
+def test_any_number_of_subspaces_will_do(
+    memory: Create, sift: Sample, mode: str, dim: int, pieces: int, width: int
+) -> None:
+    rows, queries = (np.ascontiguousarray(each[:, :dim]) for each in (sift[0][:MANY], sift[1][:40]))
+    db = fill(memory(dim=dim, metric="l2", compression_mode=mode, compression_threshold=0, pq_subspaces=pieces), rows)
+    assert db.stats().compression_mode == mode
+    assert db.stats().memory["codes"] == width * len(rows)
+    assert found(db, rows, queries, search_list=200) >= (0.5 if pieces == 1 else 0.95)
+
+
+@pytest.mark.parametrize("mode", TRAINED)
+@pytest.mark.parametrize("kind", ["constant", "zero", "few", "two", "far", "huge"])
+def test_a_codebook_of_rows_that_are_hardly_apart(
+    memory: Create, rng: np.random.Generator, mode: str, kind: str
+) -> None:
+    rows = rng.normal(size=(MANY, 24))
+    if kind in ("constant", "zero"):
+        rows[:] = 3 if kind == "constant" else 0
+    elif kind in ("few", "two"):
+        rows = rows[rng.integers(0, 20 if kind == "few" else 2, MANY)]
+    else:
+        rows = rows * (1e-3 if kind == "far" else 1e17) + (1e3 if kind == "far" else 0)
+    rows = rows.astype(np.float32)
+    db = fill(memory(dim=24, metric="l2", compression_mode=mode, compression_threshold=0), rows)
+    assert db.stats().compression_mode == mode
+    assert found(db, rows, rows[:30]) >= 0.95
+    assert db.verify().ok
+
+
+@pytest.mark.parametrize("metric", ["cosine", "ip"])
+@pytest.mark.parametrize("mode", MODES)
+def test_rows_without_a_direction_are_found(memory: Create, matryoshka: Sample, mode: str, metric: str) -> None:
+    rows = matryoshka[0][:MANY].copy()
+    rows[::50] = 0
+    db = fill(memory(dim=128, metric=metric, compression_mode=mode, compression_threshold=0), rows)
+    assert db.stats().compression_mode == mode
+    assert found(db, rows, matryoshka[1][:40]) >= FLOOR[mode] - 0.02
+    assert db.verify().ok
+
+
+@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("mode", ["pq", "trunc"])
+def test_every_stored_type_has_codes(memory: Create, matryoshka: Sample, mode: str, dtype: str, metric: str) -> None:
+    rows, queries = matryoshka[0][:MANY], matryoshka[1][:40]
+    if dtype == "u8":
+        rows, queries = np.rint(rows), np.rint(queries)
+    settings = {"dim": 128, "metric": metric, "dtype": dtype}
+    plain = fill(memory(**settings, compression_mode="none"), rows)
+    coded = fill(memory(**settings, compression_mode=mode, compression_threshold=0), rows)
+    assert coded.stats().compression_mode == mode
+    wanted = plain.query(queries, k=10, exact=True)
+    share = [
+        np.isin(one.keys, other.keys).mean() for one, other in zip(coded.query(queries, k=10), wanted, strict=True)
+    ]
+    assert np.mean(share) >= FLOOR[mode]
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -89,8 +181,8 @@ def test_auto_declines_codes_that_tell_rows_apart_badly(memory: Create, rng: np.
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_codes_keep_up_with_live_changes(create: Create, sift: Sample, mode: str) -> None:
-    rows, queries = sift[0][:3_000].copy(), sift[1][:60]
+def test_codes_keep_up_with_live_changes(create: Create, matryoshka: Sample, mode: str) -> None:
+    rows, queries = matryoshka[0][:3_000].copy(), matryoshka[1][:60]
     db = fill(create(dim=128, metric="l2", compression_mode=mode, compression_threshold=500), rows[:1_500])
     fill(db, rows[1_500:], 1_500)
     rows[:400] = rows[:400][::-1]
@@ -116,6 +208,117 @@ def test_codes_are_there_after_reopening_and_for_readers(tmp_path: Path, sift: S
         assert [hits.keys for hits in db.query(queries, k=10)] == before
         fill(db, rows[:100], MANY)
         assert db.stats().compression_mode == mode
+
+
+@pytest.mark.parametrize("mode", TRAINED)
+def test_another_codebook_is_trained_when_rows_have_become_many(create: Create, sift: Sample, mode: str) -> None:
+    rows, queries = sift
+    db = fill(create(dim=128, metric="l2", compression_mode=mode, compression_threshold=0), rows[:1_000])
+    assert db.stats().compression_mode == "none"  # too few to be trained by, and scanned by queries
+    fill(db, rows[1_000:2_000], 1_000)
+    before = db._current()
+    assert book(db).version == 1
+    fill(db, rows[2_000:], 2_000)
+    assert book(db).version == 2
+    assert found(db, rows, queries) >= FLOOR[mode]
+    assert db.verify().ok
+    # Whoever has taken the view before goes on with vectors: codes of another book lie in the place of its own.
+    assert before.marks is not None and before.marks.changed
+    answers = db._searcher.query(before, queries, 10, 48, exact=False, threads=1)
+    assert recall("l2", rows[:2_000], queries, answers.ids.tolist(), 10) >= 0.97
+
+
+def test_a_reader_takes_over_another_codebook(tmp_path: Path, sift: Sample) -> None:
+    rows, queries = sift
+    path = tmp_path / "database"
+    with CoreNN.create(path, dim=128, metric="l2", compression_mode="opq", compression_threshold=0) as db:
+        fill(db, rows[:2_000])
+        with CoreNN.open(path, mode="r") as reader:
+            assert book(reader).version == 1
+            fill(db, rows[2_000:], 2_000)
+            assert book(db).version == 2
+            assert found(reader, rows[:2_000], queries) >= 0.97
+            assert reader.verify().ok
+            reader.refresh()
+            assert book(reader).version == 2
+            assert reader.stats().compression_mode == "opq"
+            assert found(reader, rows, queries) >= FLOOR["opq"]
+            assert reader.verify().ok
+
+
+@pytest.mark.parametrize("mode", TRAINED)
+@pytest.mark.parametrize("damage", ["gone", "cut", "bytes", "another", "shape"])
+def test_a_lost_codebook_is_trained_again(tmp_path: Path, sift: Sample, mode: str, damage: str) -> None:
+    rows, queries = sift[0][:MANY], sift[1][:40]
+    path = tmp_path / "database"
+    with CoreNN.create(path, dim=128, metric="l2", compression_mode=mode, compression_threshold=500) as db:
+        fill(db, rows)
+        raw = db._store.metadata.soft(CODEBOOK)
+        assert raw is not None
+        kept = codebook.unpack(raw, 128)
+        assert kept is not None
+    metadata = RocksMetadata(path / "meta", Files())
+    spoilt = {
+        "gone": b"", "cut": raw[:-100], "bytes": raw[:5000] + b"\x55" * 64 + raw[5064:],
+        "another": codebook.pack(kept._replace(version=7)), "shape": codebook.pack(kept._replace(books=kept.books[:9])),
+    }  # fmt: skip
+    metadata.store_soft(CODEBOOK, spoilt[damage])
+    metadata.close()
+    with CoreNN.open(path, mode="r") as reader:
+        assert reader.stats().compression_mode == "none"
+        assert found(reader, rows, queries) >= 0.97
+    with CoreNN.open(path) as db:
+        report = db.verify()
+        assert report.ok
+        assert any("codebook" in problem.description for problem in report.repaired)
+        assert db.stats().compression_mode == mode
+        assert book(db).version > kept.version
+        assert found(db, rows, queries) >= FLOOR[mode]
+    with CoreNN.open(path) as db:
+        assert not db.verify().repaired
+        assert db.stats().compression_mode == mode
+
+
+def test_codes_that_were_cut_off_are_made_at_the_next_opening(tmp_path: Path, sift: Sample) -> None:
+    """The header says that others are being made: a process was killed in the middle of it."""
+    path = tmp_path / "database"
+    with CoreNN.create(path, dim=128, metric="l2", compression_mode="pq", compression_threshold=500) as db:
+        fill(db, sift[0][:MANY])
+    with (path / "codes.slab").open("r+b") as file:
+        file.seek(8 * CHOSEN)
+        file.write(bytes(8))
+    with CoreNN.open(path) as db:
+        assert db.verify().ok
+        assert db.stats().compression_mode == "pq"
+        assert book(db).version == 2
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_codes_survive_a_compaction_and_a_snapshot(
+    create: Create, tmp_path: Path, matryoshka: Sample, mode: str
+) -> None:
+    rows, queries = matryoshka[0][:3_000], matryoshka[1][:40]
+    db = fill(create(dim=128, metric="l2", compression_mode=mode, compression_threshold=500), rows)
+    slack = db._current().codes.slack  # type: ignore[union-attr]
+    db.delete(range(0, 3_000, 2))
+    db.compact()
+    assert db.stats().compression_mode == mode
+    assert db._current().codes.slack == slack  # type: ignore[union-attr]
+    answers = [[key // 2 for key in hits.keys] for hits in db.query(queries, k=10)]  # type: ignore[operator]
+    assert recall("l2", rows[1::2], queries, answers, 10) >= FLOOR[mode]
+    assert db.verify().ok
+    fill(db, rows[:100], 3_000)
+    if db.stats().path is None:
+        return
+    db.snapshot(tmp_path / "copy")
+    before = [hits.keys for hits in db.query(queries, k=10)]
+    with CoreNN.open(tmp_path / "copy", mode="r") as copy:
+        assert copy.stats().compression_mode == mode
+        assert [hits.keys for hits in copy.query(queries, k=10)] == before
+    db.close()
+    with CoreNN.open(db._store.path or "") as again:
+        assert again.stats().compression_mode == mode
+        assert [hits.keys for hits in again.query(queries, k=10)] == before
 
 
 @pytest.mark.parametrize("damage", ["gone", "cut", "zeroed", "behind"])
@@ -159,25 +362,88 @@ def test_verify_tells_codes_that_are_wrong(tmp_path: Path, sift: Sample) -> None
         assert db.repair().ok
 
 
-def test_codes_do_not_depend_on_threads(sift: Sample) -> None:
+@pytest.mark.parametrize("mode", ["auto", "pq", "opq"])
+def test_codes_do_not_depend_on_threads(sift: Sample, mode: str) -> None:
     answers = []
     for threads in (1, 2):
-        with CoreNN.in_memory(dim=128, metric="l2", compression_threshold=500) as db:
+        with CoreNN.in_memory(dim=128, metric="l2", compression_mode=mode, compression_threshold=500) as db:
             db._helpers.threads = threads
             fill(db, sift[0][:MANY])
             answers.append([(hits.keys, hits.distances.tolist()) for hits in db.query(sift[1][:50], k=10)])
     assert answers[0] == answers[1]
 
 
-@pytest.mark.parametrize("mode", ["pq", "", "SQ8", None, 4])
+@pytest.mark.parametrize("mode", ["pq8", "", "SQ8", None, 4])
 def test_an_unknown_mode_is_refused(mode: Any) -> None:
     with pytest.raises(InvalidSettingError, match="compression_mode"):
         CoreNN.in_memory(dim=4, compression_mode=mode)
 
 
-def test_the_mode_is_fixed_at_creation(memory: Create) -> None:
-    with pytest.raises(InvalidSettingError, match="fixed at creation"):
-        memory(dim=4, compression_mode="sq8").configure(compression_mode="sq4")
+def test_the_number_of_pieces_is_fixed_at_creation(memory: Create) -> None:
+    for name in ("pq_subspaces", "trunc_dims"):
+        with pytest.raises(InvalidSettingError, match="fixed at creation"):
+            memory(dim=4, compression_mode="sq8").configure(**{name: 2})
+
+
+def settled(db: CoreNN) -> str:
+    """The codes in use once what is to be done in the background is done."""
+    assert db._writer is not None
+    db._writer.submit(Task(lambda: None))
+    return db.stats().compression_mode
+
+
+@pytest.mark.parametrize("before", ["none", "sq4", "pq", "auto"])
+def test_the_mode_can_be_changed(create: Create, sift: Sample, before: str) -> None:
+    rows, queries = sift[0][:3_000], sift[1][:60]
+    db = fill(create(dim=128, metric="l2", compression_mode=before, compression_threshold=500), rows[:2_500])
+    view = db._current()
+    for mode in ("opq", "sq8", "none", "trunc", "pq", "auto"):
+        db.configure(compression_mode=mode)
+        assert settled(db) == {"auto": "sq4"}.get(mode, mode)
+        assert found(db, rows[:2_500], queries) >= (FLOOR["pq"] if mode != "trunc" else 0)
+        assert db.verify().ok
+    if view.codes is not None:  # a query that began before goes on with vectors
+        answers = db._searcher.query(view, queries, 10, 48, exact=False, threads=1)
+        assert recall("l2", rows[:2_500], queries, answers.ids.tolist(), 10) >= 0.97
+    fill(db, rows[2_500:], 2_500)
+    db.delete(range(500))
+    db.compact()
+    assert settled(db) == "sq4"
+    assert db.verify().ok
+    if db._store.path is not None:
+        db.close()
+        with CoreNN.open(db._store.path) as again:
+            assert again.settings.compression_mode == "auto"
+            assert again.stats().compression_mode == "sq4"
+            assert not again.verify().repaired
+
+
+@pytest.mark.parametrize("before", ["none", "sq4"])
+def test_one_handle_may_have_other_codes(tmp_path: Path, sift: Sample, before: str) -> None:
+    rows, queries = sift[0][:3_000].copy(), sift[1][:60]
+    path = tmp_path / "database"
+    with CoreNN.create(path, dim=128, metric="l2", compression_mode=before, compression_threshold=500) as db:
+        fill(db, rows[:2_000])
+    with CoreNN.open(path, compression_mode="opq") as db:
+        assert settled(db) == "opq"
+        fill(db, rows[2_000:2_500], 2_000)
+        assert found(db, rows[:2_500], queries) >= FLOOR["opq"]
+        with CoreNN.open(path, mode="r", compression_mode="none") as reader:
+            assert reader.stats().compression_mode == "none"
+            assert found(reader, rows[:2_500], queries) >= 0.97
+    with CoreNN.open(path, compression_mode="none") as db:  # which changes rows, and no codes
+        assert settled(db) == "none"
+        rows[:300] = rows[:300][::-1]
+        db.upsert(range(300), rows[:300])
+        fill(db, rows[2_500:], 2_500)
+    for mode in ("opq", before):
+        with CoreNN.open(path, compression_mode=mode) as db:
+            assert settled(db) == mode
+            assert found(db, rows, queries) >= FLOOR["opq"]
+            report = db.verify()
+            assert report.ok and not report.repaired
+    with CoreNN.open(path) as db:
+        assert db.settings.compression_mode == before
 
 
 def test_a_database_without_codes_has_none(create: Create, rng: np.random.Generator) -> None:

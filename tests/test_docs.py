@@ -63,6 +63,8 @@ WORDS = (
     "CHOSEN",
     "CENTRE",
     "TRIED",
+    "BOOK",
+    "SLACK",
     "CLOCK",
     "BOOT",
     "SETTLED",

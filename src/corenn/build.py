@@ -22,6 +22,7 @@ from .kernels.rows import NORM
 from .storage.commit import Commit
 from .storage.encode import Encoded, encode
 from .storage.format import NO_ID
+from .storage.residence import Residence
 from .storage.store import Store
 from .types import AnyArray, Key
 
@@ -85,7 +86,7 @@ class Load:
 
     def run(self, store: Store, progress: Progress | None) -> None:
         """Commit all rows to an empty collection, link them, and bring everything to the disk."""
-        helpers = Helpers()
+        helpers = Helpers(between=Residence(store).look)
         tell = progress or (lambda step, done, total: None)
         try:
             for start in range(0, len(self), COMMIT_ROWS):

@@ -318,7 +318,7 @@ def _rows_of(store: Store, renumbering: Renumbering, heap: int) -> dict[SlabSpec
         rows[slab.spec] = heap if name == "keys.heap" else len(renumbering.kept)
         if name == "codes.slab":
             mode = chosen_mode(store)
-            width = 0 if mode == "none" else code_width(store.settings.dim, mode)
+            width = 0 if mode == "none" else code_width(store.settings, mode)
             rows[slab.spec] = -(-len(renumbering.kept) * width // slab.spec.columns)
     return rows
 

@@ -21,7 +21,7 @@ MAX_SEARCH_LIST = 1 << 16
 METRICS = ("l2", "cosine", "ip")
 DTYPES = ("f32", "f16", "bf16", "i8", "u8")
 DURABILITIES = ("os", "sync")
-COMPRESSIONS = ("auto", "none", "sq8", "sq4", "rabitq")
+COMPRESSIONS = ("auto", "none", "sq8", "sq4", "rabitq", "pq", "opq", "trunc")
 
 
 def setting(
@@ -50,13 +50,24 @@ class Settings:
     )  # fmt: skip
     compression_mode: str = setting(
         "auto",
-        "Codes over which walks go before the best are ranked by their vectors: none, sq8, sq4, rabitq, or auto, which "
-        "picks once there are enough rows.",
-        choices=COMPRESSIONS,
-    )
+        "Codes over which walks go before the best are ranked by their vectors: none, sq8, sq4, rabitq, pq, opq, "
+        "trunc, or auto, which picks once there are enough rows.",
+        choices=COMPRESSIONS, mutable=True,
+    )  # fmt: skip
     compression_threshold: int = setting(
         10_000, "Rows from which on there are codes; below, walks measure vectors.", low=0, high=MAX_ROWS, mutable=True
     )
+    pq_subspaces: int = setting(
+        0, "Pieces of a vector under pq and opq, a byte each; at most one per dimension. 0 for one per four or so.",
+        low=0, high=MAX_DIM,
+    )  # fmt: skip
+    pq_sample_size: int = setting(
+        32_768, "Rows, at most, by which a codebook for pq or opq is trained.", low=256, high=1 << 24, mutable=True
+    )
+    trunc_dims: int = setting(
+        0, "Components, from the first on, that codes of the kind trunc hold. 0 for a quarter or so.",
+        low=0, high=MAX_DIM,
+    )  # fmt: skip
     max_edges: int = setting(
         32, "Out-edges per node after a prune (R); up to half as many again before one.", low=4, high=512
     )

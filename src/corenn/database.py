@@ -32,13 +32,14 @@ from .errors import (
     NotADatabaseError,
     ReadOnlyError,
 )
-from .graph import navigation
+from .graph import codebook, navigation
 from .graph.bulk import Progress
 from .graph.calibrate import SAMPLES, Calibrator, Choice
 from .graph.codes import chosen_mode
+from .graph.disk import Spiller
 from .graph.insert import Linker
 from .graph.mend import Mender
-from .graph.query import FOUND, Answers, Searcher, scans
+from .graph.query import DISTANCES, FOUND, HOPS, PAGES, Answers, Searcher, scans
 from .graph.scratch import ScratchPool
 from .graph.threads import Helpers
 from .graph.view import View, take_view
@@ -46,10 +47,12 @@ from .kernels.rows import NORM, decode_rows
 from .storage.commit import CURVES, NO_IDS
 from .storage.draft import folder_draft
 from .storage.files import Files
+from .storage.format import CODED
 from .storage.keys import KeyColumn, KeyTable, unpack_key, unpack_keys
-from .storage.platform import require_supported
+from .storage.platform import require_supported, resident_bytes
 from .storage.readers import Snapshots
 from .storage.renumber import checksums_of
+from .storage.residence import Residence
 from .storage.rocks import RocksMetadata
 from .storage.state import broken_states, commit_of, salted
 from .storage.store import Store
@@ -83,10 +86,13 @@ class CoreNN:
     def __init__(self, store: Store, mode: str, threads: int | None = None) -> None:
         self._store = store
         self._mode = mode
-        self._helpers = Helpers(threads)
+        self._residence = Residence(store)
+        self._residence.check(_kept_bytes(store))
+        self._helpers = Helpers(threads, self._residence.look)
         scratches = ScratchPool()
         self._searcher = Searcher(scratches, self._helpers)
         navigation.load(store)
+        codebook.load(store)
         self._calibrator = Calibrator(self._searcher, self._helpers, store.metadata.soft(CURVES))
         self._snapshots = Snapshots(store.path, Files())
         self._beside_queries = self._helpers.beside(self._snapshots.asked)
@@ -94,7 +100,7 @@ class CoreNN:
         self._writer: Writer | None = None
         if store.writable:
             mender = Mender(store, linker, self._beside_queries)
-            self._writer = Writer(store, linker, mender, self._calibrator, self._snapshots)
+            self._writer = Writer(store, linker, mender, Spiller(store), self._calibrator, self._snapshots)
         self._reader_view: View | None = None if self._writer else self._read_view()
         self._refreshing = threading.RLock()  # a signal handler may close in the middle of a read
         self._upkeep = threading.Lock()  # what is copied must not be mended meanwhile
@@ -145,6 +151,8 @@ class CoreNN:
         store = Store.open(as_path(path), mode, Files())
         try:
             store.settings = store.settings.changed(overrides)
+            if store.writable:
+                store.add_codes()
             warm(store.settings)
             return cls(store, mode)
         except BaseException:
@@ -478,8 +486,17 @@ class CoreNN:
             if answers.plan == "graph":
                 expected = self._calibrator.expected(view, k, answers.search_list) or (None, None)
             block.explains = [
-                Explain(answers.plan, answers.search_list, scored, hops, view.head.live, *expected, choice.chosen_by)
-                for _, hops, scored, _ in answers.info.tolist()
+                Explain(
+                    answers.plan,
+                    answers.search_list,
+                    spent[DISTANCES],
+                    spent[HOPS],
+                    view.head.live,
+                    *expected,
+                    choice.chosen_by,
+                    spent[PAGES],
+                )
+                for spent in answers.info.tolist()
             ]
         if single:
             return Hits(block, 0)
@@ -518,6 +535,7 @@ class CoreNN:
         writer = self._needs_writer()
         self._store.settings.changed(changes)
         writer.submit(Task(lambda: writer.configure(changes)))
+        self._residence.renew()
 
     def stats(self) -> Stats:
         """Counts, settings and sizes as of now."""
@@ -534,6 +552,7 @@ class CoreNN:
         reclaimable = sum(memory.values()) * (rows - view.head.live) // max(rows, 1)
         memory["key_bytes"] = self._store.heap_bytes()
         memory["navigation"] = view.graph.navigation.ids.nbytes + view.graph.navigation.edges.nbytes
+        memory["disk_rows"] = sum(part.nbytes for part in self._store.hot)
         memory["metadata"] = view.metadata.memory_bytes()
         readers = self._snapshots.others(self._store.registration)
         return Stats(
@@ -554,7 +573,11 @@ class CoreNN:
             reclaimable_bytes=reclaimable,
             repair_backlog=view.head.dead if self._writer is None else self._writer.mender.backlog,
             compression_mode="none" if view.codes is None else chosen_mode(self._store),
+            disk_backlog=0 if self._writer is None else self._writer.spiller.backlog,
             memory=memory,
+            memory_limit=self.settings.memory_limit,
+            mapped_bytes=self._residence.mapped(),
+            resident_bytes=resident_bytes(),
             disk_bytes=self._store.disk_bytes(),
         )
 
@@ -682,6 +705,7 @@ class CoreNN:
                     raise NotADatabaseError(f"{self._store.path} is gone: it was dropped, moved or removed; close it")
                 self._store.refresh()
                 navigation.load(self._store)
+                codebook.load(self._store)
                 self._reader_view = self._read_view()
                 self._calibrator.load(self._store.metadata.soft(CURVES))
                 self._tell()
@@ -858,6 +882,12 @@ class _Keys(KeysView[Key]):
 
     def __repr__(self) -> str:
         return f"<keys of {len(self):,} rows>"
+
+
+def _kept_bytes(store: Store) -> int:
+    """What a walk looks up at random for every row: its code and its state."""
+    codes = 0 if store.codes is None else int(store.codes.header[CODED]) * store.codes.spec.row_bytes
+    return codes + int(store.metadata.head.rows * store.state.spec.row_bytes)
 
 
 def _record(key: Key, vector: AnyArray, payload: bytes | None) -> Record:

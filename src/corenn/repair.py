@@ -16,6 +16,7 @@ import numpy as np
 from .errors import CorruptionError, ReadOnlyError
 from .graph.check import GraphFaults, check_graph
 from .graph.codes import wrong_codes
+from .graph.disk import wrong_rows
 from .graph.view import View, entries_of, radius_needed, set_entries, set_radius
 from .kernels.link import thread_ring
 from .kernels.search import BORN, DEGREE, DIED, LIFELINE
@@ -31,6 +32,7 @@ log = logging.getLogger("corenn.repair")
 
 BLOCK = 8192
 WRONG_CODES = "rows whose codes are missing or not those of their vectors"
+WRONG_ROWS = "rows of disk.slab that are not those of the other files"
 PAYLOADS = "rows whose payloads were lost, if they had any, with damaged metadata"
 STATES = "rows whose births and deaths are damaged or lost"
 TRIES = 3  # of a reader, beside a writer that goes on
@@ -85,6 +87,8 @@ def verify(store: Store, view: View, *, exclusive: bool = True, gone: UInt32s = 
     wrong = np.setdiff1d(wrong_codes(store, view), damaged)
     if len(wrong):
         problems.append(Problem("codes", WRONG_CODES, len(wrong)))
+    if exclusive and len(wrong := wrong_rows(store, view.head.rows)):
+        problems.append(Problem("disk", WRONG_ROWS, len(wrong)))
     repaired = tuple(Problem("open", fault, 1) for fault in store.recovered.faults)
     return Report(counted.live, counted.dead, faults.edges, len(faults.unreachable), tuple(problems), repaired)
 
@@ -182,6 +186,7 @@ def repair(writer: Writer) -> Report:
     mended += _mend_keys(writer)
     mended += mend_graph(writer)
     mended += _mend_codes(writer)
+    mended += _mend_disk(writer)
     counted = _count(writer.view)
     if counted != writer.view.head and isinstance(store.metadata, RocksMetadata):
         store.metadata.rewrite_head(counted)
@@ -338,6 +343,16 @@ def _mend_codes(writer: Writer) -> list[Problem]:
     writer.linker.coder.make_again(writer.view)
     writer.republish()
     return [Problem("codes", WRONG_CODES, len(wrong))]
+
+
+def _mend_disk(writer: Writer) -> list[Problem]:
+    """Have rows of disk.slab written again that are not what they are said to be: until then nothing reads them."""
+    store = writer.store
+    wrong = wrong_rows(store, writer.view.head.rows)
+    if store.disk is None or not len(wrong):
+        return []
+    store.disk.stale(wrong)
+    return [Problem("disk", WRONG_ROWS, len(wrong))]
 
 
 def _thread_all(writer: Writer) -> None:

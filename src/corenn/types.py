@@ -50,7 +50,8 @@ class Explain:
 
     plan: "graph" (beam search), "exact" (scan of all rows) or "empty".
     search_list: candidates kept by the beam search, 0 for a scan.
-    distances: distances computed. hops: nodes expanded.
+    distances: distances computed. hops: nodes expanded. pages: of 4 KiB, read from files for this query, 0 where what
+    it needs is mapped; rows that are kept in memory are not counted, pages that the system happens to hold are.
     matches: rows that could have matched.
     expected_recall: recall@k that the calibration curve gives for this list, 1 for a scan, None where none was
     measured. least_recall: its lower confidence bound (95 %).
@@ -66,6 +67,7 @@ class Explain:
     expected_recall: float | None = None
     least_recall: float | None = None
     chosen_by: str = ""
+    pages: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,12 +241,13 @@ class Stats:
 
     rows: live rows. tombstones: deleted rows whose ids cannot be used again yet. free: ids that new rows will take.
     reclaimable_bytes: what compact() would give back of the slabs. repair_backlog: deleted rows that edges may still
-    lead to. pending: committed rows that are not linked into the graph yet and are found by an exact scan. commit:
-    number of the last commit. generation: 1, and one more with each compaction. readers: other processes that read;
-    oldest_reader: the id of the one with the oldest snapshot, for which ids of rows deleted since are kept. memory:
-    bytes of the rows in use, by part; mapped, and
-    resident as far as they were touched.
-    disk_bytes: allocated on disk, 0 in memory.
+    lead to. disk_backlog: rows that disk.slab does not have as they are, 0 where searches do not go over the disk.
+    pending: committed rows that are not linked into the graph yet and are found by an exact scan. commit: number of the
+    last commit. generation: 1, and one more with each compaction. readers: other processes that read; oldest_reader:
+    the id of the one with the oldest snapshot, for which ids of rows deleted since are kept. memory: bytes of the rows
+    in use, by part; mapped, and resident as far as they were touched. memory_limit: 0 for none. mapped_bytes: pages of
+    files that have become resident since the database was opened, whatever in this process has touched them.
+    resident_bytes: of the whole process, 0 where it cannot be told. disk_bytes: allocated on disk, 0 in memory.
     """
 
     path: str | None
@@ -263,8 +266,12 @@ class Stats:
     oldest_reader: int | None
     reclaimable_bytes: int
     repair_backlog: int
+    disk_backlog: int
     compression_mode: str
     memory: dict[str, int]
+    memory_limit: int
+    mapped_bytes: int
+    resident_bytes: int
     disk_bytes: int
 
 

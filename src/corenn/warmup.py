@@ -11,15 +11,19 @@ from pathlib import Path
 import numpy as np
 
 from .config import Settings
+from .graph import codebook
 from .graph.adopt import Adopter
 from .graph.bulk import Builder
 from .graph.check import check_graph
+from .graph.disk import rows_made, rows_read, source_of
 from .graph.insert import Linker
 from .graph.mend import Mender
 from .graph.query import Searcher
 from .graph.scratch import ScratchPool
 from .graph.threads import Helpers
 from .graph.view import take_view
+from .kernels.candidates import VACANT
+from .kernels.disk import cool_rows, index_rows
 from .kernels.jit import JIT, cache_folder
 from .kernels.link import mend_ring
 from .kernels.renumber import gather_bytes, translate_edges
@@ -93,6 +97,12 @@ def _exercise(settings: Settings, progress: Callable[[str], None]) -> None:
     progress("search")
     searcher.query(replace(view, codes=None), queries, 5, 16, exact=False, threads=1)
     searcher.query(view, queries, 5, 16, exact=False, threads=1)
+    searcher.query(replace(view, disk=source_of(store)), queries, 5, 16, exact=False, threads=1)
+    rows_made(store, rows, ids[:1])
+    rows_read(store, rows, ids[:1])
+    index_rows(ids[:1], *(np.full(2, VACANT) for _ in range(2)))
+    cool_rows(ids[:1], store.hot.ids, store.hot.places)
+    codebook.train(np.zeros((1, 8), np.float32), 2, 1, helpers, rotated=False)
     progress("scan")
     searcher.query(view, queries, 5, 16, exact=True, threads=1)
     aim_batch(view.rows, L2, queries, np.empty((2, 9), np.float32))

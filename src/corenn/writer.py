@@ -23,7 +23,8 @@ from .config import Settings
 from .errors import ClosedError, CoreNNError, DiskFullError, DuplicateKeyError, KeyNotFoundError, ReadOnlyError
 from .graph.bulk import Progress
 from .graph.calibrate import Calibrator
-from .graph.codes import chosen_mode
+from .graph.codes import chosen_mode, codes_due
+from .graph.disk import STEP_ROWS, Spiller
 from .graph.insert import Linker
 from .graph.mend import Mender
 from .graph.view import View, radius_of, raise_radius, take_view
@@ -48,6 +49,7 @@ GATHER_SECONDS = 0.002
 NEW = 1 << 32  # beyond all ids
 IDLE_ROWS = 512  # rows of the backlog linked before new requests are looked for
 IDLE_SECONDS = 1.0  # without a request, after which dead rows are taken out and recall is measured
+SPILLED_PER_CHANGE = 32  # rows of disk.slab written for each row that comes or goes, while many are behind
 MENDED_PER_CHANGE = 32  # rows whose edges are looked at for each row that comes or goes, while a pass is worth it
 
 
@@ -183,11 +185,13 @@ class Writer:
     """Owns the thread, the published view and the backlog of rows that wait to be linked."""
 
     def __init__(
-        self, store: Store, linker: Linker, mender: Mender, calibrator: Calibrator, snapshots: Snapshots
-    ) -> None:
+        self, store: Store, linker: Linker, mender: Mender, spiller: Spiller, calibrator: Calibrator,
+        snapshots: Snapshots,
+    ) -> None:  # fmt: skip
         self.store = store
         self.linker = linker
         self.mender = mender
+        self.spiller = spiller
         self.snapshots = snapshots
         self.calibrator = calibrator
         self._calm = False  # no request has come for IDLE_SECONDS
@@ -210,10 +214,11 @@ class Writer:
         for _, ids in self._backlog:
             self._raise_radius(ids)  # who committed them may have been killed before
         self.view = self._take()
-        if self._backlog or calibrator.due(self.view):
+        if self._backlog or calibrator.due(self.view) or spiller.due(calm=True):
             self._start()
-        if chosen_mode(store) != "none" and self.view.codes is None:
-            self.schedule(Task(self._make_codes))  # queries measure vectors until then
+        missing = chosen_mode(store) != "none" and self.view.codes is None
+        if missing or codes_due(store, self.view.head.live):
+            self.schedule(Task(self._make_codes))  # queries measure vectors, or go over other codes, until then
 
     # --- callers ---------------------------------------------------------------------------------------------------
 
@@ -313,6 +318,8 @@ class Writer:
             self._link_backlog()
         elif self._may_mend(calm=True):
             self._mend(1)
+        elif self._may_spill(calm=True):
+            self._spill()
         elif self.calibrator.step(self.view):
             self.keep_curves()
 
@@ -329,13 +336,24 @@ class Writer:
             rows -= self.mender.step(self.view) or 1
         self._publish()
 
+    def _may_spill(self, *, calm: bool) -> bool:
+        return self.store.fault is None and not self._backlog and not self._loading and self.spiller.due(calm=calm)
+
+    def _spill(self, rows: int = STEP_ROWS) -> None:
+        """Write so many rows to disk.slab, about."""
+        self.spiller.step(self.view, rows)
+        self._publish()
+
     def _patience(self) -> float | None:
         """How long to wait for requests before dead rows are taken out of the graph and recall is measured; for ever
         if there is nothing to do.
         """
         if not self._calm:
             return IDLE_SECONDS
-        busy = self.store.fault is None and (self._may_mend(calm=True) or self.calibrator.due(self.view))
+        upkeep = self._may_mend(calm=True) or self._may_spill(calm=True)
+        busy = self.store.fault is None and (upkeep or self.calibrator.due(self.view))
+        if not busy and self.store.fault is None and (left := self.spiller.failed_for()):
+            return left
         return 0.0 if busy else None
 
     def _next_requests(self) -> list[Request]:
@@ -456,6 +474,8 @@ class Writer:
         self._since_checkpoint[1] += 1
         if self._may_mend(calm=False):
             self._mend(MENDED_PER_CHANGE * (commit.count + len(commit.died)))
+        if self._may_spill(calm=False):
+            self._spill(min(SPILLED_PER_CHANGE * (commit.count + len(commit.died)), STEP_ROWS))
         if self._checkpoint_due():
             self._try_checkpoint()
 
@@ -528,7 +548,12 @@ class Writer:
         self._checkpointed = self.view.head.commit
 
     def _make_codes(self) -> None:
-        self.linker.coder.extend(self.view)
+        linked = self.view.head.live - len(self.view.pending)
+        if codes_due(self.store, linked):
+            if not self._closing:  # the next opening sees to it
+                self.linker.coder.begin(self.view, linked)
+        else:
+            self.linker.coder.extend(self.view)
         self._publish()
 
     def keep_curves(self) -> None:
@@ -598,6 +623,7 @@ class Writer:
         self.calibrator.stop()
         self.linker.restart()
         self.mender.restart()
+        self.spiller.restart()
         self._publish()
         self._since_checkpoint = [0, 0]
         self._checkpointed = self.view.head.commit
@@ -659,4 +685,7 @@ class Writer:
             stored = Settings.from_dict(self.store.metadata.settings()["settings"]).changed(changes)
             self.store.metadata.store_settings(stored.as_dict(), sync=settings.durability == "sync")
         self.store.settings = self.store.settings.changed(changes)  # a root may have changed the memory meanwhile
+        self.store.add_codes()
         self._publish()
+        if codes_due(self.store, self.view.head.live):
+            self.schedule(Task(self._make_codes))

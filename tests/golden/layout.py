@@ -15,8 +15,9 @@ import numpy as np
 
 from corenn import CoreNN, Settings
 from corenn.config import COMPRESSIONS, DTYPES, METRICS
-from corenn.graph import curve, navigation
+from corenn.graph import codebook, curve, navigation
 from corenn.kernels.checksum import TABLES, checksum_rows
+from corenn.kernels.product import Codebook
 from corenn.kernels.search import Navigation
 from corenn.storage import archive, changes, commit, generation, rocks, snapshot, update
 from corenn.storage import format as fmt
@@ -45,6 +46,7 @@ def layout() -> dict[str, str]:
         "files and metadata of a database": database(),
         "notes of changes": [changes.COLUMNS, changes.NAME],
         "curves and navigation graph": soft(),
+        "codebooks": books(),
         "generations": generation_line(),
         "snapshots": [
             sorted(json.loads(snapshot.Marker(1, commit.Head(), changes.Stamp(1, 2), {}).pack())),
@@ -105,6 +107,14 @@ def soft() -> list[Any]:
     raw = navigation._pack(graph, Drawn(1, 2, np.zeros(2, np.uint64)))
     with np.load(io.BytesIO(raw)) as kept:
         return [curve.pack([]).decode(), [[name, kept[name].dtype.str, kept[name].ndim] for name in sorted(kept)]]
+
+
+def books() -> list[list[Any]]:
+    one = Codebook(
+        1, np.zeros(3, np.float32), np.eye(3, dtype=np.float32), np.arange(4), np.zeros((3, 256), np.float32)
+    )
+    with np.load(io.BytesIO(codebook.pack(one))) as kept:
+        return [[name, kept[name].dtype.str, kept[name].ndim] for name in sorted(kept)]
 
 
 def generation_line() -> str:

@@ -15,17 +15,23 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from corenn.config import Settings
+from corenn.graph import codebook
+from corenn.graph.threads import Helpers
 from corenn.kernels.codes import (
     ALIGNED,
     TAIL,
+    TRAINED,
     Asked,
     Codes,
+    Form,
     aim_codes,
     asked_of,
-    code_bytes,
     code_width,
     codes_of,
     encode_rows,
+    form_in,
+    form_of,
     scorer_of,
 )
 from corenn.kernels.intrinsics import dot_bytes
@@ -36,6 +42,7 @@ from tests.conftest import COMPILED, Sample
 
 Floats = NDArray[np.float32]
 SEED = 7
+HELPERS = Helpers(1)
 
 
 class Kind(NamedTuple):
@@ -45,9 +52,18 @@ class Kind(NamedTuple):
     bits: int
     turned: bool
 
+    @property
+    def trained(self) -> bool:
+        return self.name in TRAINED
+
+    def form(self, dim: int) -> Form:
+        if self.turned:
+            return Form(padded(dim), self.bits)
+        return form_of(Settings(dim=dim, compression_mode=self.name), self.name)
+
 
 KINDS = [Kind("sq8", 8, False), Kind("sq4", 4, False), Kind("rabitq4", 4, True), Kind("rabitq2", 2, True),
-         Kind("rabitq1", 1, True)]  # fmt: skip
+         Kind("rabitq1", 1, True), Kind("pq", 8, False), Kind("opq", 8, False), Kind("trunc", 8, False)]  # fmt: skip
 
 
 @kernel
@@ -70,13 +86,31 @@ def rows_of(vectors: Floats) -> Float32Rows:
 
 def encoded(kind: Kind, vectors: Floats, seed: int = SEED) -> tuple[Codes, Asked]:
     dim = vectors.shape[1]
-    signs = rotation_signs(dim, seed) if kind.turned else np.zeros((0, dim), np.float32)
-    centre = vectors.mean(axis=0) if kind.turned and len(vectors) else np.zeros(dim, np.float32)
-    length = signs.shape[1]
-    codes = codes_of(np.zeros((len(vectors), code_bytes(length, kind.bits)), np.uint8), rows_of(vectors), kind.bits,
-                     signs, centre.astype(np.float32))  # fmt: skip
-    encode_rows(rows_of(vectors), codes, 0, codes.vectors, np.empty(dim, np.float32), np.zeros((2, length), np.float32))
-    return codes, asked_of(length, kind.bits)
+    form, signs, centre, book = kind.form(dim), None, None, None
+    if kind.turned:
+        signs = rotation_signs(dim, seed)
+        centre = (vectors.mean(axis=0) if len(vectors) else np.zeros(dim)).astype(np.float32)
+    if kind.trained:
+        points = vectors.copy() if len(vectors) else np.zeros((1, dim), np.float32)
+        book = codebook.train(points, form.subspaces, 1, HELPERS, rotated=kind.name == "opq")
+    codes = codes_of(np.zeros((len(vectors), form.row_bytes), np.uint8), rows_of(vectors), form, signs=signs,
+                     centre=centre, book=book)  # fmt: skip
+    encode_rows(rows_of(vectors), codes, 0, codes.vectors, np.empty(dim, np.float32), asked_of(form))
+    return codes, asked_of(form)
+
+
+def meant(kind: Kind, vectors: Floats, queries: Floats) -> NDArray[np.float64]:
+    """What estimates are of: squared distances; of truncated vectors, those that follow from the beginnings."""
+    kept = kind.form(vectors.shape[1]).length
+    if kind.name != "trunc" or kept == vectors.shape[1]:
+        return exact(vectors, queries)
+    lengths, asked = (np.linalg.norm(each.astype(np.float64), axis=1) for each in (vectors, queries))
+    parts = [each[:, :kept] / np.linalg.norm(each[:, :kept].astype(np.float64), axis=1)[:, None]
+             for each in (vectors, queries)]  # fmt: skip
+    whole: NDArray[np.float64] = (
+        asked[:, None] ** 2 + lengths[None, :] ** 2 - 2 * asked[:, None] * lengths[None, :] * (parts[1] @ parts[0].T)
+    )
+    return whole
 
 
 def estimates(kind: Kind, vectors: Floats, queries: Floats, seed: int = SEED) -> Floats:
@@ -130,6 +164,16 @@ def test_a_rotation_spreads_a_single_component_over_all(dim: int) -> None:
     assert np.abs(turned).max() < 8 / np.sqrt(padded(dim))
 
 
+def standing_for(codes: Codes) -> Floats:
+    """What product codes stand for, by the codebook alone: float32 (rows, dim)."""
+    rows, dim = len(codes.vectors), codes.dim
+    turned = np.empty((rows, dim), np.float32)
+    for number in range(len(codes.starts) - 1):
+        piece = slice(codes.starts[number], codes.starts[number + 1])
+        turned[:, piece] = codes.books[piece][:, codes.vectors[:, number]].T
+    return (turned @ codes.turn if len(codes.turn) else turned) + codes.centre
+
+
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
 class TestEveryKind:
     @pytest.mark.parametrize("dim", [1, 5, 64, 97, 128, 200])
@@ -139,14 +183,23 @@ class TestEveryKind:
         """
         vectors = rng.normal(size=(200, dim)).astype(np.float32) + 3
         queries = rng.normal(size=(20, dim)).astype(np.float32) + 3
-        errors = estimates(kind, vectors, queries) - exact(vectors, queries)
+        errors = estimates(kind, vectors, queries) - meant(kind, vectors, queries)
         scale = np.sqrt(exact(vectors, queries)) + 1e-9
+        if kind.trained:
+            codes, _ = encoded(kind, vectors)
+            stood = standing_for(codes)
+            missed = np.linalg.norm(stood - vectors, axis=1)[None, :]
+            most = exact(stood, queries).max()  # the steps of a table are a 65,535th of less than that
+            assert (np.abs(errors) <= (2 * scale + missed) * missed + most * dim / 65_000 + 1e-3).all()
+            return
         if not kind.turned:
             span = np.ptp(vectors, axis=1)[None, :]
             step = span / ((1 << kind.bits) - 1) + 0.5 * span * (0.24 if kind.bits < 8 else 0)
             level = np.abs(queries).max(axis=1)[:, None] / 127
             lengths = np.linalg.norm(vectors, axis=1)[None, :]
             bound = scale * step * np.sqrt(dim) + step**2 * dim / 2 + level * np.sqrt(dim) * lengths + 1e-3
+            if kind.name == "trunc":
+                bound *= 2  # as much longer, squared, as the whole is than its beginning
             assert (np.abs(errors) <= bound).all()
             return
         centre = vectors.mean(axis=0)
@@ -158,11 +211,15 @@ class TestEveryKind:
         assert (np.abs(errors) <= 6 * deviation).all()
 
     def test_estimates_are_right_on_the_whole(self, rng: np.random.Generator, kind: Kind) -> None:
-        """Of scalar codes for queries near the vector; of RaBitQ for any, over all rotations."""
+        """Of scalar codes for queries near the vector; of RaBitQ for any, over all rotations. Of product codes at the
+        vector, but for the square of what they miss.
+        """
         vectors = rng.normal(size=(100, 64)).astype(np.float32)
         if not kind.turned:
             queries = vectors + 0.1 * rng.normal(size=vectors.shape).astype(np.float32)
-            errors = np.diag(estimates(kind, vectors, queries) - exact(vectors, queries))
+            errors = np.diag(estimates(kind, vectors, queries) - meant(kind, vectors, queries))
+            if kind.trained:
+                errors = errors - ((standing_for(encoded(kind, vectors)[0]) - vectors) ** 2).sum(axis=1)
             assert abs(errors.mean()) < 5 * errors.std() / np.sqrt(len(errors)) + 2e-3
             return
         queries = rng.normal(size=(10, 64)).astype(np.float32)
@@ -174,8 +231,11 @@ class TestEveryKind:
 
     def test_the_order_is_kept(self, sift: Sample, embeddings: Sample, kind: Kind) -> None:
         """Of the ten nearest, nearly all are among the first few by estimate."""
-        wide = {8: 12, 4: 20, 2: 60, 1: 200}[kind.bits]
+        wide = 60 if kind.trained else {8: 12, 4: 20, 2: 60, 1: 200}[kind.bits]
         for rows, queries in (sift, embeddings):
+            if kind.name == "trunc":  # of vectors whose first components say most
+                rows, queries = (each * 0.97 ** np.arange(rows.shape[1], dtype=np.float32) for each in (rows, queries))
+                wide = 40
             near, few = np.ascontiguousarray(rows[:1500]), np.ascontiguousarray(queries[: 40 if COMPILED else 4])
             found = np.argsort(estimates(kind, near, few), axis=1)[:, :wide]
             best = np.argsort(exact(near, few), axis=1)[:, :10]
@@ -185,7 +245,7 @@ class TestEveryKind:
         vectors = rng.normal(size=(40, 50)).astype(np.float32)
         whole, _ = encoded(kind, vectors)
         part = whole._replace(vectors=np.zeros_like(whole.vectors))
-        work = np.empty(50, np.float32), np.zeros((2, whole.signs.shape[1]), np.float32)
+        work = np.empty(50, np.float32), asked_of(form_in(whole))
         for first in (33, 20, 0):
             encode_rows(rows_of(vectors), part, first, part.vectors[first : first + 20], *work)
         assert np.array_equal(whole.vectors, part.vectors)
@@ -211,5 +271,10 @@ class TestEveryKind:
     def test_every_row_has_room(self, kind: Kind) -> None:
         mode = kind.name.rstrip("124") if kind.turned else kind.name
         for dim in (1, 2, 15, 16, 17, 255, 256, 1023, 1024, 4097):
-            assert code_width(dim, mode) % ALIGNED == 0
-            assert code_width(dim, "auto") >= code_width(dim, "sq4")
+            for pieces in (0, 1, 7, 5000):
+                settings = Settings(dim=dim, compression_mode=mode, pq_subspaces=pieces, trunc_dims=pieces)
+                form = form_of(settings, mode)
+                assert code_width(settings, mode) == form.row_bytes >= form.used > form.body > 0
+                assert form.row_bytes % ALIGNED == 0
+                assert 1 <= form.length <= padded(dim) and 0 <= form.subspaces <= dim
+                assert code_width(settings, "auto") >= code_width(settings, "sq4")

@@ -55,6 +55,7 @@ from .view import View, note_growth, take_view
 log = logging.getLogger("corenn.bulk")
 
 BULK_ROWS = 10_000  # rows from which on this is quicker than inserting
+ROW_BYTES = 300  # on the way, beside candidates
 OUTER = 16  # clusters of a row
 INNER = 2  # leaves of a row in each
 KEPT = 3  # edges chosen for a row in each leaf
@@ -156,15 +157,21 @@ class Builder:
         width = OUTER * INNER * KEPT * (2 if view.rows.radius > 0 else 1)
         size = len(ids) * width * 4
         file = None
-        if self._store.path is not None and size > memory_bytes() // 4:
+        limit = self._store.settings.memory_limit or memory_bytes()
+        if self._store.path is not None and size > limit // 4:
             file = self._temporary(self._store.path, size)
         if file is None:
             yield np.full((len(ids), width), VACANT, np.uint32)
             return
         with file:
-            slots = np.frombuffer(map_shared(file.fileno(), size), np.uint32).reshape(-1, width)
-            slots.fill(VACANT)
-            yield slots
+            memory = map_shared(file.fileno(), size)
+            self._store.borrowed.append(memory)
+            try:
+                slots = np.frombuffer(memory, np.uint32).reshape(-1, width)
+                slots.fill(VACANT)
+                yield slots
+            finally:
+                self._store.borrowed.remove(memory)
 
     @staticmethod
     def _temporary(folder: Path, size: int) -> IO[bytes] | None:

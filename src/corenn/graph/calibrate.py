@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from ..config import MAX_SEARCH_LIST
 from ..kernels.rows import decode_rows
-from ..kernels.search import DISTANCES, IP, LIFELINE, Results, aim_batch, scan
+from ..kernels.search import DISTANCES, INFO, IP, LIFELINE, Results, aim_batch, scan
 from ..types import Float32s, Float64s, Recall, UInt32s
 from .curve import Curve, Point, pack, rung_of, unpack
 from .query import SECONDS_PER_VALUE, Searcher, scans, unpacked
@@ -342,7 +342,7 @@ class Calibrator:
         limits = sample.limits + TIE * np.abs(sample.limits)
 
         def walk(start: int, stop: int) -> Iterator[None]:
-            results = Results(np.empty((1, k), np.uint32), np.empty((1, k), np.float32), np.empty((1, 4), np.int64))
+            results = Results(np.empty((1, k), np.uint32), np.empty((1, k), np.float32), np.zeros((1, INFO), np.int64))
             for at in range(start, stop):
                 began = time.perf_counter()
                 query = sample.queries[at : at + 1]
@@ -362,7 +362,11 @@ class Calibrator:
 def _walk_of(view: View) -> str:
     """What decides about the recall of a list beside the rows and their edges."""
     codes = "none" if view.codes is None else f"{view.codes.bits}/{len(view.codes.signs)}"
-    return f"{codes}, beam {view.beam_width}"
+    if view.codes is not None and len(view.codes.starts) > 1:
+        codes = f"{len(view.codes.starts) - 1} tables/{view.codes.slack:.6g}"
+    elif view.codes is not None and view.codes.signs.shape[1] < view.settings.dim:
+        codes = f"first {view.codes.signs.shape[1]}/{view.codes.slack:.6g}"
+    return f"{codes}, disk" if view.codes is not None and view.disk is not None else f"{codes}, beam {view.beam_width}"
 
 
 def _draw(view: View, count: int, seed: int) -> _Sample:

@@ -1,26 +1,41 @@
 """Codes of the rows: which, and keeping them whole.
 
 They are made in one pass once there are enough rows, then row by row. Codes are soft: made from the vectors, at
-millions of rows per second, whenever they are not there.
+hundreds of thousands to millions of rows per second, whenever they are not there.
+
+Where all of them are made anew, they are written over the old ones, and CHOSEN is 0 meanwhile. Views of before look at
+it, in this process and others: see `CodeMarks`.
 """
 
 from __future__ import annotations
 
 import logging
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from ..errors import DiskFullError
-from ..kernels.codes import AUTO, TAIL, Codes, asked_of, bits_of, code_width, codes_of, encode_rows, search_codes
+from ..errors import CoreNNError, DiskFullError
+from ..kernels.codes import (
+    AUTO,
+    TRAINED,
+    Codes,
+    asked_of,
+    code_width,
+    codes_of,
+    encode_rows,
+    form_in,
+    form_of,
+    search_codes,
+)
 from ..kernels.rotation import rotation_signs
 from ..kernels.rows import Rows, decode_rows
-from ..kernels.search import LIFELINE, Plan, Results, search_batch
+from ..kernels.search import INFO, LIFELINE, Plan, Results, search_batch
 from ..storage.commit import NO_IDS, as_runs
-from ..storage.format import CENTRE, CHOSEN, CODED, CODINGS, TRIED
+from ..storage.format import BOOK, CENTRE, CHOSEN, CODED, CODINGS, SLACK, TRIED
 from ..storage.store import Store
-from ..types import Float32s, UInt32s
+from ..types import Float32s, UInt32s, UInt64s
+from . import codebook
 from .threads import Helpers
 
 if TYPE_CHECKING:
@@ -35,6 +50,34 @@ SAMPLE = 64  # rows that stand for queries when codes are chosen
 K, LIST = 10, 48
 WORTH_BYTES = 128  # a vector has to be larger for codes to be tried
 FAITHFUL = 0.97  # share of the walk's own answers that a walk over codes must find
+LEAST_TRAINED = 1 << 10  # rows below which no codebook is trained: queries scan so few
+RETRAINED = 4  # times as many rows as when a codebook was trained, from which on another one is
+SAMPLE_BYTES = 1 << 28  # of the vectors by which it is trained, at most
+ASKED = 256  # rows by which the slack of codes is measured
+# Factors by which their estimates may err, tried in this order; and what measuring fewer than all may lose of recall.
+MEASURED = (*TRAINED, "trunc")  # codes of which it hangs on the data how far their estimates err
+SLACKS = (1.02, 1.05, 1.1, 1.2, 1.3, 1.5, 1.75, 2.0, 2.5, 3.0, 4.0)
+ALL = 1e30
+LOST = 0.001
+
+
+class CodeMarks(NamedTuple):
+    """What the header of codes.slab says of the codes of a view. `changed` is true from when they are made anew on."""
+
+    header: UInt64s
+    chosen: int
+    centre: int
+    book: int
+
+    @classmethod
+    def of(cls, header: UInt64s) -> CodeMarks:
+        return cls(header, *header[[CHOSEN, CENTRE, BOOK]].tolist())
+
+    @property
+    def changed(self) -> bool:
+        header = self.header
+        found: bool = header[CHOSEN] != self.chosen or header[CENTRE] != self.centre or header[BOOK] != self.book
+        return found
 
 
 def centre_of(store: Store) -> int:
@@ -50,36 +93,57 @@ def chosen_mode(store: Store) -> str:
     return CODINGS[number] if 0 < number < len(CODINGS) else "none"
 
 
+def codes_due(store: Store, live: int) -> bool:
+    """Whether codes are to be chosen or dropped: there are enough rows, and none of the kind that is asked for, be it
+    that the setting has changed or that making them was cut off.
+    """
+    if store.codes is None:
+        return False
+    asked, chosen = store.settings.compression_mode, chosen_mode(store)
+    if asked == "none":
+        return bool(store.codes.header[CHOSEN])
+    if store.codes.header[CHOSEN] and (chosen == asked or (asked == "auto" and chosen in (*AUTO, "none"))):
+        return False
+    least = LEAST_TRAINED if asked in TRAINED else 1
+    return live >= max(store.settings.compression_threshold, least)
+
+
 def codes_for(store: Store, rows: Rows, count: int) -> Codes | None:
     """The codes of a store as kernels take them, if all of the first `count` rows have theirs."""
     mode = chosen_mode(store)
-    if store.codes is None or mode == "none" or int(store.codes.header[CODED]) < count:
+    if store.codes is None or "none" in (mode, store.settings.compression_mode):
+        return None
+    if int(store.codes.header[CODED]) < count:
         return None
     codes = _as_codes(store, rows, mode)
-    return codes if len(codes.vectors) >= count else None
+    return codes if codes is not None and len(codes.vectors) >= count else None
 
 
-def _as_codes(store: Store, rows: Rows, mode: str) -> Codes:
+def _as_codes(store: Store, rows: Rows, mode: str, slack: float | None = None) -> Codes | None:
+    """None if their codebook is not there. slack: another one than was measured."""
     assert store.codes is not None
-    dim = store.settings.dim
-    if mode != "rabitq":
-        signs, centre = _unturned(dim)
-    else:
-        signs, centre = _signs(dim), _centre(store, rows)
-    width = code_width(dim, mode)
+    form, signs, centre, book = form_of(store.settings, mode), None, None, None
+    if mode == "rabitq":
+        signs, centre = _signs(store.settings.dim), _centre(store, rows)
+    elif mode in TRAINED:
+        book = codebook.codebook_of(store)
+        if book is None or len(book.starts) != form.subspaces + 1:
+            return None
     flat = store.codes.array.reshape(-1)
-    vectors = flat[: len(flat) // width * width].reshape(-1, width)
-    return codes_of(vectors, rows, bits_of(mode, dim), signs, centre)
+    vectors = flat[: len(flat) // form.row_bytes * form.row_bytes].reshape(-1, form.row_bytes)
+    slack = _slack_of(store) if slack is None else slack
+    return codes_of(vectors, rows, form, signs=signs, centre=centre, book=book, slack=slack)
+
+
+def _slack_of(store: Store) -> float:
+    assert store.codes is not None
+    word = float(store.codes.header[SLACK : SLACK + 1].view(np.float64)[0])
+    return word if 1 < word <= ALL else 0.0  # anything else is damage
 
 
 def _candidates(store: Store) -> tuple[str, ...]:
     """What auto tries. Vectors of one or two cache lines are as quickly measured as codes are scored."""
     return AUTO if store.vectors.spec.row_bytes > WORTH_BYTES else ()
-
-
-@lru_cache(maxsize=16)
-def _unturned(dim: int) -> tuple[Float32s, Float32s]:
-    return np.zeros((0, dim), np.float32), np.zeros(dim, np.float32)
 
 
 @lru_cache(maxsize=16)
@@ -107,15 +171,19 @@ def wrong_codes(store: Store, view: View) -> UInt32s:
     if store.codes is None or mode == "none":
         return NO_IDS
     codes = _as_codes(store, view.rows, mode)
-    coded = min(int(store.codes.header[CODED]), len(codes.vectors), rows)
+    if codes is None and not store.writable:
+        return NO_IDS  # a reader learns of a new codebook by its next refresh
+    coded = 0 if codes is None else min(int(store.codes.header[CODED]), len(codes.vectors), rows)
     wrong = [np.arange(coded, rows, dtype=np.uint32)]
     vector = np.empty(view.settings.dim, np.float32)
-    turned = np.zeros((2, codes.signs.shape[1]), np.float32)
+    form = form_of(store.settings, mode)
+    asked = asked_of(form)
     for start in range(0, coded, SLICE):
+        assert codes is not None
         found = codes.vectors[start : min(start + SLICE, coded)]
         made = np.zeros_like(found)
-        encode_rows(view.rows, codes, start, made, vector, turned)
-        differ = (made[:, : codes.body + TAIL] != found[:, : codes.body + TAIL]).any(axis=1)
+        encode_rows(view.rows, codes, start, made, vector, asked)
+        differ = (made[:, : form.used] != found[:, : form.used]).any(axis=1)
         wrong.append((start + np.flatnonzero(differ)).astype(np.uint32))
     ids = np.concatenate(wrong)
     linked: UInt32s = ids[view.graph.edges[ids, LIFELINE] != 0]
@@ -135,6 +203,11 @@ class Coder:
         slab, mode = self._store.codes, chosen_mode(self._store)
         if slab is None or mode == "none":
             return
+        if mode in TRAINED and codebook.codebook_of(self._store) is None:
+            log.warning("the codebook is missing or damaged; training another one")
+            if self._train(view, mode):
+                self._make_all(view, mode)
+            return
         coded = int(slab.header[CODED])
         again = ids[ids < coded]
         if len(again):
@@ -145,32 +218,40 @@ class Coder:
     def _encode_again(self, view: View, mode: str, ids: UInt32s) -> None:
         """Make the codes of rows whose ids belonged to others before."""
         codes = _as_codes(self._store, view.rows, mode)
-        vector = np.empty(view.settings.dim, np.float32)
-        turned = np.zeros((2, codes.signs.shape[1]), np.float32)
+        assert codes is not None
+        vector, asked = np.empty(view.settings.dim, np.float32), asked_of(form_in(codes))
         for first, count in as_runs(ids).tolist():
             self._note(codes, first, first + count)
-            encode_rows(view.rows, codes, first, codes.vectors[first : first + count], vector, turned)
+            encode_rows(view.rows, codes, first, codes.vectors[first : first + count], vector, asked)
 
     def begin(self, view: View, linked: int) -> None:
         """Choose codes and make them, once enough rows are linked; try the choice again whenever these have doubled."""
         store = self._store
-        if store.codes is None or linked < store.settings.compression_threshold:
+        if store.codes is None:
             return
         header, asked = store.codes.header, store.settings.compression_mode
-        if not header[CHOSEN]:
+        if asked == "none":
+            header[[CHOSEN, CODED]] = 0  # rows that come from now on get no codes: none may count as there
+            return
+        if linked < store.settings.compression_threshold:
+            return
+        chosen = chosen_mode(store)
+        if codes_due(store, linked):
             modes = _candidates(store) if asked == "auto" else (asked,)
-        elif asked == "auto" and chosen_mode(store) != "none" and linked >= 2 * int(header[TRIED]):
-            if view.codes is None or self._faithful(view, chosen_mode(store)):
+        elif chosen in TRAINED and linked >= RETRAINED * int(header[TRIED]):
+            modes = (chosen,)
+        elif asked == "auto" and chosen != "none" and linked >= 2 * int(header[TRIED]):
+            if view.codes is None or self._faithful(view, chosen):
                 header[TRIED] = linked
                 return
-            modes = AUTO[AUTO.index(chosen_mode(store)) + 1 :]
+            modes = AUTO[AUTO.index(chosen) + 1 :]
         else:
             return
         header[TRIED] = linked
         for mode in modes:
             header[CENTRE] = int(view.graph.entries[0]) if len(view.graph.entries) else 0
             header[CHOSEN] = 0
-            if not self._encode(view, mode, 0):
+            if (mode in TRAINED and not self._train(view, mode)) or not self._make_all(view, mode):
                 return
             if asked != "auto" or self._faithful(view, mode):
                 header[CHOSEN] = CODINGS.index(mode)
@@ -178,6 +259,40 @@ class Coder:
                 return
         header[CHOSEN] = CODINGS.index("none")
         log.info("no codes tell these vectors apart well enough; walks measure them")
+
+    def _train(self, view: View, mode: str) -> bool:
+        """Train a codebook by some of the rows, and keep it; False if that cannot be."""
+        store, settings = self._store, view.settings
+        linked = _linked(view)
+        most = min(settings.pq_sample_size, max(LEAST_TRAINED, SAMPLE_BYTES // (4 * settings.dim)), len(linked))
+        if not most:
+            return False
+        sample = _evenly(linked, most)
+        try:
+            points = np.empty((most, settings.dim), np.float32)
+            self._helpers.run(lambda first, stop: decode_rows(view.rows, sample[first:stop], points[first:stop]),
+                              most, SLICE)  # fmt: skip
+            version, subspaces = codebook.next_version(store), form_of(settings, mode).subspaces
+            made = codebook.train(points, subspaces, version, self._helpers, rotated=mode == "opq")
+            codebook.keep(store, made)
+        except (CoreNNError, OSError, MemoryError):
+            log.warning("no codebook could be trained or kept; walks measure vectors", exc_info=True)
+            return False
+        log.info("codebook %d: %d subspaces, trained by %d rows", version, subspaces, most)
+        return True
+
+    def _make_all(self, view: View, mode: str) -> bool:
+        """Make the codes of all rows, and measure by how much their estimates err where that is not known beforehand;
+        False if the disk has no room.
+        """
+        assert self._store.codes is not None
+        header = self._store.codes.header
+        header[SLACK] = 0
+        if not self._encode(view, mode, 0):
+            return False
+        if mode in MEASURED:
+            header[SLACK : SLACK + 1].view(np.float64)[0] = self._measured_slack(view, mode)
+        return True
 
     def make_again(self, view: View, centre: int | None = None) -> None:
         """Make the codes of all rows from their vectors. centre: another row whose vector is to be the centre."""
@@ -193,16 +308,18 @@ class Coder:
         assert store.codes is not None
         store.codes.header[CODED] = first
         try:
-            store.codes.reserve(-(-stop * code_width(dim, mode) // store.codes.spec.columns))
+            store.codes.reserve(-(-stop * code_width(view.settings, mode) // store.codes.spec.columns))
         except DiskFullError:
             log.warning("no room on the disk for codes; walks measure vectors until there is")
             return False
         codes = _as_codes(store, view.rows, mode)
+        assert codes is not None
+        form, vectors = form_in(codes), codes.vectors
         self._note(codes, first, stop)
 
         def part(start: int, end: int) -> None:
-            vector, turned = np.empty(dim, np.float32), np.zeros((2, codes.signs.shape[1]), np.float32)
-            encode_rows(view.rows, codes, first + start, codes.vectors[first + start : first + end], vector, turned)
+            vector, asked = np.empty(dim, np.float32), asked_of(form)
+            encode_rows(view.rows, codes, first + start, vectors[first + start : first + end], vector, asked)
 
         self._helpers.run(part, stop - first, SLICE)
         store.codes.header[CODED] = stop
@@ -216,21 +333,70 @@ class Coder:
 
     def _faithful(self, view: View, mode: str) -> bool:
         """Whether walks over the codes find what walks over the vectors find: tried with rows as queries."""
-        linked = np.flatnonzero(view.graph.edges[: view.head.rows, LIFELINE] != 0)
-        sample = linked[np.linspace(0, len(linked) - 1, min(SAMPLE, len(linked))).astype(np.int64)].astype(np.uint32)
+        ids, queries = self._sample(view, SAMPLE)
+        return _agreement(self._walk(view, None, ids, queries), self._walk(view, mode, ids, queries)) >= FAITHFUL
+
+    def _measured_slack(self, view: View, mode: str) -> float:
+        """The least factor with which measuring finds as much as if all candidates were measured, or nearly.
+
+        Rows stand for queries, each hidden from its own walk: at a row itself estimates err less than elsewhere.
+        """
+        ids, queries = self._sample(view, ASKED)
+        wanted = self._walk(view, None, ids, queries, hide=True)
+        best = _agreement(wanted, self._walk(view, mode, ids, queries, hide=True, slack=ALL))
+        for slack in SLACKS:
+            if _agreement(wanted, self._walk(view, mode, ids, queries, hide=True, slack=slack)) >= best - LOST:
+                return slack
+        return ALL
+
+    def _sample(self, view: View, count: int) -> tuple[UInt32s, Float32s]:
+        linked = np.flatnonzero(view.graph.edges[: view.head.rows, LIFELINE] != 0).astype(np.uint32)
+        sample = _evenly(linked, count)
         queries = np.empty((len(sample), view.settings.dim), np.float32)
         decode_rows(view.rows, sample, queries)
+        return sample, queries
+
+    def _walk(
+        self, view: View, mode: str | None, ids: UInt32s, queries: Float32s, *, hide: bool = False,
+        slack: float | None = None,
+    ) -> UInt32s:  # fmt: skip
+        """What walks find: uint32 (queries, K). mode: None to measure vectors. hide: `ids` from their own walks."""
         plan = Plan(LIST, 1, view.metric, view.tombstones, LIST + 1, np.float32(1))
-        plain, coded = _results(len(sample)), _results(len(sample))
         size, scratch = self._scratches.take(view, plan)
-        search_batch(view.rows, view.graph, view.live, plan, queries, scratch, plain)
-        codes = _as_codes(self._store, view.rows, mode)
-        asked = asked_of(codes.signs.shape[1], codes.bits)
-        search_codes(view.rows, codes, view.graph, view.live, plan, queries, scratch, asked, coded)
+        found = _results(len(ids))
+        codes = None if mode is None else _as_codes(self._store, view.rows, mode, slack)
+        asked = None if codes is None else asked_of(form_in(codes))
+        step = 1 if hide else max(len(ids), 1)
+        for at in range(0, len(ids), step):
+            if hide:
+                plan = plan._replace(hidden=int(ids[at]))
+            some = queries[at : at + step]
+            stop = at + step
+            part = Results(found.ids[at:stop], found.distances[at:stop], found.info[at:stop])
+            if codes is None:
+                search_batch(view.rows, view.graph, view.live, plan, some, scratch, part)
+            else:
+                search_codes(view.rows, codes, view.graph, view.live, plan, some, scratch, asked, part)
         self._scratches.give(size, scratch)
-        found = np.mean([np.isin(one, other).mean() for one, other in zip(plain.ids, coded.ids, strict=True)])
-        return bool(found >= FAITHFUL)
+        return found.ids
+
+
+def _linked(view: View) -> UInt32s:
+    """Ids of the live rows that are in the graph; where there are none, of all that are live."""
+    alive = view.alive()
+    linked = alive & (view.graph.edges[: view.head.rows, LIFELINE] != 0)
+    return np.flatnonzero(linked if linked.any() else alive).astype(np.uint32)
+
+
+def _evenly(ids: UInt32s, count: int) -> UInt32s:
+    """So many of `ids`, or all, at even distances."""
+    chosen: UInt32s = ids[np.linspace(0, len(ids) - 1, min(count, len(ids))).astype(np.int64)]
+    return chosen
+
+
+def _agreement(one: UInt32s, other: UInt32s) -> float:
+    return float(np.mean([np.isin(some, others).mean() for some, others in zip(one, other, strict=True)]))
 
 
 def _results(count: int) -> Results:
-    return Results(np.zeros((count, K), np.uint32), np.zeros((count, K), np.float32), np.zeros((count, 4), np.int64))
+    return Results(np.zeros((count, K), np.uint32), np.zeros((count, K), np.float32), np.zeros((count, INFO), np.int64))

@@ -15,7 +15,7 @@ import numpy as np
 
 from ..kernels.codes import scorer_of
 from ..kernels.link import Shape, choose_edges, link_back, rank_batch, thread_ring
-from ..kernels.search import DEGREE, DIED, FIRST_NEIGHBOUR, GEOMETRY, LIFELINE, Plan
+from ..kernels.search import DEGREE, DIED, FIRST_NEIGHBOUR, GEOMETRY, INFO, LIFELINE, Plan
 from ..storage.commit import NO_IDS, Head
 from ..storage.format import ELECTED, JOURNAL
 from ..storage.store import Store
@@ -36,6 +36,7 @@ LATELY = 10  # rows linked shortly before, at 1, 2, 4, 8, … rows back, at whic
 LATELY_ROWS = 1 << LATELY - 1
 TRAIL = 4  # expanded candidates kept, in search lists
 ELECTION = 1.1  # growth after which the entries are chosen anew
+MOST_EQUAL = 1 << 14  # rows that are equal, among which the end of the run is looked for
 SLICE = 16  # rows per kernel call: some milliseconds
 TO_THE_END = 1 << 31  # no distance ends a search: rows far away make the long edges
 
@@ -58,8 +59,11 @@ class Linker:
         self._lately: UInt32s = np.arange(max(0, rows - LATELY_ROWS), rows).astype(np.uint32)
 
     def in_bulk(self, count: int) -> bool:
-        """Whether so many rows are linked at once: all that there are in the graph."""
-        return count >= bulk.BULK_ROWS and self.empty
+        """Whether so many rows are linked at once: all that the graph holds, if there is memory for it."""
+        store = self._store
+        limit = store.settings.memory_limit if store.path is not None else 0
+        fits = not limit or count * bulk.ROW_BYTES <= limit // 2
+        return count >= bulk.BULK_ROWS and self.empty and fits
 
     @property
     def empty(self) -> bool:
@@ -169,7 +173,7 @@ class Linker:
                 scorer = scorer_of(view.codes, asked)
             choose_edges(
                 view.rows, scorer, view.graph, view.live, plan, shape, batch[start:stop], nearest[start:stop],
-                growth[start:stop], scratch, workbench(settings.dim, room), np.zeros(4, np.int64),
+                growth[start:stop], scratch, workbench(settings.dim, room), np.zeros(INFO, np.int64),
             )  # fmt: skip
             self._scratches.give(key, scratch)
             if view.codes is not None and asked is not None:
@@ -180,10 +184,17 @@ class Linker:
 
     def _touch_behind(self, view: View, touched: UInt32s, fresh: UInt32s) -> None:
         """Where a row was threaded behind one that it has no edge to, at the end of a run of equal rows, nobody knows
-        behind which: all count as changed.
+        behind which: all count as changed. For disk.slab, which would be written anew, it is looked for.
         """
-        if not set((fresh + np.uint32(1)).tolist()) <= set(view.graph.edges[touched, LIFELINE].tolist()):
-            self._store.edges.note(slice(0, view.head.rows))
+        edges = view.graph.edges
+        left = set((fresh + np.uint32(1)).tolist()) - set(edges[touched, LIFELINE].tolist())
+        if not left:
+            return
+        self._store.edges.note(slice(0, view.head.rows), vague=True)
+        if self._store.disk is not None:
+            behind = [_behind(edges, lifeline - 1, int(entries_of(self._store)[0])) for lifeline in left]
+            known = all(row >= 0 for row in behind)
+            self._store.disk.stale(np.array(behind, np.uint32) if known else slice(0, view.head.rows))
 
     @staticmethod
     def _targets(view: View, batch: UInt32s) -> UInt32s:
@@ -209,6 +220,20 @@ class Linker:
             )
 
         self._helpers.run(back, len(targets), 16 * SLICE)
+
+
+def _behind(edges: UInt32s, node: int, root: int) -> int:
+    """Behind which row one was threaded, beyond its first neighbour or the root on the ring; -1 if far from both."""
+    for start in (*edges[node, FIRST_NEIGHBOUR : FIRST_NEIGHBOUR + min(1, edges[node, DEGREE])].tolist(), root):
+        at = start
+        for _ in range(MOST_EQUAL):
+            after = int(edges[at, LIFELINE]) - 1
+            if after == node:
+                return int(at)
+            if after < 0:
+                break
+            at = after
+    return -1
 
 
 def link_apart(

@@ -21,7 +21,7 @@ from collections.abc import Generator, Iterator
 import numpy as np
 
 from ..kernels.link import HEIRS, Shape, mend_edges, unthread
-from ..kernels.search import BORN, DIED, LIFELINE
+from ..kernels.search import BORN, DEGREE, DIED, LIFELINE
 from ..storage.commit import NO_IDS
 from ..storage.format import ELECTED, JOURNAL, NEVER
 from ..storage.state import seen_up_to
@@ -171,7 +171,9 @@ class Mender:
         graph = view.graph._replace(edges=edges)
 
         weak = np.zeros(stop - first, np.uint8)
-        self._store.edges.note(slice(first, stop))
+        self._store.edges.note(slice(first, stop), vague=True)
+        if self._store.disk is not None:
+            self._store.disk.stale(leading_to(doomed, edges, first, stop))
 
         def part(start: int, end: int) -> None:
             bench = workbench(settings.dim, (1 + HEIRS) * edges.shape[1])
@@ -194,7 +196,9 @@ class Mender:
                 return
             self._store.edges.note(at.astype(np.uint32))
             at = edges[at, LIFELINE].astype(np.int64) - 1
-        self._store.edges.note(slice(0, self._store.metadata.head.rows))
+        self._store.edges.note(slice(0, self._store.metadata.head.rows), vague=True)
+        if self._store.disk is not None:
+            self._store.disk.stale(np.flatnonzero(np.unpackbits(doomed, bitorder="little")).astype(np.uint32))
 
     def _bury(self, condemned: UInt32s) -> None:
         """What has left the ring has no edge that leads to it. A row that was threaded behind one meanwhile may have
@@ -244,3 +248,14 @@ class Mender:
             self._buried = np.setdiff1d(self._buried, freed, assume_unique=True)
             self._store.buried = len(self._buried)
             self._free = np.union1d(self._free, freed)
+
+
+def leading_to(doomed: Bytes, edges: UInt32s, first: int, stop: int) -> UInt32s:
+    """The rows from `first` to `stop` that have an edge or a lifeline to a doomed one, and maybe some others."""
+    ids = edges[first:stop].copy()
+    ids[:, LIFELINE] -= np.uint32(1)  # 0, of a row that is not on the ring, is beyond all ids then
+    ids[ids >= 8 * len(doomed)] = 0
+    led = (doomed[ids >> np.uint32(3)] >> (ids & np.uint32(7)).astype(np.uint8)) & np.uint8(1)
+    led[:, DEGREE] = 0
+    found: UInt32s = (first + np.flatnonzero(led.any(axis=1))).astype(np.uint32)
+    return found

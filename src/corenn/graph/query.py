@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -9,16 +10,21 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..kernels.codes import search_codes
+from ..kernels.disk import search_disk
 from ..kernels.jit import entry_point
 from ..kernels.search import (
     DISTANCES,
     FOUND,
     HOPS,
+    INFO,
     IP,
+    LOST,
+    PAGES,
     STARVED,
     TOMBSTONE_ROOM,
     Plan,
     Results,
+    Scratch,
     aim_batch,
     scan,
     search_batch,
@@ -29,16 +35,20 @@ from .scratch import ScratchPool
 from .threads import Helpers
 from .view import View
 
+log = logging.getLogger("corenn.query")
+
+SPENT = [HOPS, DISTANCES, PAGES, LOST]
 FEW_ROWS = 1000  # below this many live rows a scan beats a walk and misses nothing
 SLICE_SECONDS = 0.02  # no kernel call lasts much longer, so that Ctrl-C and deadlines are seen
 SECONDS_PER_VALUE = 2e-10  # one component of one distance, slowly
+SECONDS_PER_READ = 1e-4  # from a disk, of which one is waited for at a time
 HOP_VALUES = 24  # distances per hop, about
 WIDER = 8  # times, the pool of a walk that met too many dead rows
 EXACT_QUERIES = 16  # queries that share one pass over the rows
 
 
 class Answers(NamedTuple):
-    """ids: uint32 (queries, k), distances: float32 (queries, k), info: int64 (queries, 4), of which the first
+    """ids: uint32 (queries, k), distances: float32 (queries, k), info: int64 (queries, INFO), of which the first
     info[i, FOUND] of each row count. plan: "graph", "exact" or "empty".
     """
 
@@ -69,12 +79,17 @@ class Searcher:
         length = max(wanted, search_list)
         plan = _plan(length, wanted, view.growth, view.beam_width, view.metric, view.tombstones)
         results = Results(
-            np.empty((count, wanted), np.uint32), np.empty((count, wanted), np.float32), np.empty((count, 4), np.int64)
+            np.empty((count, wanted), np.uint32),
+            np.empty((count, wanted), np.float32),
+            np.zeros((count, INFO), np.int64),
         )
         if count == 1:
             fewest = self._walk(view, plan, queries, results)
+            self._helpers.between()
         else:
             fewest = self._walk_all(view, plan, queries, results, threads)
+        if view.disk is not None and view.disk.disk.vectors >= 0 and (lost := int(results.info[:, LOST].sum())):
+            log.warning("%d rows could not be read from the disk, and were passed over by %d queries", lost, count)
         if plan.tombstones and results.info[:, STARVED].any():
             self._widen(view, plan, queries, results, threads)
             fewest = 0
@@ -118,21 +133,45 @@ class Searcher:
 
         # A slice lasts a few milliseconds; several per thread even out queries of unlike cost.
         seconds = plan.search_list * HOP_VALUES * view.settings.dim * SECONDS_PER_VALUE
+        if view.disk is not None:
+            seconds += plan.search_list * SECONDS_PER_READ
         step = int(max(1, min(SLICE_SECONDS / 4 / seconds, -(-len(queries) // (4 * threads)))))
         self._helpers.run(walk, len(queries), step, threads)
         return min(fewest)
 
     def _walk(self, view: View, plan: Plan, queries: Float32s, results: Results, room: int = TOMBSTONE_ROOM) -> int:
         size, scratch = self._scratches.take(view, plan, room=room)
-        if view.codes is None:
+        fewest = -1
+        if view.codes is not None and view.marks is not None and not view.marks.changed:
+            walk = self._walk_codes if view.disk is None else self._walk_disk
+            fewest = walk(view, plan, queries, scratch, results)
+            if view.marks.changed:
+                fewest = -1  # others were written over them meanwhile: what was found may be anything
+        if fewest < 0:
             fewest = self._call(search_batch, view.rows, view.graph, view.live, plan, queries, scratch, results)
-        else:
-            asked = self._scratches.take_asked(view.codes)
-            fewest = self._call(
-                search_codes, view.rows, view.codes, view.graph, view.live, plan, queries, scratch, asked, results
-            )
-            self._scratches.give_asked(view.codes, asked)
         self._scratches.give(size, scratch)
+        return fewest
+
+    def _walk_codes(self, view: View, plan: Plan, queries: Float32s, scratch: Scratch, results: Results) -> int:
+        assert view.codes is not None
+        asked = self._scratches.take_asked(view.codes)
+        fewest = self._call(
+            search_codes, view.rows, view.codes, view.graph, view.live, plan, queries, scratch, asked, results
+        )
+        self._scratches.give_asked(view.codes, asked)
+        return fewest
+
+    def _walk_disk(self, view: View, plan: Plan, queries: Float32s, scratch: Scratch, results: Results) -> int:
+        assert view.codes is not None
+        assert view.disk is not None
+        asked = self._scratches.take_asked(view.codes)
+        size, one, frame = self._scratches.take_frame(view, results.ids.shape[1])
+        fewest = self._call(
+            search_disk, one, view.codes, view.graph, view.live, plan, view.disk.disk, queries, scratch, asked, frame,
+            results,
+        )  # fmt: skip
+        self._scratches.give_frame(size, one, frame)
+        self._scratches.give_asked(view.codes, asked)
         return fewest
 
     def _call(self, kernel: Callable[..., int], *arguments: Any) -> int:
@@ -162,7 +201,7 @@ class Searcher:
             part = Results(results.ids[i : i + 1], results.distances[i : i + 1], results.info[i : i + 1])
             before = part.info.copy()
             self._walk(view, plan, queries[i : i + 1], part, room)
-            part.info[:, [HOPS, DISTANCES]] += before[:, [HOPS, DISTANCES]]
+            part.info[:, SPENT] += before[:, SPENT]
 
     def _complete(self, view: View, queries: Float32s, answers: Results, short: AnyArray, threads: int) -> None:
         """Scan for queries whose walk ended with fewer rows than there are, or too early."""
@@ -227,6 +266,7 @@ class Searcher:
         step = max(64, int(SLICE_SECONDS / 2 / seconds))
         for start in range(0, len(ids), step):
             scan(view.rows, view.live, view.metric, aimed, ids[start : start + step], heaps, counts)
+            self._helpers.between()
         return heaps
 
 
@@ -255,7 +295,7 @@ def _plan(search_list: int, k: int, growth: float, beam_width: int, metric: int,
 def unpacked(heaps: AnyArray, scanned: int) -> Answers:
     count, k = heaps.shape
     ids, distances = np.empty((count, k), np.uint32), np.empty((count, k), np.float32)
-    info = np.zeros((count, 4), np.int64)
+    info = np.zeros((count, INFO), np.int64)
     found = (heaps != np.uint64(0xFFFFFFFFFFFFFFFF)).sum(axis=1)
     info[:, FOUND] = found
     info[:, DISTANCES] = scanned
@@ -271,8 +311,13 @@ def _joined(parts: list[Answers]) -> Answers:
 
 def _nothing(count: int) -> Answers:
     return Answers(
-        "empty", 0, np.empty((count, 0), np.uint32), np.empty((count, 0), np.float32), np.zeros((count, 4), np.int64), 0
+        "empty",
+        0,
+        np.empty((count, 0), np.uint32),
+        np.empty((count, 0), np.float32),
+        np.zeros((count, INFO), np.int64),
+        0,
     )
 
 
-__all__ = ["DISTANCES", "FOUND", "HOPS", "Answers", "Searcher"]
+__all__ = ["DISTANCES", "FOUND", "HOPS", "PAGES", "Answers", "Searcher"]

@@ -10,9 +10,10 @@ from ..errors import CorruptionError
 from ..kernels.renumber import translate_edges
 from ..kernels.rows import NORM
 from ..storage.commit import NO_IDS
-from ..storage.format import CHOSEN, GROWN, GROWTH, LINKED, TRIED
+from ..storage.format import CHOSEN, GROWN, GROWTH, LINKED, SLACK, TRIED
 from ..storage.renumber import Renumbering
 from ..storage.store import Store
+from . import codebook
 from .insert import Linker
 from .scratch import ScratchPool
 from .threads import Helpers
@@ -53,7 +54,9 @@ def finish_graph(
     linker = Linker(target, ScratchPool(), helpers)
     linker.elect_entries(head, head.live, stop)
     if source.codes is not None and target.codes is not None:
-        target.codes.header[CHOSEN] = source.codes.header[CHOSEN]
+        target.codes.header[[CHOSEN, SLACK]] = source.codes.header[[CHOSEN, SLACK]]
+        if source.codebook is not None:
+            codebook.keep(target, source.codebook[1])
         target.codes.header[TRIED] = min(int(source.codes.header[TRIED]), head.live)
         entries = entries_of(target)
         linker.coder.make_again(take_view(target, head, NO_IDS), int(entries[0]) if len(entries) else 0)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..kernels.codes import Asked, Codes, asked_of
+from ..kernels.codes import Asked, Codes, Form, asked_of, form_in
+from ..kernels.disk import Frame
 from ..kernels.link import Workbench
+from ..kernels.rows import Rows
 from ..kernels.search import ENTERED, TOMBSTONE_ROOM, Plan, Scratch
 from .view import View
 
@@ -20,7 +22,8 @@ class ScratchPool:
 
     def __init__(self) -> None:
         self._free: dict[Size, list[Scratch]] = {}
-        self._asked: dict[tuple[int, int], list[Asked]] = {}
+        self._asked: dict[Form, list[Asked]] = {}
+        self._frames: dict[tuple[int, ...], list[tuple[Rows, Frame]]] = {}
 
     def take(self, view: View, plan: Plan, trail: int = 0, room: int = TOMBSTONE_ROOM) -> tuple[Size, Scratch]:
         """A scratch that no other thread uses, to be given back with its size.
@@ -36,12 +39,28 @@ class ScratchPool:
 
     def take_asked(self, codes: Codes) -> Asked:
         """Room for a query over codes, to be given back."""
-        free = self._asked.get((codes.signs.shape[1], codes.bits))
-        return free.pop() if free else asked_of(codes.signs.shape[1], codes.bits)
+        form = form_in(codes)
+        free = self._asked.get(form)
+        return free.pop() if free else asked_of(form)
 
     def give_asked(self, codes: Codes, asked: Asked) -> None:
         """Keep it for the next call."""
-        self._asked.setdefault((codes.signs.shape[1], codes.bits), []).append(asked)
+        self._asked.setdefault(form_in(codes), []).append(asked)
+
+    def take_frame(self, view: View, k: int) -> tuple[tuple[int, ...], Rows, Frame]:
+        """Room for one row as it is read from the disk, and for k answers, to be given back with its size."""
+        assert view.disk is not None
+        rows, disk = view.rows, view.disk
+        size = (disk.words, rows.vectors.shape[1], rows.seals.shape[1], disk.disk.most_width, k)
+        free = self._frames.get(size)
+        one, frame = free.pop() if free else _make_frame(rows, *size)
+        return size, one._replace(radius=rows.radius), frame
+
+    def give_frame(self, size: tuple[int, ...], one: Rows, frame: Frame) -> None:
+        """Keep it for the next call."""
+        if len(self._frames) > self.KEPT:
+            self._frames.clear()
+        self._frames.setdefault(size, []).append((one, frame))
 
     def give(self, size: Size, scratch: Scratch) -> None:
         """Keep a scratch for the next call."""
@@ -62,6 +81,11 @@ def _make(dim: int, columns: int, entries: int, search_list: int, beam_width: in
         trail=np.empty(trail, np.uint64),
         query=np.empty(dim, np.float32),
     )
+
+
+def _make_frame(rows: Rows, words: int, columns: int, seals: int, width: int, k: int) -> tuple[Rows, Frame]:
+    one = rows._replace(vectors=np.zeros((1, columns), rows.vectors.dtype), seals=np.zeros((1, seals), np.float32))
+    return one, Frame(np.zeros((1, words), np.uint32), np.empty(width, np.uint64), np.empty(k, np.uint64))
 
 
 def workbench(dim: int, room: int) -> Workbench:

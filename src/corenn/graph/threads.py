@@ -9,13 +9,19 @@ from copy import copy
 from ..storage.platform import cpu_count
 
 
+def _nothing() -> None:
+    """Nobody wants to be called."""
+
+
 class Helpers:
     """The helper threads of one database, started when first needed. Safe for any number of callers."""
 
-    def __init__(self, threads: int | None = None) -> None:
+    def __init__(self, threads: int | None = None, between: Callable[[], None] = _nothing) -> None:
+        """between: called after each range, by the thread that has done it; also by whoever works without ranges."""
         self.threads = threads or cpu_count()
         self._pool = ThreadPoolExecutor(max(1, self.threads), thread_name_prefix="corenn")
         self._guests: Callable[[], bool] | None = None
+        self.between = between
 
     def beside(self, guests: Callable[[], bool]) -> Helpers:
         """The same threads, for work that leaves one processor free as long as `guests` is true."""
@@ -38,6 +44,7 @@ class Helpers:
         def drain() -> None:
             for start in starts:
                 work(start, min(start + step, count))
+                self.between()
 
         others = [self._submit(drain) for _ in range(threads - 1)]
         try:

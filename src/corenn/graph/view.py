@@ -21,7 +21,8 @@ from ..storage.format import ENTRIES, ENTRY_COUNT, GROWN, GROWTH, MAX_ENTRIES, R
 from ..storage.state import seen_up_to
 from ..storage.store import NO_NAVIGATION, Store
 from ..types import AnyArray, Bytes, Float32s, UInt32s, UInt64s
-from .codes import codes_for
+from .codes import CodeMarks, codes_for
+from .disk import OnDisk, disk_for
 
 CACHE_BYTES = 1 << 24  # up to here one row per step was quicker, beyond four: docs/performance.md
 MEMORY_ROWS = 1 << 17  # rows after which the mean of growth follows new ones
@@ -36,7 +37,8 @@ class View:
     metadata: where the keys and payloads of these ids are looked up; after a compaction those of the store have others.
 
     tombstones: whether walks may meet rows that the snapshot does not see. growth: see growth_of. codes: over which
-    walks go, None while there are none.
+    walks go, None while there are none. marks: by which it is told that they have become others. disk: where walks over
+    codes read the rows, None while these are mapped.
     """
 
     head: Head
@@ -50,6 +52,8 @@ class View:
     tombstones: bool
     growth: float
     codes: Codes | None
+    marks: CodeMarks | None
+    disk: OnDisk | None
     metadata: Metadata
 
     @property
@@ -175,6 +179,7 @@ def take_view(store: Store, head: Head, pending: UInt32s) -> View:
     Rows of later commits have higher ids, which walks leave out; so only deleted rows can stand in their way.
     """
     rows = rows_of(store.settings, store.vectors.array, store.seals.array, radius_of(store))
+    marks = None if store.codes is None else CodeMarks.of(store.codes.header)  # before what they are the marks of
     navigation = store.navigation if store.navigation.rows <= head.rows else NO_NAVIGATION
     return View(
         head=head,
@@ -188,5 +193,7 @@ def take_view(store: Store, head: Head, pending: UInt32s) -> View:
         tombstones=head.dead > store.buried,
         growth=growth_of(store),
         codes=codes_for(store, rows, head.rows),
+        marks=marks,
+        disk=disk_for(store),
         metadata=store.metadata,
     )

@@ -1,7 +1,7 @@
 """Codes: vectors in 8, 4, 2 or 1 bits per component, which a walk scores in their stead.
 
 A component is about offset + scale * code, with a scale and an offset for each vector. The distance to a query comes
-from the product of the codes, which are small unsigned integers, with the query in signed bytes. Two kinds:
+from the product of the codes, which are small unsigned integers, with the query in signed bytes. Three kinds:
 
 - *Scalar* codes of the vector itself. Its range is cut into even steps; nothing is trained. The kept square is that of
   what the codes stand for, less the square of what they miss, so that estimates near the vector are right on the whole.
@@ -9,23 +9,31 @@ from the product of the codes, which are small unsigned integers, with the query
   its components are spread alike whatever the data, and each is a sign, or one of four or sixteen levels. The kept
   square is the vector's own, and the scale makes the estimate of its product with any query unbiased: with r the
   residual and v its code (odd numbers), <q, r> is about <q, v> |r|² / <v, r>.
+- *Truncated* vectors, whose first components say most (Kusupati et al., Matryoshka, 2022): scalar codes of these. The
+  cosine of the beginnings stands for that of the whole, lengths are those of the whole.
+
+A fourth kind, *product* codes, has tables in the place of products: see product.py.
 """
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..types import AnyArray, Bytes, Float32s
+from ..config import Settings
+from ..types import AnyArray, Bytes, Float32s, Int64s
 from .candidates import distance_of, id_of, pack, sort
-from .intrinsics import dot_bytes, float_at, float_bits
+from .intrinsics import LINE_BYTES, dot_bytes, float_at, float_bits
 from .jit import inlined, kernel
+from .product import CENTROIDS, Codebook, choose_centroids, fill_table, look_up
 from .rotation import padded, rotate
 from .rows import AIMERS, SCORERS, aim_at, decode, distance, prefetch_row
 from .search import AHEAD, DISTANCES, FOUND, HOPS, aim, beam_search, emit, navigate
 
 AUTO = ("sq4", "sq8")  # the codes that are tried, in this order, where none are asked for
+TRAINED = ("pq", "opq")  # codes with a codebook
 TAIL = 12  # bytes behind the codes of a row: scale, offset and square, float32 each
 SCALE, OFFSET, SQUARE = 0, 4, 8  # where in the tail
 ALIGNED = 16
@@ -42,9 +50,10 @@ MOST_LEVEL = 127  # of a query's component
 class Codes(NamedTuple):
     """vectors: uint8 (rows, code_bytes). seals, dim, radius: see kernels.rows, of the vectors behind the codes.
 
-    bits: per component. body: bytes before the tail. signs: float32 (rounds, length), the rotation, no rounds for
-    scalar codes. centre: float32 (dim,). step: of RaBitQ's levels, in standard deviations. slack: the factor by which
-    estimates of squared distances may err before the best are measured.
+    bits: per component, or per subspace. body: bytes before the tail. signs: float32 (rounds, length), the random
+    rotation, no rounds for others than RaBitQ; length: components that are coded. centre: float32 (dim,). step: of
+    RaBitQ's levels, in standard deviations. slack: the factor by which estimates of squared distances may err before
+    the best are measured. turn, starts, books: see product.Codebook; empty but for product codes.
     """
 
     vectors: Bytes
@@ -57,17 +66,24 @@ class Codes(NamedTuple):
     centre: Float32s
     step: np.float32
     slack: np.float32
+    turn: Float32s
+    starts: Int64s
+    books: Float32s
 
 
 class Asked(NamedTuple):
     """A query as codes are scored against it; belongs to one thread.
 
     levels: int8, its 8 / bits parts a multiple of 16. terms: float32 (3,). turned: float32 (2, length), working memory.
+    table: uint16 (subspaces, CENTROIDS), no rows but for product codes. sums: float32 (max(subspaces, 1), CENTROIDS),
+    working memory.
     """
 
     levels: AnyArray
     terms: Float32s
     turned: Float32s
+    table: AnyArray
+    sums: Float32s
 
 
 class Scorer(NamedTuple):
@@ -81,15 +97,53 @@ class Scorer(NamedTuple):
     asked: Asked
 
 
-def code_bytes(length: int, bits: int) -> int:
-    """Bytes of a row of codes for so many components, its tail included."""
-    return -(-(-(-length * bits // 8) + TAIL) // ALIGNED) * ALIGNED
+class Form(NamedTuple):
+    """Of codes of one mode: length, the components that are coded; bits for each, or for each of the subspaces."""
+
+    length: int
+    bits: int
+    subspaces: int = 0
+
+    @property
+    def body(self) -> int:
+        """Bytes of a row before its tail."""
+        return self.subspaces or -(-self.length * self.bits // 8)
+
+    @property
+    def used(self) -> int:
+        """Bytes of a row that mean something."""
+        return self.body + (0 if self.subspaces else TAIL)
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of a row, padding included."""
+        return -(-self.used // ALIGNED) * ALIGNED
 
 
-def code_width(dim: int, mode: str) -> int:
+def form_of(settings: Settings, mode: str) -> Form:
+    """The form of the codes of a mode."""
+    dim = settings.dim
+    if mode in TRAINED:
+        return Form(dim, 8, min(dim, settings.pq_subspaces or _subspaces(dim)))
+    if mode == "trunc":
+        return Form(min(dim, settings.trunc_dims or _beginning(dim)), 8)
+    return Form(padded(dim) if mode == "rabitq" else dim, bits_of(mode, dim))
+
+
+def _subspaces(dim: int) -> int:
+    """About one for four components, so that a row is a multiple of half a cache line."""
+    size = dim / 4
+    return 16 if size <= 16 else 32 * max(1, round(size / 32))
+
+
+def _beginning(dim: int) -> int:
+    """About a quarter of the components, so that a row with its tail is some whole cache lines."""
+    return -(-(dim // 4 + TAIL) // LINE_BYTES) * LINE_BYTES - TAIL
+
+
+def code_width(settings: Settings, mode: str) -> int:
     """Bytes of a row of codes of a mode; under auto, of the largest that it may pick."""
-    modes = AUTO if mode == "auto" else (mode,)
-    return max(code_bytes(padded(dim) if each == "rabitq" else dim, bits_of(each, dim)) for each in modes)
+    return max(form_of(settings, each).row_bytes for each in (AUTO if mode == "auto" else (mode,)))
 
 
 def bits_of(mode: str, dim: int) -> int:
@@ -99,19 +153,43 @@ def bits_of(mode: str, dim: int) -> int:
     return {"sq8": 8, "sq4": 4}[mode]
 
 
-def codes_of(vectors: Bytes, rows: Any, bits: int, signs: Float32s, centre: Float32s) -> Codes:
-    """Codes as kernels take them. vectors: uint8 (rows, at least code_bytes). rows: the vectors behind them."""
-    body = -(-signs.shape[1] * bits // 8)
+@lru_cache(maxsize=16)
+def _no_book(dim: int) -> Codebook:
+    return Codebook(0, np.zeros(dim, np.float32), np.zeros((0, dim), np.float32), np.zeros(1, np.int64),
+                    np.zeros((0, CENTROIDS), np.float32))  # fmt: skip
+
+
+def codes_of(
+    vectors: Bytes, rows: Any, form: Form, *, signs: Float32s | None = None, centre: Float32s | None = None,
+    book: Codebook | None = None, slack: float = 0.0,
+) -> Codes:  # fmt: skip
+    """Codes as kernels take them.
+
+    vectors: uint8 (rows, form.row_bytes or more). rows: the vectors behind them. signs, centre: of RaBitQ. book: of
+    product codes. slack: as it was measured, 0 for that of codes of so many bits.
+    """
+    made = book or _no_book(rows.dim)
+    if signs is None:
+        signs = np.zeros((0, form.length), np.float32)
     return Codes(
-        vectors, rows.seals, rows.dim, rows.radius, bits, body, signs, centre, np.float32(STEPS[bits]), SLACK[bits]
-    )
+        vectors, rows.seals, rows.dim, rows.radius, form.bits, form.body, signs,
+        made.centre if centre is None else centre, np.float32(STEPS[form.bits]),
+        np.float32(slack) if slack > 0 else SLACK[form.bits], made.turn, made.starts, made.books,
+    )  # fmt: skip
 
 
-def asked_of(length: int, bits: int) -> Asked:
+def asked_of(form: Form) -> Asked:
     """Room for the query of one thread."""
-    body = -(-length * bits // 8)
-    part = -(-body // ALIGNED) * ALIGNED
-    return Asked(np.zeros(part * 8 // bits, np.int8), np.zeros(3, np.float32), np.zeros((2, length), np.float32))
+    part = 0 if form.subspaces else -(-form.body // ALIGNED) * ALIGNED
+    return Asked(
+        np.zeros(part * 8 // form.bits, np.int8), np.zeros(3, np.float32), np.zeros((2, form.length), np.float32),
+        np.zeros((form.subspaces, CENTROIDS), np.uint16), np.zeros((max(form.subspaces, 1), CENTROIDS), np.float32),
+    )  # fmt: skip
+
+
+def form_in(codes: Codes) -> Form:
+    """The form of codes that are there."""
+    return Form(codes.signs.shape[1], codes.bits, len(codes.starts) - 1)
 
 
 @inlined
@@ -126,6 +204,9 @@ def _score(scorer: Any, query: Any, row: Any) -> Any:
     """Estimate of the squared distance of a row to the query that the scorer was aimed at."""
     body, terms = scorer.codes.body, scorer.asked.terms
     stored = scorer.vectors
+    if scorer.asked.table.shape[0] > 0:
+        known = terms[LEVEL] * np.float32(look_up(scorer.asked.table, stored, row))
+        return known if known == known else np.float32(np.inf)
     product = np.float32(dot_bytes(stored, row, scorer.asked.levels, body, scorer.codes.bits))
     scale, offset = float_at(stored, row, body + SCALE), float_at(stored, row, body + OFFSET)
     inner = offset * terms[SUM] + scale * terms[LEVEL] * product
@@ -144,9 +225,13 @@ def scorer_of(codes: Any, asked: Any) -> Any:
 
 @inlined
 def _turn(codes: Any, vector: Any, turned: Any) -> None:
-    """Leave a vector in turned[0] as it is coded: itself, or its residual, rotated."""
-    for i in range(codes.dim):
+    """Leave a vector in turned[0] as it is coded: itself, its beginning, or its residual, rotated."""
+    for i in range(min(codes.dim, turned.shape[1])):
         turned[0, i] = vector[i] - codes.centre[i]
+    if codes.turn.shape[0] > 0:
+        _multiply(codes.turn, turned[0], turned[1])
+        for i in range(turned.shape[1]):
+            turned[0, i] = turned[1, i]
     if codes.signs.shape[0] > 0:
         for i in range(codes.dim, turned.shape[1]):
             turned[0, i] = np.float32(0)
@@ -154,10 +239,36 @@ def _turn(codes: Any, vector: Any, turned: Any) -> None:
 
 
 @inlined
+def _multiply(matrix: Any, values: Any, out: Any) -> None:
+    for i in range(matrix.shape[0]):
+        line, total = matrix[i], np.float32(0)
+        for j in range(matrix.shape[1]):
+            total += line[j] * values[j]
+        out[i] = total
+
+
+@inlined
+def _square(values: Any, count: Any) -> Any:
+    total = np.float32(0)
+    for i in range(count):
+        total += values[i] * values[i]
+    return total
+
+
+@inlined
+def _stretch(whole: Any, part: Any) -> Any:
+    """By what the beginning of a vector is to be multiplied to be as long as all of it; the squares of both given."""
+    return np.float32(np.sqrt(whole / part)) if part > 0 else np.float32(0)
+
+
+@inlined
 def aim_codes(codes: Any, query: Any, asked: Any) -> None:
     """Prepare the levels and terms of a query, float32 (dim,) in the graph's geometry."""
     _turn(codes, query, asked.turned)
     turned, terms = asked.turned[0], asked.terms
+    if asked.table.shape[0] > 0:
+        terms[LEVEL] = fill_table(codes, turned, asked)
+        return
     top = length = total = np.float32(0)
     for i in range(turned.shape[0]):
         top = max(top, abs(turned[i]))
@@ -173,6 +284,10 @@ def aim_codes(codes: Any, query: Any, asked: Any) -> None:
             levels[i] = np.int8(np.int32(np.floor(values[i] * scale + np.float32(0.5))))
         place += part
     terms[LENGTH], terms[SUM], terms[LEVEL] = length, total, top / np.float32(MOST_LEVEL)
+    if turned.shape[0] < codes.dim:
+        whole = _square(query, codes.dim)
+        stretch = _stretch(whole, length)
+        terms[LENGTH], terms[SUM], terms[LEVEL] = whole, total * stretch, terms[LEVEL] * stretch
 
 
 @inlined
@@ -184,22 +299,24 @@ AIMERS[Scorer] = _aim_scorer
 
 
 @kernel
-def encode_rows(rows: Any, codes: Any, first: Any, out: Any, vector: Any, turned: Any) -> None:
-    """Write the codes of the rows `first`, `first` + 1, … to out, uint8 (n, code_bytes).
+def encode_rows(rows: Any, codes: Any, first: Any, out: Any, vector: Any, asked: Any) -> None:
+    """Write the codes of the rows `first`, `first` + 1, … to out, uint8 (n, row_bytes).
 
-    vector: float32 (dim,); turned: float32 (2, length): working memory.
+    vector: float32 (dim,), and asked: working memory.
     """
     for i in range(out.shape[0]):
         decode(rows, first + i, vector)
-        _turn(codes, vector, turned)
-        if codes.signs.shape[0] > 0:
-            _encode_rabitq(codes, turned[0], out[i])
+        _turn(codes, vector, asked.turned)
+        if codes.books.shape[0] > 0:
+            choose_centroids(codes, asked.turned[0], out[i], asked.sums[0])
+        elif codes.signs.shape[0] > 0:
+            _encode_rabitq(codes, asked.turned[0], out[i])
         else:
-            _encode_scalar(codes, turned[0], out[i])
+            _encode_scalar(codes, vector, asked.turned[0], out[i])
 
 
 @inlined
-def _encode_scalar(codes: Any, values: Any, stored: Any) -> None:
+def _encode_scalar(codes: Any, vector: Any, values: Any, stored: Any) -> None:
     most = np.int32((1 << codes.bits) - 1)
     low = high = values[0]
     for i in range(values.shape[0]):
@@ -218,7 +335,13 @@ def _encode_scalar(codes: Any, values: Any, stored: Any) -> None:
         value = offset + scale * np.float32(_code(values[i], offset, scale, most))
         square += value * value
     _write_codes(codes, values, offset, scale, most, stored)
-    _write_tail(stored, codes.body, scale, offset, square - best)
+    square -= best
+    if values.shape[0] < codes.dim:
+        whole, part = _square(vector, codes.dim), _square(values, values.shape[0])
+        stretch = _stretch(whole, part)
+        scale, offset = scale * stretch, offset * stretch
+        square = square * stretch * stretch if part > 0 else whole
+    _write_tail(stored, codes.body, scale, offset, square)
 
 
 @inlined

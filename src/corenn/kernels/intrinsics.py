@@ -1,10 +1,13 @@
-"""What plain Python cannot say: prefetch, products of bytes, the lowest bit, reading a number's bits as another type.
+"""What plain Python cannot say: prefetch, products of bytes, the lowest bit, reading a number's bits as another type,
+reading a file into an array without the interpreter.
 
 Each is a plain function, which runs when the JIT is off, and the instruction that replaces it in compiled code.
 """
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -44,6 +47,30 @@ intrinsic: Any = _intrinsic  # its type does not tell what it makes of a functio
 
 def prefetch(array: Any, row: int) -> None:
     """Ask for the cache lines of array[row], two-dimensional and C-contiguous: a page of them at most. Never faults."""
+
+
+def read_at(descriptor: int, offset: int, size: int, out: AnyArray, row: int, byte: int) -> int:
+    """Read `size` bytes of a file from an offset on into out[row], two-dimensional and C-contiguous, from a byte on.
+
+    Returns how many have come: fewer at the end of the file, -1 after an error. Nothing of the file is mapped.
+    """
+    try:
+        found = os.pread(descriptor, size, offset)
+    except OSError:
+        return -1
+    out[row].view(np.uint8)[byte : byte + len(found)] = np.frombuffer(found, np.uint8)
+    return len(found)
+
+
+def ask_for(descriptor: int, offset: int, size: int) -> None:
+    """Have the system begin to read a part of a file, and return at once; nothing happens where it takes no hints."""
+    if hasattr(os, "posix_fadvise"):
+        os.posix_fadvise(descriptor, offset, size, os.POSIX_FADV_WILLNEED)
+
+
+def copy_bytes(source: AnyArray, row: int, byte: int, out: AnyArray, out_row: int, size: int) -> None:
+    """Copy `size` bytes of source[row], from a byte on, to the beginning of out[out_row]. Both are C-contiguous."""
+    out[out_row].view(np.uint8)[:size] = source[row].view(np.uint8)[byte : byte + size]
 
 
 def float_at(stored: Bytes, row: int, byte: int) -> np.float32:
@@ -334,6 +361,60 @@ def _load_first(_typing: Any, words: Any, row: Any, column: Any) -> Any:
     return types.uint64(words, row, column), codegen
 
 
+def _row_start(context: Any, builder: Any, kind: Any, array: Any, row: Any, byte: Any) -> Any:
+    """The address of a byte of a row of a two-dimensional array."""
+    view = context.make_array(kind)(context, builder, array)
+    width = cgutils.unpack_tuple(builder, view.shape, 2)[1]
+    start = builder.bitcast(builder.gep(view.data, [builder.mul(row, width)]), cgutils.voidptr_t)
+    return builder.gep(start, [byte])
+
+
+@intrinsic
+def _read_at(_typing: Any, descriptor: Any, offset: Any, size: Any, out: Any, row: Any, byte: Any) -> Any:
+    # A symbol of libc by its name: unlike an address, it can be kept on disk.
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        word, index = ir.IntType(32), ir.IntType(64)
+        at, length, place, skipped = (
+            context.cast(builder, args[i], signature.args[i], types.int64) for i in (1, 2, 4, 5)
+        )
+        number = context.cast(builder, args[0], signature.args[0], types.int32)
+        target = _row_start(context, builder, signature.args[3], args[3], place, skipped)
+        kind = ir.FunctionType(index, [word, cgutils.voidptr_t, index, index])
+        function = cgutils.get_or_insert_function(builder.module, kind, "pread")
+        return builder.call(function, [number, target, length, at])
+
+    return types.int64(descriptor, offset, size, out, row, byte), codegen
+
+
+@intrinsic
+def _ask_for(_typing: Any, descriptor: Any, offset: Any, size: Any) -> Any:
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        word, index = ir.IntType(32), ir.IntType(64)
+        at, length = (context.cast(builder, args[i], signature.args[i], types.int64) for i in (1, 2))
+        number = context.cast(builder, args[0], signature.args[0], types.int32)
+        kind = ir.FunctionType(word, [word, index, index, word])
+        function = cgutils.get_or_insert_function(builder.module, kind, "posix_fadvise")
+        builder.call(function, [number, at, length, word(os.POSIX_FADV_WILLNEED)])
+        return context.get_dummy_value()
+
+    return types.void(descriptor, offset, size), codegen
+
+
+@intrinsic
+def _copy_bytes(_typing: Any, source: Any, row: Any, byte: Any, out: Any, out_row: Any, size: Any) -> Any:
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        index = ir.IntType(64)
+        place, skipped, target_place, length = (
+            context.cast(builder, args[i], signature.args[i], types.int64) for i in (1, 2, 4, 5)
+        )
+        start = _row_start(context, builder, signature.args[0], args[0], place, skipped)
+        target = _row_start(context, builder, signature.args[3], args[3], target_place, index(0))
+        cgutils.raw_memcpy(builder, target, start, length, 1)
+        return context.get_dummy_value()
+
+    return types.void(source, row, byte, out, out_row, size), codegen
+
+
 def _reinterpret(source: Any, target: Any) -> Any:
     @intrinsic
     def reinterpret(_typing: Any, value: Any) -> Any:
@@ -362,6 +443,23 @@ _bits_float = _reinterpret(types.uint32, types.float32)
 @compiled_for(prefetch)
 def _(array: Any, row: Any) -> Any:
     return lambda array, row: _prefetch(array, row)
+
+
+@compiled_for(read_at)
+def _(descriptor: Any, offset: Any, size: Any, out: Any, row: Any, byte: Any) -> Any:
+    return lambda descriptor, offset, size, out, row, byte: _read_at(descriptor, offset, size, out, row, byte)
+
+
+@compiled_for(ask_for)
+def _(descriptor: Any, offset: Any, size: Any) -> Any:
+    if sys.platform == "linux":
+        return lambda descriptor, offset, size: _ask_for(descriptor, offset, size)
+    return lambda descriptor, offset, size: None
+
+
+@compiled_for(copy_bytes)
+def _(source: Any, row: Any, byte: Any, out: Any, out_row: Any, size: Any) -> Any:
+    return lambda source, row, byte, out, out_row, size: _copy_bytes(source, row, byte, out, out_row, size)
 
 
 @compiled_for(load_first)

@@ -31,7 +31,8 @@ from .rows import LENGTH, distance, inner, lift_of, prefetch_row
 
 DEGREE, LIFELINE, FIRST_NEIGHBOUR = 0, 1, 2  # columns of a row of edges
 BORN, DIED = 0, 1  # columns of a row of state
-FOUND, HOPS, DISTANCES, STARVED = 0, 1, 2, 3  # columns of `info`
+FOUND, HOPS, DISTANCES, STARVED, PAGES, LOST = 0, 1, 2, 3, 4, 5  # columns of `info`
+INFO = 6
 L2, COSINE, IP, GEOMETRY = 0, 1, 2, 3  # GEOMETRY: the query is a stored row, already in the graph's own space
 TOMBSTONE_ROOM = 8  # how many times its search list a pool holds at first while deleted rows are among them
 AHEAD = 24  # rows requested before the one that is scored: as many lines as a core can wait for
@@ -105,7 +106,10 @@ class Scratch(NamedTuple):
 
 
 class Results(NamedTuple):
-    """ids: uint32 (queries, k). distances: float32 (queries, k). info: int64 (queries, 4)."""
+    """ids: uint32 (queries, k). distances: float32 (queries, k). info: int64 (queries, INFO).
+
+    Of info, walks in memory leave PAGES, read from the disk, and LOST, rows that could not be read, as they are.
+    """
 
     ids: UInt32s
     distances: Float32s
@@ -399,7 +403,7 @@ def search_batch(rows: Any, graph: Any, live: Any, plan: Any, queries: Any, scra
 
 
 @inlined
-def _orderable(value: Any) -> Any:
+def orderable(value: Any) -> Any:
     """The bits of any float32, turned so that they sort as the floats do."""
     bits = float_bits(value)
     return (bits ^ np.uint32(0xFFFFFFFF)) if bits & np.uint32(0x80000000) else (bits | np.uint32(0x80000000))
@@ -426,7 +430,7 @@ def scan(rows: Any, live: Any, metric: Any, queries: Any, ids: Any, heaps: Any, 
                 value = max(np.float32(0), distance(rows, queries[i], lift, row))
                 if metric == COSINE:
                     value = cosine_distance(rows, value, lift, row)
-            counts[i] = push_heap(heaps[i], counts[i], (np.uint64(_orderable(value)) << np.uint64(32)) | np.uint64(row))
+            counts[i] = push_heap(heaps[i], counts[i], (np.uint64(orderable(value)) << np.uint64(32)) | np.uint64(row))
 
 
 @kernel
@@ -436,11 +440,17 @@ def aim_batch(rows: Any, metric: Any, queries: Any, out: Any) -> None:
         out[i, rows.dim] = aim(rows, metric, queries[i], out[i])
 
 
-@kernel
-def unpack_heap(heap: Any, ids: Any, distances: Any) -> None:
-    """Split the sorted entries of a heap of `scan` into ids and distances."""
+@inlined
+def unpack_entries(heap: Any, ids: Any, distances: Any) -> None:
+    """Split entries, orderable distance << 32 | id, into ids and distances."""
     for i in range(heap.shape[0]):
         bits = np.uint32(heap[i] >> np.uint64(32))
         bits = (bits ^ np.uint32(0x80000000)) if bits & np.uint32(0x80000000) else (bits ^ np.uint32(0xFFFFFFFF))
         ids[i] = np.uint32(heap[i])
         distances[i] = bits_float(bits)
+
+
+@kernel
+def unpack_heap(heap: Any, ids: Any, distances: Any) -> None:
+    """Split the sorted entries of a heap of `scan` into ids and distances."""
+    unpack_entries(heap, ids, distances)

@@ -65,7 +65,7 @@ class Changes:
         return FileSlab(files, path, spec, writable=True)
 
     def _begin_anew_unless_whole(self) -> None:
-        header, boot = self._slab.header, _boot_word()
+        header, boot = self._slab.header, boot_word()
         if int(header[CLOCK]) and (int(header[BOOT]) == boot or int(header[SETTLED])):
             header[BOOT] = boot
             return
@@ -151,6 +151,6 @@ def changed_since(numbers: UInt64s, name: str, clock: int) -> AnyArray:
     return changed
 
 
-def _boot_word() -> int:
+def boot_word() -> int:
     """The boot of the machine as one word, which is never 0."""
     return int.from_bytes(hashlib.blake2b(boot_id().encode(), digest_size=8).digest(), "little") | 1

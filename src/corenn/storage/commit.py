@@ -14,7 +14,8 @@ from ..types import AnyArray, Key, UInt32s
 from .format import NO_ID
 from .state import broken_states
 
-CURVES, NAVIGATION = SOFT = "curves", "navigation"  # calibration curves, and the navigation graph
+# Calibration curves, the navigation graph, and the codebook of product codes.
+CURVES, NAVIGATION, CODEBOOK = SOFT = "curves", "navigation", "codebook"
 NO_IDS: UInt32s = np.empty(0, np.uint32)
 _COUNTS = struct.Struct("<III")
 

@@ -35,12 +35,14 @@ CODED = 32  # codes.slab: every row below this one has its code
 CHOSEN = 33  # codes.slab: the codes that were chosen, an index into CODINGS; 0 while there are none
 CENTRE = 34  # codes.slab: the row that RaBitQ's residuals are taken from
 TRIED = 35  # codes.slab: rows when that choice was last tried
+BOOK = 36  # codes.slab: the codebook of the codes: its version, 32 bits, above the CRC-32 of what is kept of it
+SLACK = 37  # codes.slab: float64, by which factor estimates were found to err; 0 for what codes of such bits err by
 CLOCK = 32  # changes.slab: the time, counted in snapshots of the files
-BOOT = 33  # changes.slab: the boot of the machine under which it was written last
-SETTLED = 34  # changes.slab: 1 while what is on the disk is all
+BOOT = 33  # changes.slab, fresh.slab: the boot of the machine under which it was written last
+SETTLED = 34  # changes.slab, fresh.slab: 1 while what is on the disk is all
 TICKS = 64  # changes.slab: a number drawn at each of the last MAX_TICKS times, one word each
 MAX_TICKS = 256
-CODINGS = ("", "none", "sq8", "sq4", "rabitq")
+CODINGS = ("", "none", "sq8", "sq4", "rabitq", "pq", "opq", "trunc")
 
 KEY_ROW = struct.Struct("<II")  # metadata, key → id, id before it (NO_ID for none)
 HEAD_ROW = struct.Struct("<QIQQ")  # metadata: commit, ids in use, live rows, dead rows
@@ -118,6 +120,11 @@ def version_in(page: bytes) -> tuple[int, int] | None:
     magic, version, flags, *_, checksum = _HEADER.unpack(page[: _HEADER.size])
     sound = magic == MAGIC and checksum == zlib.crc32(page[: _HEADER.size - 4])
     return (version, flags) if sound else None
+
+
+def row_bytes_in(page: bytes) -> int | None:
+    """Bytes per row of a file, by its first page; None as above."""
+    return None if version_in(page) is None else int(_HEADER.unpack(page[: _HEADER.size])[4])
 
 
 def restamped(page: bytes, version: int, generation: int) -> bytes:

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 import uuid
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
@@ -70,6 +71,18 @@ def resident_bytes() -> int:
     return int(status.read_text().split()[1]) * PAGE_BYTES if status.exists() else 0
 
 
+def mapped_bytes() -> int:
+    """The part of the resident set of this process that is of files, 0 where it cannot be told."""
+    status = Path("/proc/self/statm")
+    return int(status.read_text().split()[2]) * PAGE_BYTES if status.exists() else 0
+
+
+def let_go(memory: mmap.mmap) -> None:
+    """Take the pages of a mapped file out of this process; the next touch finds them in the file."""
+    if hasattr(mmap, "MADV_DONTNEED"):
+        memory.madvise(mmap.MADV_DONTNEED)
+
+
 def free_bytes(path: Path) -> int:
     """Bytes that a user without privileges may still write on the file system of a path."""
     found = os.statvfs(path)
@@ -105,6 +118,20 @@ def allocate(descriptor: int, size: int) -> None:
     block = bytes(1 << 20)
     while present < size:
         present += os.pwrite(descriptor, block[: size - present], present)
+
+
+def will_need(descriptor: int, offset: int, size: int) -> None:
+    """Have the system begin to read a part of a file. Where it does not, nothing is lost but time."""
+    if hasattr(os, "posix_fadvise"):
+        with suppress(OSError):
+            os.posix_fadvise(descriptor, offset, size, os.POSIX_FADV_WILLNEED)
+
+
+def read_at_random(descriptor: int) -> None:
+    """Say that a file is read here and there: nothing is to be read ahead."""
+    if hasattr(os, "posix_fadvise"):
+        with suppress(OSError):
+            os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_RANDOM)
 
 
 def copy_range(source: int, target: int, size: int, offset: int) -> int:

@@ -35,12 +35,13 @@ from .format import HEAD_ROW, INTENT_ROW, KEY_ROW, NO_ID, PAYLOAD_ROW
 from .generation import FIRST
 from .keys import key_name, name_key
 from .platform import boot_id, give_way
-from .rocksdb import Rocks, rocks_translated
+from .rocksdb import WRITE_BUFFER_BYTES, Rocks, rocks_translated
 
 log = logging.getLogger("corenn.storage")
 
 BATCH_BYTES = 3 << 20  # below the 4 MB at which one write() holds the GIL for 10 ms
 RECORD_WORDS = 100_000
+LEAST_BUFFER_BYTES = 1 << 20
 FORGOTTEN_AT_ONCE = 256  # rows: about a millisecond
 PATIENCE_SECONDS = 5.0  # for which a reader looks for what it must see
 
@@ -388,6 +389,11 @@ class RocksMetadata:
         with rocks_translated("write", self._folder):
             for key, row in keys:
                 self._rocks.put(b"k" + key_name(key), KEY_ROW.pack(row, NO_ID))
+
+    def live_within(self, size: int) -> None:
+        """Take no more memory than so many bytes, about, for what is not in tables yet. For the writer."""
+        with rocks_translated("set up", self._folder):
+            self._rocks.hold_at_most(min(WRITE_BUFFER_BYTES, max(LEAST_BUFFER_BYTES, size // 2)))
 
     def write_rows(self, rows: Iterable[tuple[bytes, bytes | None]]) -> None:
         """Write rows as they are, and remove those of None, into a store that nobody reads yet."""

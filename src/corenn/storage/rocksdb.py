@@ -161,6 +161,10 @@ class Rocks:
         options.set_move_files(True)
         self._change("ingest", lambda: self._rocks.ingest_external_file(tables, options))
 
+    def hold_at_most(self, size: int) -> None:
+        """Collect no more than so many bytes of changes in memory before they become a table."""
+        self._rocks.set_options({"write_buffer_size": str(size)})
+
     def flush_wal(self, sync: bool) -> None:
         """Bring the log to the disk."""
         self._change("flush_wal", lambda: self._rocks.flush_wal(sync))

@@ -7,6 +7,8 @@ them valid and unmoved.
 from __future__ import annotations
 
 import mmap
+import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -60,8 +62,11 @@ class Slab(Protocol):
     def write(self, first: int, rows: AnyArray) -> None:
         """Write rows from `first` on, in a call that can fail but never faults."""
 
-    def note(self, ids: UInt32s | slice) -> None:
-        """Say that rows are about to change through the mapping: those of some ids, or all of a range."""
+    def note(self, ids: UInt32s | slice, *, vague: bool = False) -> None:
+        """Say that rows are about to change through the mapping: those of some ids, or all of a range.
+
+        vague: any of the range, nobody knows which, and few.
+        """
 
     def write_header(self, word: int, value: int) -> None:
         """Set one word of the header."""
@@ -120,7 +125,7 @@ class MemorySlab:
     def write(self, first: int, rows: AnyArray) -> None:
         self.array[first : first + len(rows)] = rows
 
-    def note(self, ids: UInt32s | slice) -> None:
+    def note(self, ids: UInt32s | slice, *, vague: bool = False) -> None:
         """Nobody asks."""
 
     def write_header(self, word: int, value: int) -> None:
@@ -151,6 +156,7 @@ class FileSlab:
         self._files = files
         self._writable = writable
         self.watch: Watch | None = None
+        self.copied: Callable[[UInt32s | slice], None] | None = None  # told of the same by ids
         self._descriptor = files.open(path, writable=writable)
         try:
             self.remap()
@@ -195,7 +201,7 @@ class FileSlab:
         memory = self._files.map(self._descriptor, size, self.path, shared=shared)
         self.header = np.frombuffer(memory, np.uint64, count=PAGE // 8)
         self.array = _view(memory, self.spec, PAGE)
-        self._mapped, self._stored = size, False
+        self._memory, self._mapped, self._stored = memory, size, False
 
     def follow(self) -> None:
         """For a reader: see the file as it is now, but for the pages that `store` has changed since it was mapped.
@@ -204,6 +210,11 @@ class FileSlab:
         """
         if self._stored or self._files.size(self._descriptor) != self._mapped:
             self.remap()
+
+    def let_go(self) -> None:
+        """Give the memory of its pages back. What `store` has changed is nowhere else, and is kept."""
+        if not self._stored:
+            platform.let_go(self._memory)
 
     def store(self, ids: UInt32s, rows: AnyArray) -> None:
         """Change rows in this process only, until `follow` is called."""
@@ -228,7 +239,9 @@ class FileSlab:
         data = np.ascontiguousarray(rows).reshape(-1).view(np.uint8).data
         self._files.write(self._descriptor, data, PAGE + first * self.spec.row_bytes, self.path)
 
-    def note(self, ids: UInt32s | slice) -> None:
+    def note(self, ids: UInt32s | slice, *, vague: bool = False) -> None:
+        if self.copied is not None and not vague:
+            self.copied(ids)
         if self.watch is None:
             return
         if not isinstance(ids, slice) and len(ids) == 1:
@@ -241,6 +254,18 @@ class FileSlab:
             first_bytes = ids.astype(np.int64) * self.spec.row_bytes + PAGE
             for byte in (first_bytes, first_bytes + (self.spec.row_bytes - 1)):  # a row may lie in two
                 self.watch.scattered(byte >> BLOCK_BITS)
+
+    def write_bytes(self, byte: int, data: memoryview) -> None:
+        """Write from a byte behind the header on."""
+        self._files.write(self._descriptor, data, PAGE + byte, self.path)
+
+    @property
+    def replaced(self) -> bool:
+        """Whether another file has taken the place of this one, or none."""
+        try:
+            return not os.path.samestat(os.fstat(self._descriptor), self.path.stat())
+        except OSError:
+            return True
 
     def write_header(self, word: int, value: int) -> None:
         data = memoryview(int(value).to_bytes(8, "little"))

@@ -33,7 +33,7 @@ from ..types import AnyArray, UInt32s, UInt64s
 from .changes import Stamp, changed_since
 from .commit import Head
 from .files import Files
-from .format import CENTRE, CHOSEN, CODED, CODINGS, HEAP_END, NEVER, PAGE
+from .format import BOOK, CENTRE, CHOSEN, CODED, CODINGS, HEAP_END, NEVER, PAGE
 from .generation import FIRST
 from .rocks import RocksMetadata
 from .salvage import keep_settings
@@ -112,7 +112,7 @@ def _coded_rows(store: Store, head: Head) -> int:
     chosen = int(store.codes.header[CHOSEN])
     if not 0 < chosen < len(CODINGS) or CODINGS[chosen] == "none":
         return 0
-    size = min(int(store.codes.header[CODED]), head.rows) * code_width(store.settings.dim, CODINGS[chosen])
+    size = min(int(store.codes.header[CODED]), head.rows) * code_width(store.settings, CODINGS[chosen])
     return min(-(-size // store.codes.spec.columns), len(store.codes.array))
 
 
@@ -252,7 +252,7 @@ class Copier:
         header = np.frombuffer(self._cut.headers[name], np.uint64).copy()
         if name == "codes.slab":
             now = self._store.slabs[name].header
-            if now[CHOSEN] != header[CHOSEN] or now[CENTRE] != header[CENTRE]:
+            if any(now[word] != header[word] for word in (CHOSEN, CENTRE, BOOK)):
                 header[CODED] = 0  # others have been written over them: they are made again from the vectors
         return header.tobytes()
 

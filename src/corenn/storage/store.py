@@ -7,10 +7,11 @@ thread; a row is written before a commit names it and never changes afterwards, 
 from __future__ import annotations
 
 import logging
+import mmap
 import os
 import secrets
 import shutil
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -32,16 +33,19 @@ from ..errors import (
     ReadOnlyError,
     StorageError,
 )
+from ..kernels.candidates import VACANT
 from ..kernels.checksum import TABLES, checksum_rows
 from ..kernels.codes import code_width
 from ..kernels.keytable import KIND_STR
 from ..kernels.link import mend_ring
+from ..kernels.product import Codebook
 from ..kernels.search import FIRST_NEIGHBOUR, Navigation
 from ..types import AnyArray, Bytes, Float32s, Key, UInt32s, UInt64s
 from . import format as fmt
 from .archive import MANIFEST
 from .changes import Changes
 from .commit import NO_IDS, Commit, Head, Metadata, Record, as_runs
+from .disk import Descriptors, DiskRows, remove
 from .encode import STORED, seal_columns, stored_columns
 from .files import Files, translated
 from .format import FREED, JOURNAL, LINKED, PUBLISHED
@@ -69,6 +73,7 @@ from .upgrade import require_present
 log = logging.getLogger("corenn.storage")
 
 HEAP_BYTES = 1 << 40
+_NO_ROWS = np.full(1, VACANT)
 NO_NAVIGATION = Navigation(NO_IDS, np.zeros((0, FIRST_NEIGHBOUR), np.uint32), 0, 0)
 
 
@@ -80,6 +85,15 @@ class Drawn(NamedTuple):
     births: UInt64s
 
 
+class Hot(NamedTuple):
+    """Rows of disk.slab that are kept in memory: see kernels.disk.Disk."""
+
+    rows: UInt32s
+    ids: UInt32s
+    places: UInt32s
+
+
+NO_HOT = Hot(np.zeros((0, 2), np.uint32), _NO_ROWS, _NO_ROWS)
 NOT_DRAWN = Drawn(0, 0, np.empty(0, np.uint64))
 LINE_WORDS = 16
 NAMED_AT_ONCE = 512  # rows: about a millisecond
@@ -115,9 +129,21 @@ def slab_specs(settings: Settings, database: int = 0, generation: int = FIRST) -
         SlabSpec("keys.heap", np.dtype(np.uint8), 1, hard=False),
     ]
     if settings.compression_mode != "none":
-        codes = code_width(settings.dim, settings.compression_mode)
+        codes = code_width(settings, settings.compression_mode)
         specs.append(SlabSpec("codes.slab", np.dtype(np.uint8), codes, hard=False, dim=settings.dim))
     return {spec.name: replace(spec, database=database, generation=generation) for spec in specs}
+
+
+def _as_created(path: Path, spec: SlabSpec) -> SlabSpec:
+    """The shape of a file of codes, which keeps the width that it was created with whatever codes it holds later."""
+    if spec.name != "codes.slab":
+        return spec
+    try:
+        with path.open("rb") as file:
+            width = fmt.row_bytes_in(file.read(fmt.PAGE))
+    except OSError:
+        return spec
+    return replace(spec, columns=width) if width else spec
 
 
 def _require_vacant(path: Path) -> None:
@@ -166,10 +192,13 @@ class Former(NamedTuple):
 
     metadata: Metadata
     slabs: dict[str, Slab]
+    disk: DiskRows | None = None
 
     def close(self) -> None:
         """Release the files; arrays stay valid."""
         self.metadata.close()
+        if self.disk is not None:
+            self.disk.close()
         for slab in self.slabs.values():
             slab.close()
 
@@ -195,6 +224,7 @@ class Store:
         self.unsure: set[str] = set()  # slabs whose last sync failed: what it was to bring to the disk may be lost
         self._burnt: tuple[int, UInt32s] = (0, NO_IDS)  # number and ids of a commit that was cut off
         self.changes: Changes | None = None  # on disk, of the writer
+        self.borrowed: list[mmap.mmap] = []  # temporary files that are mapped
         self.buried = 0  # dead rows to which no edge leads any more
         self.forgotten = 0  # commits up to this one left nothing in the metadata that a dead row is known by
 
@@ -205,7 +235,11 @@ class Store:
         self.edges, self.keys, self.heap = slabs["edges.slab"], slabs["keys.slab"], slabs["keys.heap"]
         self.codes: Slab | None = slabs.get("codes.slab")
         self.centre: tuple[int, Float32s] | None = None  # of RaBitQ's codes: its row and its vector
+        self.codebook: tuple[int, Codebook] | None = None  # of product codes: the word BOOK that goes with it, and it
         self.navigation, self.drawn = NO_NAVIGATION, NOT_DRAWN
+        self.disk: DiskRows | None = None  # where there is a disk.slab
+        self.source: Descriptors | None = None  # of what searches over the disk read: see graph/disk.py
+        self.hot = NO_HOT
 
     # --- making and opening ---------------------------------------------------------------------------------------
 
@@ -356,6 +390,7 @@ class Store:
         slabs: dict[str, Any] = {}
         try:
             for name, spec in slab_specs(settings, stored["database"], number).items():
+                spec = _as_created(folder / name, spec)
                 slabs[name] = cls._open_slab(folder / name, spec, mode, files, metadata, recovered)
             store = cls(settings, slabs, metadata, path=path, writable=mode != "r")
             store.files, store.generation = files, number
@@ -364,6 +399,7 @@ class Store:
                 raise CorruptionError(torn)
             if store.writable:
                 store.watch_changes()
+            store.open_disk()
             store._recover(metadata)
         except BaseException:
             for slab in slabs.values():
@@ -371,10 +407,65 @@ class Store:
             raise
         return store
 
+    def open_disk(self, *, create: bool = False) -> None:
+        """Take up disk.slab if it is there. create: make it anew.
+
+        Raises:
+            DiskFullError, StorageError
+        """
+        assert self.folder is not None
+        make = DiskRows.create if create else partial(DiskRows.open, writable=self.writable)
+        self.disk = make(self.files, self.folder, self.settings, self.edges.spec)
+        if self.disk is None:
+            return
+        self.source = None
+        if self.writable:
+            assert isinstance(self.edges, FileSlab)
+            self.edges.copied = self._note_stale
+
+    def _note_stale(self, ids: UInt32s | slice) -> None:
+        """Edges are about to change. No write fails for what searches can do without."""
+        assert self.disk is not None
+        try:
+            self.disk.stale(ids)
+        except CoreNNError:
+            log.warning("disk.slab is given up, and made anew later", exc_info=True)
+            self.drop_disk()
+
+    def drop_disk(self) -> None:
+        """Do without disk.slab from now on: what is there of it may be anything."""
+        disk, self.disk, self.source, self.hot = self.disk, None, None, NO_HOT
+        if isinstance(self.edges, FileSlab):
+            self.edges.copied = None
+        if disk is not None:
+            disk.give_up()
+        if self.folder is not None:
+            with suppress(CoreNNError):
+                remove(self.files, self.folder)
+
     @property
     def folder(self) -> Path | None:
         """Where the slabs and the metadata are, None in memory."""
         return None if self.path is None else folder_of(self.path, self.generation)
+
+    def add_codes(self) -> None:
+        """Make room for codes in a database that was created without. What an earlier handle has left there is old."""
+        if self.codes is not None or self.settings.compression_mode == "none":
+            return
+        spec = slab_specs(self.settings, self.vectors.spec.database, self.generation)["codes.slab"]
+        if self.folder is None:
+            self.codes = MemorySlab(spec, MAX_ROWS)
+        else:
+            path = self.folder / spec.name
+            if not path.exists():
+                FileSlab.create(self.files, self.folder, spec)
+                self.files.sync_folder(self.folder)
+            assert isinstance(self.metadata, RocksMetadata)
+            self.codes = self._open_slab(path, _as_created(path, spec), "rw", self.files, self.metadata, self.recovered)
+            if self.changes is not None:
+                self.changes.watch(self.codes)
+        self.codes.header[[fmt.CHOSEN, fmt.CODED]] = 0
+        self.slabs[spec.name] = self.codes
 
     def watch_changes(self) -> None:
         """Begin to note what changes, in the files that are held now."""
@@ -450,7 +541,7 @@ class Store:
             if restarted:
                 self._forget_future(head)
             if self.edges.header[JOURNAL]:  # a kernel takes a while to load, and seldom is one needed here
-                self.edges.note(slice(0, head.rows))
+                self.edges.note(slice(0, head.rows), vague=True)
                 mend_ring(self.edges.array, self.edges.header[JOURNAL : JOURNAL + 2], head.rows)
         for record in metadata.records(min(known, linked)):
             if record.number > known:
@@ -461,7 +552,9 @@ class Store:
             self._drop_reborn()
         if self.writable:
             if self.recovered.backlog:
-                self.edges.note(slice(0, head.rows))  # who was killed on the way may not have said what it changed
+                self.edges.note(
+                    slice(0, head.rows), vague=True
+                )  # who was killed on the way may not have said what it changed
             self.state.write_header(PUBLISHED, head.commit)
 
     def _drop_reborn(self) -> None:
@@ -637,6 +730,11 @@ class Store:
         stop = int(commit.ids[-1]) + 1
         if stop > MAX_ROWS:
             raise CapacityError(f"{stop:,} rows are more than the {MAX_ROWS:,} of a collection; split it into several")
+        limit, size = self.settings.memory_limit, stop * sum(slab.spec.row_bytes for slab in self.slabs.values())
+        if self.path is None and 0 < limit < size:
+            raise CapacityError(
+                f"{stop:,} rows take {size:,} bytes, beyond the memory_limit of {limit:,}; use a database on disk"
+            )
         end = int(self.heap.header[fmt.HEAP_END])
         words, raw = pack_keys(commit.keys, end)
         for slab in (self.vectors, self.seals, self.state, self.edges, self.keys):
@@ -692,6 +790,7 @@ class Store:
         for slab in self.slabs.values():
             self.sync(slab)
         self.unsure.clear()
+        self._settle_disk()
         if self.changes is not None:
             self.changes.settle()
         forgettable = min(durable, oldest_snapshot)
@@ -701,6 +800,17 @@ class Store:
             self.metadata.forget(forgettable, self._names_of(died))
         self.metadata.checkpoint(durable, boot_id())
         self.forgotten = forgettable
+
+    def _settle_disk(self) -> None:
+        """Bring disk.slab to the disk, too, if it is whole: it may be large, and writes wait meanwhile."""
+        if self.disk is None or self.disk.current < self.metadata.head.rows:
+            return
+        try:
+            self.disk.settle()
+        except CoreNNError:
+            # What the system says it has failed to write it may forget as well.
+            log.warning("disk.slab is given up, and made anew later", exc_info=True)
+            self.drop_disk()
 
     def _names_of(self, rows: list[int]) -> list[tuple[int, Key | None]]:
         """Rows with their keys: from the slab, or for those that lack one there by a look at every key.
@@ -798,11 +908,19 @@ class Store:
             assert isinstance(slab, FileSlab)
             slab.follow()
         give_way()
+        self._follow_disk()
         for name, slab in self.slabs.items():
             if name not in ("keys.heap", "codes.slab") and len(slab.array) < head.rows:
                 raise CorruptionError(f"{name} holds {len(slab.array):,} of {head.rows:,} rows; run `corenn repair`")
         self.recovered = Recovered()
         self._recover(self.metadata)
+
+    def _follow_disk(self) -> None:
+        if self.disk is not None and not self.disk.follow():
+            self.disk.close()
+            self.disk = self.source = None
+        if self.disk is None:
+            self.open_disk()
 
     @property
     def horizon(self) -> int:
@@ -815,9 +933,11 @@ class Store:
         Arrays that were handed out stay valid; what looks up keys or payloads has to be done with the former metadata
         before that is closed.
         """
-        former = Former(self.metadata, self.slabs)
+        former = Former(self.metadata, self.slabs, self.disk)
         self._hold(other.slabs, other.metadata)
+        self.disk = other.disk
         self.generation, self.navigation, self.drawn = other.generation, other.navigation, other.drawn
+        self.codebook = other.codebook
         self._burnt = (self._burnt[0], NO_IDS)
         self.failing, self.unsure = None, set()
         self.buried, self.forgotten = 0, max(other.forgotten, self.metadata.head.commit)
@@ -855,7 +975,8 @@ class Store:
         while True:
             generation = self.generation
             try:
-                return sum(slab.disk_bytes() for slab in self.slabs.values()) + self.metadata.disk_bytes()
+                beside = 0 if self.disk is None else self.disk.disk_bytes()
+                return sum(slab.disk_bytes() for slab in self.slabs.values()) + beside + self.metadata.disk_bytes()
             except CoreNNError:  # its files may have gone to a compaction
                 if generation == self.generation:
                     raise
@@ -868,6 +989,8 @@ class Store:
                 self.lock = None
             if self.changes is not None:
                 stack.callback(self.changes.close)
+            if self.disk is not None:
+                stack.callback(self.disk.close)
             for slab in self.slabs.values():
                 stack.callback(slab.close)
             if self.registration is not None:

@@ -1,0 +1,242 @@
+"""Searching over the disk: when, from which files, and keeping disk.slab as the graph is.
+
+disk.slab is made in the background, in steps of the writer thread, in idle time and beside writes. What the kernel does
+while a row is behind, kernels/disk.py tells.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ..errors import CoreNNError
+from ..kernels.candidates import VACANT
+from ..kernels.disk import PAGE, SEALS, Disk, cool_rows, index_rows, make_rows, read_rows, unit_of
+from ..kernels.search import BORN, DEGREE, FIRST_NEIGHBOUR, INFO, Live
+from ..storage.commit import NO_IDS
+from ..storage.disk import Descriptors, words_of
+from ..storage.platform import will_need
+from ..storage.slab import FileSlab
+from ..storage.store import Hot, Store
+from ..types import Bytes, UInt32s
+
+if TYPE_CHECKING:
+    from .view import View
+
+log = logging.getLogger("corenn.disk")
+
+FIRST_WIDTH, MOST_WIDTH = 1, 16  # rows asked for at once, where a walk begins and where it has converged
+STEP_ROWS = 1 << 11  # written per step: some milliseconds
+WORTHWHILE = 16  # beside writes, steps are taken while a row in so many is behind
+RETRY_SECONDS = 60.0  # after a failure, such as a full disk
+HOT_SHARE = 16  # of the memory limit: a part in so many is for rows that are kept
+COLD = 8  # kept rows are chosen anew when one in so many has changed
+_NO_BITS: Bytes = np.zeros(0, np.uint8)
+
+
+@dataclass(frozen=True, slots=True)
+class OnDisk:
+    """What the kernel takes. words: of a row of disk.slab. files: keeps the descriptors in it open."""
+
+    disk: Disk
+    words: int
+    files: Descriptors
+
+
+def walks_disk(store: Store) -> bool:
+    """Whether what walks over vectors and edges would keep in memory is more than there is to be."""
+    limit = store.settings.memory_limit
+    row_bytes = store.vectors.spec.row_bytes + store.edges.spec.row_bytes
+    return store.path is not None and 0 < limit < store.metadata.head.rows * row_bytes
+
+
+def hot_bytes(store: Store) -> int:
+    """Bytes of the rows of disk.slab that are kept in memory."""
+    return store.settings.memory_limit // HOT_SHARE
+
+
+def source_of(store: Store) -> OnDisk:
+    """The files as they are now; none for a store in memory, whose rows cannot be read then."""
+    disk = store.disk
+    if disk is not None and not (store.writable or disk.trusted):
+        disk = None  # the machine has restarted, and no writer has looked at it since
+    if store.source is None:
+        slabs = [store.vectors, store.edges, *([] if disk is None else [disk.rows])]
+        store.source = Descriptors(store.files, [slab.path for slab in slabs if isinstance(slab, FileSlab)])
+    vectors, edges, rows = (*store.source.numbers, -1, -1, -1)[:3]
+    edge_words, words = store.edges.spec.columns, words_of(store.settings, store.edges.spec.columns)
+    kernel = Disk(
+        rows, vectors, edges, store.seals.array.view(np.float32), _NO_BITS if disk is None else disk.fresh,
+        *unit_of(words), edge_words, store.vectors.spec.row_bytes // 4, FIRST_WIDTH, MOST_WIDTH, *store.hot,
+    )  # fmt: skip
+    return OnDisk(kernel, words, store.source)
+
+
+def disk_for(store: Store) -> OnDisk | None:
+    """Where walks read rows, None while they go over what is mapped."""
+    if not walks_disk(store):
+        return None
+    try:
+        return source_of(store)
+    except CoreNNError:
+        log.warning("the files could not be opened for searches over the disk", exc_info=True)
+        return None
+
+
+class Spiller:
+    """Writes disk.slab, a step at a time. Used by the writer thread only."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self.restart()
+
+    def restart(self) -> None:
+        """Begin anew, with other files."""
+        self._cursor = 0
+        self._later = 0.0
+        self._heating: Iterator[None] | None = None
+        self._heated, self._cooled = -1, 0  # for which navigation graph, and how many of the kept rows have changed
+
+    @property
+    def backlog(self) -> int:
+        """Rows that disk.slab does not have as they are, as far as it is wanted."""
+        if not walks_disk(self._store):
+            return 0
+        disk = self._store.disk
+        return self._store.metadata.head.rows - (0 if disk is None else disk.current)
+
+    def due(self, *, calm: bool) -> bool:
+        """Whether there is anything to do; beside writes, whether it is worth it."""
+        if not walks_disk(self._store) or time.monotonic() < self._later:
+            return False
+        behind = self.backlog
+        if not calm:
+            return behind > self._store.metadata.head.rows // WORTHWHILE
+        return behind > 0 or self._heating is not None or self._is_cold()
+
+    def failed_for(self) -> float:
+        """Seconds until what has failed is tried again, 0 if nothing has."""
+        return max(self._later - time.monotonic(), 0.0) if walks_disk(self._store) else 0.0
+
+    def step(self, view: View, rows: int = STEP_ROWS) -> None:
+        """Write so many rows, about, or choose rows to keep in memory. What fails is tried again later."""
+        try:
+            if self.backlog > 0:
+                self._write(view, rows)
+            else:
+                self._heat(view)
+        except CoreNNError as error:
+            log.warning("disk.slab is not up to date (%s); searches read two files, and it is tried again", error)
+            self._later = time.monotonic() + RETRY_SECONDS
+
+    # --- rows ------------------------------------------------------------------------------------------------------
+
+    def _write(self, view: View, rows: int) -> None:
+        store, head = self._store, view.head
+        if store.disk is None:
+            store.open_disk(create=True)
+        disk = store.disk
+        assert disk is not None
+        disk.reserve(head.rows)
+        count = max(rows // disk.unit_rows, 1) * disk.unit_rows
+        ids = disk.next_stale(self._cursor, head.rows, count)
+        if not len(ids):
+            self._cursor = 0
+            ids = disk.next_stale(0, head.rows, count)
+        if not len(ids):
+            disk.recount()
+            return
+        self._cursor = (int(ids[-1]) + 1) // 8 * 8
+        born = store.state.array[ids, BORN] != 0
+        disk.skip(ids[~born])
+        ids = ids[born]
+        words, made = rows_made(store, head.rows, ids)
+        disk.write(ids[made != 0], words[made != 0])
+        self._cooled += cool_rows(ids, store.hot.ids, store.hot.places)
+        if not made.all():
+            log.warning("%d rows cannot be read for disk.slab", np.count_nonzero(made == 0))
+            self._later = time.monotonic() + RETRY_SECONDS
+
+    # --- rows that are kept in memory ------------------------------------------------------------------------------
+
+    def _is_cold(self) -> bool:
+        drawn, kept = self._store.drawn.commit, len(self._store.hot.rows)
+        return self._heated != drawn or self._cooled * COLD > max(kept, 1)
+
+    def _heat(self, view: View) -> None:
+        if self._heating is None:
+            self._heating = self._chosen(view)
+        if next(self._heating, self) is self:
+            self._heating = None
+
+    def _chosen(self, view: View) -> Iterator[None]:
+        """Keep the rows nearest to where walks enter, by hops; of the last hop those that most edges lead to."""
+        store = self._store
+        self._heated, self._cooled = store.drawn.commit, 0
+        source = source_of(store)
+        most = hot_bytes(store) // (4 * source.words)
+        frontier = np.unique(np.concatenate((view.graph.entries, view.graph.navigation.ids)))[:most]
+        kept = [np.zeros((0, source.words), np.uint32)]
+        ids = NO_IDS
+        while len(frontier) and len(ids) < most:
+            found = []
+            for start in range(0, len(frontier), STEP_ROWS):
+                part = frontier[start : start + STEP_ROWS]
+                words, there = rows_read(store, view.head.rows, part)
+                found.append(words[there != 0])
+                ids = np.concatenate((ids, part[there != 0]))
+                yield
+            kept += found
+            edges = np.concatenate(found)[:, SEALS + source.disk.seals.shape[1] :]
+            present = np.arange(source.disk.edge_words - FIRST_NEIGHBOUR) < edges[:, DEGREE : DEGREE + 1]
+            led, times = np.unique(edges[:, FIRST_NEIGHBOUR : source.disk.edge_words][present], return_counts=True)
+            new = (led < view.head.rows) & ~np.isin(led, ids)
+            led, times = led[new], times[new]
+            frontier = np.sort(led[np.argsort(-times, kind="stable")][: most - len(ids)])
+        size = 1 << max(2 * len(ids) - 1, 1).bit_length()
+        hot = Hot(np.concatenate(kept), np.full(size, VACANT), np.full(size, VACANT))
+        index_rows(ids, hot.ids, hot.places)
+        if self._store.disk is not None:
+            store.hot = hot
+        log.info("%d rows of disk.slab are kept in memory", len(ids))
+
+
+def rows_made(store: Store, rows: int, ids: UInt32s) -> tuple[UInt32s, Bytes]:
+    """Rows as they are to be in disk.slab, uint32 (ids, words), and 0 for those that cannot be read."""
+    source = source_of(store)
+    disk = source.disk
+    if len(ids) and 2 * len(ids) > int(ids[-1]) - int(ids[0]):
+        for number, size in ((disk.vectors, 4 * disk.vector_words), (disk.edges, 4 * disk.edge_words)):
+            will_need(number, PAGE + int(ids[0]) * size, (int(ids[-1]) - int(ids[0]) + 1) * size)
+    out, made = np.empty((len(ids), source.words), np.uint32), np.zeros(len(ids), np.uint8)
+    one, info = np.zeros((1, source.words), np.uint32), np.zeros(INFO, np.int64)
+    make_rows(disk, Live(store.state.array, np.uint64(0), rows), ids, one, out, made, info)
+    return out, made
+
+
+def rows_read(store: Store, rows: int, ids: UInt32s) -> tuple[UInt32s, Bytes]:
+    """Rows as they are in disk.slab, uint32 (ids, words), and 0 for those that are not current, or do not hold."""
+    source = source_of(store)
+    out, there = np.empty((len(ids), source.words), np.uint32), np.zeros(len(ids), np.uint8)
+    one = np.zeros((1, source.words), np.uint32)
+    read_rows(source.disk, Live(store.state.array, np.uint64(0), rows), ids, one, out, there)
+    return out, there
+
+
+def wrong_rows(store: Store, rows: int) -> UInt32s:
+    """Ids of the rows below `rows` that disk.slab is said to have as they are, and has not."""
+    if store.disk is None:
+        return NO_IDS
+    found = [NO_IDS]
+    for start in range(0, rows, STEP_ROWS):
+        ids = store.disk.fresh_among(np.arange(start, min(start + STEP_ROWS, rows), dtype=np.uint32))
+        ids = ids[store.state.array[ids, BORN] != 0]
+        words, there = rows_read(store, rows, ids)
+        made, _ = rows_made(store, rows, ids)
+        found.append(ids[(there == 0) | (words != made).any(axis=1)])
+    return np.concatenate(found)

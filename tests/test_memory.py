@@ -1,0 +1,132 @@
+"""Living within a memory limit."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from corenn import CoreNN
+from corenn.errors import CapacityError, InvalidSettingError
+from corenn.storage import residence
+from corenn.storage.platform import mapped_bytes
+
+DIM = 256
+LIMIT = 64 << 20
+
+needs_proc = pytest.mark.skipif(not mapped_bytes(), reason="only Linux tells what is resident")
+
+
+def rows_of(count: int, seed: int = 0) -> np.ndarray:
+    """Rows in clusters, as real ones are."""
+    random = np.random.default_rng(seed)
+    centres = random.normal(size=(200, DIM))
+    return (centres[random.integers(200, size=count)] + random.normal(scale=0.4, size=(count, DIM))).astype(np.float32)
+
+
+LIVE = """
+import json, sys, threading, time
+import numpy as np
+from corenn import CoreNN
+from tests.test_memory import DIM, rows_of
+
+path, limit, count = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+with CoreNN.create(path + "-empty", dim=DIM, metric="l2") as empty:
+    empty.query(np.zeros(DIM, np.float32))
+    before = empty.stats().resident_bytes
+    with CoreNN.create(path, dim=DIM, metric="l2", memory_limit=limit) as db:
+        most, stop = [0], threading.Event()
+
+        def watch():
+            while not stop.is_set():
+                most[0] = max(most[0], db.stats().resident_bytes)
+                time.sleep(0.002)
+
+        watching = threading.Thread(target=watch)
+        watching.start()
+        for first in range(0, count, 1000):
+            db.insert(range(first, first + 1000), rows_of(1000, first))
+        db.delete(range(0, count, 10))
+        db.checkpoint()
+        asked = rows_of(50, 7)
+        exact = db.query(asked, k=10, exact=True)
+        found = db.query(asked, k=10, search_list=64)
+        ok = db.verify().ok
+        stop.set()
+        watching.join()
+        hit = np.mean([len(set(a.keys) & set(b.keys)) / 10 for a, b in zip(found, exact)])
+        stats = db.stats()
+        print(json.dumps({
+            "grown": most[0] - before, "recall": hit, "ok": ok, "rows": len(db), "given_back": db._residence.given_back,
+            "files": sum(stats.memory.values()), "limit": stats.memory_limit, "mapped": stats.mapped_bytes,
+        }))
+"""
+
+
+def live(path: Path, limit: int, count: int) -> dict[str, Any]:
+    """The whole life of a database in a process of its own, and how much it grew beyond an open empty one."""
+    made = subprocess.run(
+        [sys.executable, "-c", LIVE, path, str(limit), str(count)], capture_output=True, text=True, check=False
+    )
+    assert made.returncode == 0, made.stderr
+    told: dict[str, Any] = json.loads(made.stdout.splitlines()[-1])
+    return told
+
+
+@needs_proc
+@pytest.mark.compiled
+def test_a_database_larger_than_its_limit_stays_within_it(tmp_path: Path) -> None:
+    told = live(tmp_path / "db", LIMIT, 90_000)
+    assert told["files"] > 1.5 * LIMIT, "else nothing is tested"
+    assert told["given_back"] > 0 and told["limit"] == LIMIT
+    assert told["grown"] <= LIMIT
+    assert told["recall"] >= 0.95 and told["ok"] and told["rows"] == 81_000
+
+
+def test_too_small_a_limit_is_refused_with_the_least(tmp_path: Path) -> None:
+    with pytest.raises(InvalidSettingError, match=r"memory_limit=1,000,000: .* needs [0-9,]+ bytes at least"):
+        CoreNN.create(tmp_path / "db", dim=8, memory_limit="1MB")
+    CoreNN.create(tmp_path / "other", dim=8).close()
+    with pytest.raises(InvalidSettingError, match="at least"):
+        CoreNN.open(tmp_path / "other", memory_limit=1 << 20)
+    with CoreNN.open(tmp_path / "other", memory_limit="64MB") as db:
+        assert db.stats().memory_limit == 64_000_000
+        db.insert(["a"], np.ones((1, 8), np.float32))
+    with CoreNN.open(tmp_path / "other") as db:
+        assert db.stats().memory_limit == 0, "for that handle only"
+        db.configure(memory_limit="1GiB")
+    with CoreNN.open(tmp_path / "other") as db:
+        assert db.stats().memory_limit == 1 << 30
+
+
+def test_a_database_in_memory_says_when_it_is_full() -> None:
+    with CoreNN.in_memory(dim=8, memory_limit="1MB") as db:
+        db.insert(range(100), np.ones((100, 8), np.float32))
+        with pytest.raises(CapacityError, match=r"memory_limit of 1,000,000; use a database on disk"):
+            db.insert(range(1000, 51_000), np.ones((50_000, 8), np.float32))
+        assert len(db) == 100 and db.query(np.ones(8, np.float32), k=1)[0].key == 0
+
+
+@needs_proc
+def test_pages_are_given_back_and_come_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(residence, "LEAST", 0)
+    rows = rows_of(3000)
+    with CoreNN.create(tmp_path / "db", dim=DIM, metric="l2", memory_limit=1 << 19) as db:
+        db.insert(range(3000), rows)
+        before = db.query(rows[:50], k=5, exact=True)
+        assert db._residence.given_back > 0
+        with CoreNN.open(tmp_path / "db", mode="r", memory_limit=1 << 19) as reader:
+            db.delete(range(0, 3000, 2))
+            assert reader.query(rows[:50], k=5, exact=True) == before, "a reader keeps what it sees"
+            reader.refresh()
+            assert reader._residence.given_back > 0
+            after = db.query(rows[:50], k=5, exact=True)
+            assert reader.query(rows[:50], k=5, exact=True) == after != before
+        assert db.verify().ok
+    with CoreNN.open(tmp_path / "db") as db:
+        assert db.verify().ok and db.query(rows[:50], k=5, exact=True) == after
