@@ -12,16 +12,18 @@ import math
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from .config import COMPRESSIONS, MAX_ROWS, Settings
+from .config import MAX_ROWS, Settings
 from .errors import CapacityError, InvalidArgumentError
 from .graph.bulk import CLUSTER, CLUSTER_MOST, INNER, KEPT, OUTER
+from .graph.disk import HOT_SHARE
 from .graph.navigation import EDGES as SAMPLE_EDGES
 from .graph.navigation import LEAST, MOST, SHARE
 from .graph.view import CACHE_BYTES as NARROW_BYTES
 from .kernels.carve import MOST as MOST_LEADERS
-from .kernels.codes import ALIGNED, TAIL, bits_of
-from .kernels.rotation import padded
-from .measure import PAGE, Machine
+from .kernels.codes import code_width
+from .kernels.disk import PAGE, unit_of
+from .measure import Machine
+from .storage.disk import words_of
 from .storage.rocksdb import CACHE_BYTES, WRITE_BUFFER_BYTES
 from .storage.store import slab_specs
 
@@ -46,10 +48,8 @@ BUILD_BYTES = 300  # per row, on the way of a bulk build, beside its candidates
 PRODUCTS_PER_S = 22e9  # multiply-adds of one thread where rows are compared with leaders
 OVERLAP = 2.0  # parts in which a row is linked where the whole does not fit into memory
 # A walk over the disk finds the rows that are nearest to its entries in memory: so many expansions read nothing.
-KEPT_SHARE = 16  # a part in so many of the memory is for such rows
 KEPT_ROWS, KEPT_SAVES, KEPT_GAIN = 500, 5.0, 2.2  # saved by so many, and by each tenfold of them
 KEPT_MOST = 10.0  # nobody has measured more: what comes after the way there is different for each query
-DISK_HEAD = 16  # bytes of a row of disk.slab before its vector, seals and edges
 IN_FLIGHT = 4  # pages of one query that are read at once
 GROWTH = 1.125  # files are allocated up to an eighth beyond what they hold
 TIME_RANGE = 1.5  # times either way: caches, clocks and neighbours
@@ -207,15 +207,10 @@ def slab_row_bytes(ask: Ask, name: str) -> int:
     return slab_specs(ask.settings())[f"{name}.slab"].row_bytes
 
 
-def _disk_row_bytes(ask: Ask) -> int:
-    size = DISK_HEAD + sum(slab_row_bytes(ask, name) for name in ("vectors", "edges", "seals"))
-    return -(-size // 8) * 8
-
-
-def _page_rows(ask: Ask) -> tuple[int, int]:
-    """Rows to a page of disk.slab, and pages to a row; one of them is 1."""
-    size = _disk_row_bytes(ask)
-    return max(PAGE // size, 1), max(-(-size // PAGE), 1)
+def _disk_words(ask: Ask) -> int:
+    """Words of four bytes in a row of disk.slab."""
+    settings = ask.settings()
+    return words_of(settings, slab_specs(settings)["edges.slab"].columns)
 
 
 def _saved(rows: int) -> float:
@@ -237,8 +232,8 @@ def _fixed(ask: Ask, machine: Machine) -> dict[str, int]:
 
 def _code_choices(ask: Ask) -> list[tuple[str, int, float]]:
     """Codes by name, bytes per row and how much more is expanded, from the best on."""
-    scalar = [(mode, _code_bytes(ask.dim, mode), factor) for mode, factor in CODES.items()]
-    product = [("pq", _whole(-(-ask.dim // per)), factor) for per, factor in PRODUCT_CODES.items()]
+    scalar = [(mode, _code_bytes(ask, mode), factor) for mode, factor in CODES.items()]
+    product = [("pq", _code_bytes(ask, "pq", -(-ask.dim // per)), factor) for per, factor in PRODUCT_CODES.items()]
     # What takes more and finds less than another one is no choice.
     found: list[tuple[str, int, float]] = []
     for each in sorted(scalar + product, key=lambda choice: (choice[2], choice[1])):
@@ -247,14 +242,9 @@ def _code_choices(ask: Ask) -> list[tuple[str, int, float]]:
     return found
 
 
-def _code_bytes(dim: int, mode: str) -> int:
-    """Bytes of a row of codes of so many bits per component."""
-    length = padded(dim) if mode == "rabitq" else dim
-    return _whole(-(-length * bits_of(mode, dim) // 8) + TAIL)
-
-
-def _whole(size: int) -> int:
-    return -(-size // ALIGNED) * ALIGNED
+def _code_bytes(ask: Ask, mode: str, subspaces: int = 0) -> int:
+    """Bytes of a row of codes."""
+    return code_width(replace(ask.settings(mode), pq_subspaces=subspaces), mode)
 
 
 # --- in memory --------------------------------------------------------------------------------------------------------
@@ -263,7 +253,7 @@ def _whole(size: int) -> int:
 def _in_memory(ask: Ask, machine: Machine) -> Way:
     vector_bytes = slab_row_bytes(ask, "vectors")
     coded = vector_bytes > 128  # see graph.codes.WORTH_BYTES
-    mode, size = ("sq4", _code_bytes(ask.dim, "sq4")) if coded else ("none", 0)
+    mode, size = ("sq4", _code_bytes(ask, "sq4")) if coded else ("none", 0)
     slabs = _slabs(ask, mode, size)
     memory = {**_fixed(ask, machine), **slabs}
     disk = _disk_files(slabs, machine, ask)
@@ -347,13 +337,14 @@ def _on_disk(ask: Ask, machine: Machine) -> Way:
 
 def _with_codes(ask: Ask, machine: Machine, mode: str, size: int, worse: float) -> Way:
     """The walk that reads a page for each row that it expands, over codes that stay in memory."""
-    per_page, pages_per_row = _page_rows(ask)
-    disk_slab = -(-ask.rows // per_page) * pages_per_row * PAGE
+    words = _disk_words(ask)
+    unit_rows, unit_bytes = unit_of(words)
+    pages_per_row, disk_slab = max(unit_bytes // (PAGE * unit_rows), 1), -(-ask.rows // unit_rows) * unit_bytes
     fixed, state, keys = _fixed(ask, machine), 16 * ask.rows, (16 + ask.key_bytes) * ask.rows
     memory = {**fixed, "codes": size * ask.rows, "state": state}
     least = sum(memory.values())
     left, notes = max(ask.memory - least, 0), []
-    kept = min((ask.memory - sum(fixed.values())) // KEPT_SHARE, left, ask.rows * _disk_row_bytes(ask))
+    kept = min((ask.memory - sum(fixed.values())) // HOT_SHARE, left, ask.rows * 4 * words)
     memory["kept rows"], left = max(kept, 0), left - max(kept, 0)
     if left >= keys:
         memory["keys"], left = keys, left - keys
@@ -361,12 +352,10 @@ def _with_codes(ask: Ask, machine: Machine, mode: str, size: int, worse: float) 
         notes.append(f"keys do not fit as well: {ask.k} more pages per query, for those of its hits")
     cached = min(left / disk_slab, 1.0)
     memory["cached pages"] = int(disk_slab * cached)
-    if mode not in COMPRESSIONS:
-        notes.append(f"{mode} codes are not in this version")
     expanded = hops(ask)
     expanded = expanded.times(worse, f"{expanded.why}, {worse} × for {mode} codes")
     distances = _distances(ask, expanded)
-    pages = _pages(ask, expanded, memory["kept rows"] // _disk_row_bytes(ask), pages_per_row, cached)
+    pages = _pages(ask, expanded, memory["kept rows"] // (4 * words), pages_per_row, cached)
     if "keys" not in memory:
         pages = Figure(pages.value + ask.k, pages.low + ask.k, pages.high + ask.k, f"{pages.why}; {ask.k} for keys")
     latency, qps = _reading(ask, machine, size, distances, pages)
