@@ -20,7 +20,7 @@ from .graph.navigation import EDGES as SAMPLE_EDGES
 from .graph.navigation import LEAST, MOST, SHARE
 from .graph.view import CACHE_BYTES as NARROW_BYTES
 from .kernels.carve import MOST as MOST_LEADERS
-from .kernels.codes import code_width
+from .kernels.codes import bits_of, code_width
 from .kernels.disk import PAGE, unit_of
 from .measure import Machine
 from .storage.disk import words_of
@@ -53,9 +53,11 @@ KEPT_MOST = 10.0  # nobody has measured more: what comes after the way there is 
 IN_FLIGHT = 4  # pages of one query that are read at once
 GROWTH = 1.125  # files are allocated up to an eighth beyond what they hold
 TIME_RANGE = 1.5  # times either way: caches, clocks and neighbours
-# Codes from the best on: how many times more is expanded for the same recall. Estimates, but for those of 4 and 8 bits.
-CODES = {"sq8": 1.0, "sq4": 1.03, "rabitq": 1.1}
-PRODUCT_CODES = {2: 1.1, 3: 1.2, 4: 1.35, 6: 1.6, 8: 2.0}  # dimensions per byte of a product code
+# How many times more is expanded for the same recall, measured with SIFT: docs/scale.md.
+CODES = {"sq8": 1.0, "sq4": 1.03}
+RABITQ = {4: 1.07, 2: 1.21, 1: 1.8}  # by bits per component; the last is a guess
+PRODUCT_SLOWER = 3.0  # times the scoring of one, in a cache: a look-up per byte
+PRODUCT_CODES = {2: 1.03, 3: 1.08, 4: 1.15, 6: 1.45, 8: 1.8}  # dimensions per byte of opq; 3 and 6 lie between
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,8 +234,9 @@ def _fixed(ask: Ask, machine: Machine) -> dict[str, int]:
 
 def _code_choices(ask: Ask) -> list[tuple[str, int, float]]:
     """Codes by name, bytes per row and how much more is expanded, from the best on."""
-    scalar = [(mode, _code_bytes(ask, mode), factor) for mode, factor in CODES.items()]
-    product = [("pq", _code_bytes(ask, "pq", -(-ask.dim // per)), factor) for per, factor in PRODUCT_CODES.items()]
+    modes = {**CODES, "rabitq": RABITQ[bits_of("rabitq", ask.dim)]}
+    scalar = [(mode, _code_bytes(ask, mode), factor) for mode, factor in modes.items()]
+    product = [("opq", _code_bytes(ask, "opq", -(-ask.dim // per)), factor) for per, factor in PRODUCT_CODES.items()]
     # What takes more and finds less than another one is no choice.
     found: list[tuple[str, int, float]] = []
     for each in sorted(scalar + product, key=lambda choice: (choice[2], choice[1])):
@@ -308,7 +311,7 @@ def _scoring(ask: Ask, machine: Machine, codes: str, size: int, missed: float) -
         line = machine.vector_ns.get(ask.dtype)
         ns = line.at(size) if line else machine.vector_ns["f32"].at(4 * ask.dim)  # others decode to as many floats
     else:
-        ns = machine.code_ns.at(size)
+        ns = machine.code_ns.at(size) * (PRODUCT_SLOWER if codes == "opq" else 1.0)
     return ns / 1e3 + _lines(machine, size) * missed
 
 
@@ -358,7 +361,7 @@ def _with_codes(ask: Ask, machine: Machine, mode: str, size: int, worse: float) 
     pages = _pages(ask, expanded, memory["kept rows"] // (4 * words), pages_per_row, cached)
     if "keys" not in memory:
         pages = Figure(pages.value + ask.k, pages.low + ask.k, pages.high + ask.k, f"{pages.why}; {ask.k} for keys")
-    latency, qps = _reading(ask, machine, size, distances, pages)
+    latency, qps = _reading(ask, machine, mode, size, distances, pages)
     slabs = _slabs(ask, mode, size)
     disk = {**_disk_files(slabs, machine, ask), "disk.slab": disk_slab}
     resident = sum(slabs.values()) + sum(fixed.values())
@@ -395,10 +398,12 @@ def _pages(ask: Ask, expanded: Figure, kept: int, pages_per_row: int, cached: fl
     )  # fmt: skip
 
 
-def _reading(ask: Ask, machine: Machine, size: int, distances: Figure, pages: Figure) -> tuple[Figure, Figure]:
+def _reading(
+    ask: Ask, machine: Machine, mode: str, size: int, distances: Figure, pages: Figure
+) -> tuple[Figure, Figure]:
     """Latency and queries per second of walks that read pages."""
     missed = max(0.0, 1 - machine.cache / (ask.rows * size))
-    scoring = _scoring(ask, machine, "codes", size, missed)
+    scoring = _scoring(ask, machine, mode, size, missed)
     cpu = distances.value * scoring + pages.value * machine.read_cpu_us  # microseconds
     wait = max(machine.read_us, IN_FLIGHT * 1e6 / machine.reads_per_s)
     rounds = pages.value / IN_FLIGHT
@@ -477,7 +482,7 @@ def _leader_products(rows: int) -> float:
 
 def _chosen(ask: Ask, mode: str, size: int = 0) -> dict[str, Any]:
     settings: dict[str, Any] = {"max_edges": ask.settings().max_edges, "compression_mode": mode}
-    if mode == "pq":
+    if mode == "opq":
         settings["pq_subspaces"] = min(size, ask.dim)
     return settings
 
