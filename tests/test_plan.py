@@ -138,6 +138,16 @@ def test_more_memory_reads_fewer_pages() -> None:
     assert rising([-each for each in pages]) and pages[-1] < 5
 
 
+def test_kept_rows_save_reads() -> None:
+    ways = [way("on disk", rows=10**9, dtype="u8", memory=size * GB) for size in (33, 40, 64)]
+    pages = [each.pages.value / each.hops.value for each in ways]
+    assert all(0.5 < each < 1.3 for each in pages) and all(each.memory["kept rows"] > 0 for each in ways)
+    assert "kept rows" in ways[0].pages.why
+    for each in ways:
+        assert each.memory["kept rows"] <= 64 * GB / 16
+        assert each.pages.value <= each.hops.value - 5 + 10  # saved by kept rows; read for keys
+
+
 def test_a_faster_disk_makes_it_faster() -> None:
     asked = Ask(rows=10**9, dim=96, dtype="u8", memory=64 * GB)
     slow, fast = (

@@ -749,7 +749,16 @@ class CoreNN:
 
     def _limit_memory(self, limit: int) -> None:
         """Live within so many bytes from now on, through this handle alone: nothing is stored."""
+        if limit == self._store.settings.memory_limit:
+            return
         self._store.settings = self._store.settings.changed({"memory_limit": limit})
+        self._residence.renew()
+        if self._writer is not None:
+            self._writer.schedule(Task(self._writer.publish))
+            return
+        with self._refreshing:  # whether searches go over the disk hangs on the limit
+            if not self._state.closed:
+                self._reader_view = self._read_view()
 
     def _current(self) -> View:
         view = self._reader_view if self._writer is None else self._writer.view

@@ -12,16 +12,18 @@ import math
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from .config import COMPRESSIONS, MAX_ROWS, Settings
+from .config import MAX_ROWS, Settings
 from .errors import CapacityError, InvalidArgumentError
 from .graph.bulk import CLUSTER, CLUSTER_MOST, INNER, KEPT, OUTER
+from .graph.disk import HOT_SHARE
 from .graph.navigation import EDGES as SAMPLE_EDGES
 from .graph.navigation import LEAST, MOST, SHARE
 from .graph.view import CACHE_BYTES as NARROW_BYTES
 from .kernels.carve import MOST as MOST_LEADERS
-from .kernels.codes import ALIGNED, TAIL, bits_of
-from .kernels.rotation import padded
-from .measure import PAGE, Machine
+from .kernels.codes import bits_of, code_width
+from .kernels.disk import PAGE, unit_of
+from .measure import Machine
+from .storage.disk import words_of
 from .storage.rocksdb import CACHE_BYTES, WRITE_BUFFER_BYTES
 from .storage.store import slab_specs
 
@@ -45,13 +47,17 @@ SCRATCH_BYTES = 2_000_000  # per thread
 BUILD_BYTES = 300  # per row, on the way of a bulk build, beside its candidates
 PRODUCTS_PER_S = 22e9  # multiply-adds of one thread where rows are compared with leaders
 OVERLAP = 2.0  # parts in which a row is linked where the whole does not fit into memory
-DISK_HEAD = 16  # bytes of a row of disk.slab before its vector, seals and edges
+# A walk over the disk finds the rows that are nearest to its entries in memory: so many expansions read nothing.
+KEPT_ROWS, KEPT_SAVES, KEPT_GAIN = 500, 5.0, 2.2  # saved by so many, and by each tenfold of them
+KEPT_MOST = 10.0  # nobody has measured more: what comes after the way there is different for each query
 IN_FLIGHT = 4  # pages of one query that are read at once
 GROWTH = 1.125  # files are allocated up to an eighth beyond what they hold
 TIME_RANGE = 1.5  # times either way: caches, clocks and neighbours
-# Codes from the best on: how many times more is expanded for the same recall. Estimates, but for those of 4 and 8 bits.
-CODES = {"sq8": 1.0, "sq4": 1.03, "rabitq": 1.1}
-PRODUCT_CODES = {2: 1.1, 3: 1.2, 4: 1.35, 6: 1.6, 8: 2.0}  # dimensions per byte of a product code
+# How many times more is expanded for the same recall, measured with SIFT: docs/scale.md.
+CODES = {"sq8": 1.0, "sq4": 1.03}
+RABITQ = {4: 1.07, 2: 1.21, 1: 1.8}  # by bits per component; the last is a guess
+PRODUCT_SLOWER = 3.0  # times the scoring of one, in a cache: a look-up per byte
+PRODUCT_CODES = {2: 1.03, 3: 1.08, 4: 1.15, 6: 1.45, 8: 1.8}  # dimensions per byte of opq; 3 and 6 lie between
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,11 +209,17 @@ def slab_row_bytes(ask: Ask, name: str) -> int:
     return slab_specs(ask.settings())[f"{name}.slab"].row_bytes
 
 
-def _page_rows(ask: Ask) -> tuple[int, int]:
-    """Rows to a page of disk.slab, and pages to a row; one of them is 1."""
-    size = DISK_HEAD + sum(slab_row_bytes(ask, name) for name in ("vectors", "edges", "seals"))
-    size = -(-size // 8) * 8
-    return max(PAGE // size, 1), max(-(-size // PAGE), 1)
+def _disk_words(ask: Ask) -> int:
+    """Words of four bytes in a row of disk.slab."""
+    settings = ask.settings()
+    return words_of(settings, slab_specs(settings)["edges.slab"].columns)
+
+
+def _saved(rows: int) -> float:
+    """Expansions that so many rows in memory save."""
+    if rows < KEPT_ROWS:
+        return KEPT_SAVES * rows / KEPT_ROWS
+    return min(KEPT_SAVES + KEPT_GAIN * math.log10(rows / KEPT_ROWS), KEPT_MOST)
 
 
 def _fixed(ask: Ask, machine: Machine) -> dict[str, int]:
@@ -222,8 +234,9 @@ def _fixed(ask: Ask, machine: Machine) -> dict[str, int]:
 
 def _code_choices(ask: Ask) -> list[tuple[str, int, float]]:
     """Codes by name, bytes per row and how much more is expanded, from the best on."""
-    scalar = [(mode, _code_bytes(ask.dim, mode), factor) for mode, factor in CODES.items()]
-    product = [("pq", _whole(-(-ask.dim // per)), factor) for per, factor in PRODUCT_CODES.items()]
+    modes = {**CODES, "rabitq": RABITQ[bits_of("rabitq", ask.dim)]}
+    scalar = [(mode, _code_bytes(ask, mode), factor) for mode, factor in modes.items()]
+    product = [("opq", _code_bytes(ask, "opq", -(-ask.dim // per)), factor) for per, factor in PRODUCT_CODES.items()]
     # What takes more and finds less than another one is no choice.
     found: list[tuple[str, int, float]] = []
     for each in sorted(scalar + product, key=lambda choice: (choice[2], choice[1])):
@@ -232,14 +245,9 @@ def _code_choices(ask: Ask) -> list[tuple[str, int, float]]:
     return found
 
 
-def _code_bytes(dim: int, mode: str) -> int:
-    """Bytes of a row of codes of so many bits per component."""
-    length = padded(dim) if mode == "rabitq" else dim
-    return _whole(-(-length * bits_of(mode, dim) // 8) + TAIL)
-
-
-def _whole(size: int) -> int:
-    return -(-size // ALIGNED) * ALIGNED
+def _code_bytes(ask: Ask, mode: str, subspaces: int = 0) -> int:
+    """Bytes of a row of codes."""
+    return code_width(replace(ask.settings(mode), pq_subspaces=subspaces), mode)
 
 
 # --- in memory --------------------------------------------------------------------------------------------------------
@@ -248,7 +256,7 @@ def _whole(size: int) -> int:
 def _in_memory(ask: Ask, machine: Machine) -> Way:
     vector_bytes = slab_row_bytes(ask, "vectors")
     coded = vector_bytes > 128  # see graph.codes.WORTH_BYTES
-    mode, size = ("sq4", _code_bytes(ask.dim, "sq4")) if coded else ("none", 0)
+    mode, size = ("sq4", _code_bytes(ask, "sq4")) if coded else ("none", 0)
     slabs = _slabs(ask, mode, size)
     memory = {**_fixed(ask, machine), **slabs}
     disk = _disk_files(slabs, machine, ask)
@@ -303,7 +311,7 @@ def _scoring(ask: Ask, machine: Machine, codes: str, size: int, missed: float) -
         line = machine.vector_ns.get(ask.dtype)
         ns = line.at(size) if line else machine.vector_ns["f32"].at(4 * ask.dim)  # others decode to as many floats
     else:
-        ns = machine.code_ns.at(size)
+        ns = machine.code_ns.at(size) * (PRODUCT_SLOWER if codes == "opq" else 1.0)
     return ns / 1e3 + _lines(machine, size) * missed
 
 
@@ -332,31 +340,28 @@ def _on_disk(ask: Ask, machine: Machine) -> Way:
 
 def _with_codes(ask: Ask, machine: Machine, mode: str, size: int, worse: float) -> Way:
     """The walk that reads a page for each row that it expands, over codes that stay in memory."""
-    per_page, pages_per_row = _page_rows(ask)
-    disk_slab = -(-ask.rows // per_page) * pages_per_row * PAGE
+    words = _disk_words(ask)
+    unit_rows, unit_bytes = unit_of(words)
+    pages_per_row, disk_slab = max(unit_bytes // (PAGE * unit_rows), 1), -(-ask.rows // unit_rows) * unit_bytes
     fixed, state, keys = _fixed(ask, machine), 16 * ask.rows, (16 + ask.key_bytes) * ask.rows
     memory = {**fixed, "codes": size * ask.rows, "state": state}
     least = sum(memory.values())
-    left, notes = ask.memory - least, []
+    left, notes = max(ask.memory - least, 0), []
+    kept = min((ask.memory - sum(fixed.values())) // HOT_SHARE, left, ask.rows * 4 * words)
+    memory["kept rows"], left = max(kept, 0), left - max(kept, 0)
     if left >= keys:
         memory["keys"], left = keys, left - keys
     else:
         notes.append(f"keys do not fit as well: {ask.k} more pages per query, for those of its hits")
-    cached = min(max(left, 0) / disk_slab, 1.0)
+    cached = min(left / disk_slab, 1.0)
     memory["cached pages"] = int(disk_slab * cached)
-    if mode not in COMPRESSIONS:
-        notes.append(f"{mode} codes are not in this version")
     expanded = hops(ask)
     expanded = expanded.times(worse, f"{expanded.why}, {worse} × for {mode} codes")
     distances = _distances(ask, expanded)
-    read = pages_per_row * (1 - cached)
-    pages = expanded.times(
-        read,
-        f"{pages_per_row} for each of {expanded.value:.0f} expansions, {cached:.0%} of them cached; {expanded.why}",
-    )
+    pages = _pages(ask, expanded, memory["kept rows"] // (4 * words), pages_per_row, cached)
     if "keys" not in memory:
         pages = Figure(pages.value + ask.k, pages.low + ask.k, pages.high + ask.k, f"{pages.why}; {ask.k} for keys")
-    latency, qps = _reading(ask, machine, size, distances, pages)
+    latency, qps = _reading(ask, machine, mode, size, distances, pages)
     slabs = _slabs(ask, mode, size)
     disk = {**_disk_files(slabs, machine, ask), "disk.slab": disk_slab}
     resident = sum(slabs.values()) + sum(fixed.values())
@@ -382,10 +387,23 @@ def _with_codes(ask: Ask, machine: Machine, mode: str, size: int, worse: float) 
     )
 
 
-def _reading(ask: Ask, machine: Machine, size: int, distances: Figure, pages: Figure) -> tuple[Figure, Figure]:
+def _pages(ask: Ask, expanded: Figure, kept: int, pages_per_row: int, cached: float) -> Figure:
+    """Pages of disk.slab that a query reads."""
+    saved = min(_saved(kept), expanded.low)
+    each = pages_per_row * (1 - cached)
+    return Figure(
+        (expanded.value - saved) * each, (expanded.low - saved) * each, (expanded.high - saved) * each,
+        f"{pages_per_row} for each of {expanded.value:.0f} expansions but {saved:.0f} among {kept:,} kept rows, "
+        f"{cached:.0%} of them cached; {expanded.why}",
+    )  # fmt: skip
+
+
+def _reading(
+    ask: Ask, machine: Machine, mode: str, size: int, distances: Figure, pages: Figure
+) -> tuple[Figure, Figure]:
     """Latency and queries per second of walks that read pages."""
     missed = max(0.0, 1 - machine.cache / (ask.rows * size))
-    scoring = _scoring(ask, machine, "codes", size, missed)
+    scoring = _scoring(ask, machine, mode, size, missed)
     cpu = distances.value * scoring + pages.value * machine.read_cpu_us  # microseconds
     wait = max(machine.read_us, IN_FLIGHT * 1e6 / machine.reads_per_s)
     rounds = pages.value / IN_FLIGHT
@@ -464,7 +482,7 @@ def _leader_products(rows: int) -> float:
 
 def _chosen(ask: Ask, mode: str, size: int = 0) -> dict[str, Any]:
     settings: dict[str, Any] = {"max_edges": ask.settings().max_edges, "compression_mode": mode}
-    if mode == "pq":
+    if mode == "opq":
         settings["pq_subspaces"] = min(size, ask.dim)
     return settings
 

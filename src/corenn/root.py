@@ -33,8 +33,9 @@ from .errors import (
 )
 from .sizes import parse_bytes
 from .storage.files import Files, translated
-from .storage.generation import files_of, read_generation
+from .storage.generation import FIRST, files_of, folder_of, read_generation
 from .storage.platform import require_supported
+from .storage.residence import LEAST
 
 log = logging.getLogger("corenn.root")
 
@@ -42,39 +43,43 @@ Names: TypeAlias = list[str]  # within Root, `list` is a method
 Entries: TypeAlias = list[os.DirEntry[str]]
 
 MAX_NAME = 128
-LEAST_SHARE = 16 << 20  # bytes; with less a collection does not even hold its own caches
 NAME = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_.-]*[A-Za-z0-9_-])?")
 # Names that Windows keeps for devices, whatever follows a dot: a root is to be one wherever it is copied.
 RESERVED = {"con", "prn", "aux", "nul", *(f"{port}{n}" for port in ("com", "lpt") for n in range(1, 10))}
 DROPPED = re.compile(r"\..+\.dropped-[0-9a-f]{16}")
-ON_DISK_ALONE = ("disk.slab",)  # files of which no more is in memory than the cache that the budget grants
+READ_ALONE = ("disk.slab", "fresh.slab")  # read by calls, never mapped as a whole
+LOOKED_UP = ("codes.slab", "state.slab")  # at random, for every row: what a collection cannot do without
 
 
 class Want(NamedTuple):
-    """What a collection would do with memory, in bytes. need: to hold all of it. most: its own limit, 0 for none."""
+    """What a collection would do with memory, in bytes. need: to hold all of it. least: without which it does not open.
+    most: its own limit, 0 for none.
+    """
 
     need: int
+    least: int = LEAST
     most: int = 0
 
 
-def shares(limit: int, wants: Mapping[str, Want], least: int = LEAST_SHARE) -> dict[str, int]:
-    """Divide `limit` bytes among collections: in proportion to their needs, at least `least`, at most their own limits.
+def shares(limit: int, wants: Mapping[str, Want]) -> dict[str, int]:
+    """Divide `limit` bytes among collections: in proportion to what they need, but at least and at most what they may.
 
     If all needs fit, what is left is divided in the same proportion, for all of them may grow. The shares never exceed
     `limit` together.
 
     Raises:
-        InvalidSettingError: if `limit` does not even give each `least`.
+        InvalidSettingError: if `limit` does not even give each its least.
     """
 
     def grant(scale: int) -> dict[str, int]:
-        floors = {name: max(want.need * scale >> 40, least) for name, want in wants.items()}
+        floors = {name: max(want.need * scale >> 40, want.least) for name, want in wants.items()}
         return {name: min(floor, wants[name].most or floor) for name, floor in floors.items()}
 
-    if sum(grant(0).values()) > limit:
+    least = sum(grant(0).values())
+    if least > limit:
         raise InvalidSettingError(
-            f"memory_limit={limit:,} is too little for {len(wants):,} open collections: each takes {least:,} bytes at "
-            f"least; give the root {sum(grant(0).values()):,}, or close some"
+            f"memory_limit={limit:,} is too little for {len(wants):,} open collections, which take {least:,} bytes at "
+            "least; raise the limit of the root, or close some"
         )
     # The sum grows with the scale: the largest that keeps within the limit. Beyond `high` nothing grows any more, or
     # one need alone is over the limit.
@@ -190,7 +195,7 @@ class Root:
             self._give_up(name, slot)
             self._require(name)
             try:
-                with self._admitted(name, Want(_need(self._path / name))) as share:
+                with self._admitted(name, _want(self._path / name)) as share:
                     overrides = {"memory_limit": share} if share else {}
                     opened = CoreNN.open(self._path / name, self._mode, **overrides)
                     slot.hold(opened, self._path / name)
@@ -319,10 +324,11 @@ class Root:
                 database = slot.database
                 if name not in wants and database is not None and not database.closed:
                     there[name] = database
-                    wants[name] = Want(_need(self._path / name), slot.own_limit)
+                    wants[name] = _want(self._path / name, slot.own_limit)
             granted = shares(self._limit, wants)
             for name, database in there.items():
-                database._limit_memory(granted[name])
+                with suppress(ClosedError):  # by another thread, since
+                    database._limit_memory(granted[name])
             return granted
 
     # --- the handle -----------------------------------------------------------------------------------------------
@@ -509,12 +515,13 @@ def _is_database(path: Path) -> bool:
     return True
 
 
-def _need(path: Path) -> int:
-    """Bytes with which a collection has all that it may hold in memory there: those of its slabs on disk."""
+def _want(path: Path, own_limit: int = 0) -> Want:
+    """What a collection would do with memory, by the bytes of its slabs on disk: that can be told before it is open."""
     try:
         number = read_generation(path)
-        files = files_of(path, number) if number == 1 else list(files_of(path, number)[0].iterdir())
-        slabs = [each for each in files if each.suffix in (".slab", ".heap") and each.name not in ON_DISK_ALONE]
-        return sum(each.stat().st_blocks * 512 for each in slabs)
-    except (CoreNNError, OSError, IndexError):  # it is being dropped or compacted, or damaged: opening it will tell
-        return 0
+        files = files_of(path, number) if number == FIRST else folder_of(path, number).iterdir()
+        sizes = {each.name: each.stat().st_blocks * 512 for each in files if each.suffix in (".slab", ".heap")}
+    except (CoreNNError, OSError):  # it is being dropped or compacted, or damaged: opening it will tell
+        return Want(0, LEAST, own_limit)
+    need = sum(size for name, size in sizes.items() if name not in READ_ALONE)
+    return Want(need, LEAST + sum(sizes.get(name, 0) for name in LOOKED_UP), own_limit)

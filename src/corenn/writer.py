@@ -334,7 +334,7 @@ class Writer:
         """Look at the edges of so many rows, at least: a part of the repair that deletes leave behind."""
         while rows > 0 and self._may_mend(calm=True):
             rows -= self.mender.step(self.view) or 1
-        self._publish()
+        self.publish()
 
     def _may_spill(self, *, calm: bool) -> bool:
         return self.store.fault is None and not self._backlog and not self._loading and self.spiller.due(calm=calm)
@@ -342,7 +342,7 @@ class Writer:
     def _spill(self, rows: int = STEP_ROWS) -> None:
         """Write so many rows to disk.slab, about."""
         self.spiller.step(self.view, rows)
-        self._publish()
+        self.publish()
 
     def _patience(self) -> float | None:
         """How long to wait for requests before dead rows are taken out of the graph and recall is measured; for ever
@@ -449,7 +449,7 @@ class Writer:
                 "the disk and write again, or close it and open it again"
             ) from error
         log.warning("the database takes writes again after an earlier failure: %s", fault)
-        self._publish()
+        self.publish()
 
     def _commit(self, group: _Group, writes: Sequence[Write]) -> None:
         oldest = self._oldest() if self.mender.holds_ids else 0
@@ -469,7 +469,7 @@ class Writer:
                 left = self._link(fresh, head, lambda: self._closing or any(write.interrupted for write in writes))
             if len(left):
                 self._backlog.append((commit.number, left))
-        self._publish()
+        self.publish()
         self._since_checkpoint[0] += commit.count + len(commit.died)
         self._since_checkpoint[1] += 1
         if self._may_mend(calm=False):
@@ -511,7 +511,8 @@ class Writer:
         except CoreNNError:
             log.exception("a checkpoint failed; the next write tries to go on")
 
-    def _publish(self) -> None:
+    def publish(self) -> None:
+        """Show queries what is there now. Called in the writer thread."""
         self.store.mark_linked(self._linked_commit())
         self.view = self._take()
 
@@ -529,14 +530,14 @@ class Writer:
             waiting = np.concatenate([ids for _, ids in self._backlog])
             if not len(self.linker.link(waiting, self.store.metadata.head, lambda: self._closing, progress)):
                 self._backlog = []
-            self._publish()
+            self.publish()
             return
         number, ids = self._backlog[0]
         batch, rest = ids[:IDLE_ROWS], ids[IDLE_ROWS:]
         left = self.linker.link(batch, self.store.metadata.head, lambda: self._closing)
         rest = np.concatenate((left, rest))
         self._backlog[:1] = [(number, rest)] if len(rest) else []
-        self._publish()
+        self.publish()
 
     def _checkpoint(self) -> None:
         try:
@@ -554,7 +555,7 @@ class Writer:
                 self.linker.coder.begin(self.view, linked)
         else:
             self.linker.coder.extend(self.view)
-        self._publish()
+        self.publish()
 
     def keep_curves(self) -> None:
         """Store the calibration curves, which are soft. Called in the writer thread."""
@@ -607,7 +608,7 @@ class Writer:
                 yield "mending"
                 if not self.mender.under_way:
                     break
-        self._publish()
+        self.publish()
 
     def link_waiting(self, stop: Callable[[], bool]) -> None:
         """Link the backlog, unless `stop` becomes true. Called in the writer thread."""
@@ -624,7 +625,7 @@ class Writer:
         self.linker.restart()
         self.mender.restart()
         self.spiller.restart()
-        self._publish()
+        self.publish()
         self._since_checkpoint = [0, 0]
         self._checkpointed = self.view.head.commit
         # Who comes later sees the new view: a token is registered before its view is taken.
@@ -662,17 +663,17 @@ class Writer:
     def relink(self, ids: UInt32s) -> None:
         """Give rows new edges. Called in the writer thread."""
         self.linker.link(ids, self.store.metadata.head, lambda: self._closing)
-        self._publish()
+        self.publish()
 
     def kill(self, ids: UInt32s) -> None:
         """Commit the deaths of rows by id, for repair. Called in the writer thread."""
         self._resume_after_fault()
         self.store.commit(Commit(self.store.next_commit(), died=np.sort(ids)))
-        self._publish()
+        self.publish()
 
     def republish(self) -> None:
         """Publish after a repair has changed slabs in place. Called in the writer thread."""
-        self._publish()
+        self.publish()
 
     def configure(self, changes: dict[str, Any]) -> None:
         """Change settings here and as they are stored; what this handle alone overrides is not stored.
@@ -686,6 +687,6 @@ class Writer:
             self.store.metadata.store_settings(stored.as_dict(), sync=settings.durability == "sync")
         self.store.settings = self.store.settings.changed(changes)  # a root may have changed the memory meanwhile
         self.store.add_codes()
-        self._publish()
+        self.publish()
         if codes_due(self.store, self.view.head.live):
             self.schedule(Task(self._make_codes))
