@@ -49,6 +49,7 @@ SLICE = 1 << 12  # rows per kernel call: some milliseconds
 SAMPLE = 64  # rows that stand for queries when codes are chosen
 K, LIST = 10, 48
 WORTH_BYTES = 128  # a vector has to be larger for codes to be tried
+SMALLEST = "pq"
 FAITHFUL = 0.97  # share of the walk's own answers that a walk over codes must find
 LEAST_TRAINED = 1 << 10  # rows below which no codebook is trained: queries scan so few
 RETRAINED = 4  # times as many rows as when a codebook was trained, from which on another one is
@@ -102,7 +103,10 @@ def codes_due(store: Store, live: int) -> bool:
     asked, chosen = store.settings.compression_mode, chosen_mode(store)
     if asked == "none":
         return bool(store.codes.header[CHOSEN])
-    if store.codes.header[CHOSEN] and (chosen == asked or (asked == "auto" and chosen in (*AUTO, "none"))):
+    kept = chosen == asked
+    if asked == "auto":  # kept until it outgrows the memory that there is to be
+        kept = chosen == SMALLEST or (chosen in (*AUTO, "none") and _fits(store, chosen, live))
+    if store.codes.header[CHOSEN] and kept:
         return False
     least = LEAST_TRAINED if asked in TRAINED else 1
     return live >= max(store.settings.compression_threshold, least)
@@ -141,9 +145,22 @@ def _slack_of(store: Store) -> float:
     return word if 1 < word <= ALL else 0.0  # anything else is damage
 
 
-def _candidates(store: Store) -> tuple[str, ...]:
-    """What auto tries. Vectors of one or two cache lines are as quickly measured as codes are scored."""
+def _candidates(store: Store, rows: int) -> tuple[str, ...]:
+    """What auto tries. Vectors of one or two cache lines are as quickly measured as codes are scored; where neither fit
+    into the memory that there is to be, the smallest codes are taken for what they are.
+    """
+    if not _fits(store, "none", rows):
+        return (*(mode for mode in AUTO if _fits(store, mode, rows)), SMALLEST)
     return AUTO if store.vectors.spec.row_bytes > WORTH_BYTES else ()
+
+
+def _fits(store: Store, mode: str, rows: int) -> bool:
+    """Whether what walks go over, of so many rows, is within a share of the memory limit."""
+    limit = store.settings.memory_limit if store.path is not None else 0
+    row_bytes = store.vectors.spec.row_bytes + store.edges.spec.row_bytes
+    if mode != "none":
+        row_bytes = form_of(store.settings, mode).row_bytes
+    return not limit or rows * row_bytes <= (limit if mode == "none" else limit // 2)
 
 
 @lru_cache(maxsize=16)
@@ -237,10 +254,10 @@ class Coder:
             return
         chosen = chosen_mode(store)
         if codes_due(store, linked):
-            modes = _candidates(store) if asked == "auto" else (asked,)
+            modes = _candidates(store, linked) if asked == "auto" else (asked,)
         elif chosen in TRAINED and linked >= RETRAINED * int(header[TRIED]):
             modes = (chosen,)
-        elif asked == "auto" and chosen != "none" and linked >= 2 * int(header[TRIED]):
+        elif asked == "auto" and chosen in AUTO and linked >= 2 * int(header[TRIED]):
             if view.codes is None or self._faithful(view, chosen):
                 header[TRIED] = linked
                 return
@@ -253,7 +270,7 @@ class Coder:
             header[CHOSEN] = 0
             if (mode in TRAINED and not self._train(view, mode)) or not self._make_all(view, mode):
                 return
-            if asked != "auto" or self._faithful(view, mode):
+            if asked != "auto" or mode == SMALLEST or self._faithful(view, mode):
                 header[CHOSEN] = CODINGS.index(mode)
                 log.info("walks go over codes of the kind %s from now on", mode)
                 return
