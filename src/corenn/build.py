@@ -86,7 +86,8 @@ class Load:
 
     def run(self, store: Store, progress: Progress | None) -> None:
         """Commit all rows to an empty collection, link them, and bring everything to the disk."""
-        helpers = Helpers(between=Residence(store).look)
+        residence = Residence(store)
+        helpers = Helpers(None, residence.look, residence.grain)
         tell = progress or (lambda step, done, total: None)
         try:
             for start in range(0, len(self), COMMIT_ROWS):

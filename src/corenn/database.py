@@ -88,7 +88,8 @@ class CoreNN:
         self._mode = mode
         self._residence = Residence(store)
         self._residence.check(_kept_bytes(store))
-        self._helpers = Helpers(threads, self._residence.look)
+        store.look = self._residence.look
+        self._helpers = Helpers(threads, self._residence.look, self._residence.grain)
         scratches = ScratchPool()
         self._searcher = Searcher(scratches, self._helpers)
         navigation.load(store)

@@ -107,7 +107,10 @@ def verify_beside_a_writer(store: Store, view: View) -> Report:
 def damaged_rows(store: Store, view: View) -> UInt32s:
     """Born rows whose checksum does not hold."""
     born = np.flatnonzero(view.live.state[: view.head.rows, BORN]).astype(np.uint32)
-    found = [store.check_rows(born[start : start + BLOCK]) for start in range(0, len(born), BLOCK)]
+    found = []
+    for start in range(0, len(born), BLOCK):
+        found.append(store.check_rows(born[start : start + BLOCK]))
+        store.look()
     return np.concatenate([NO_IDS, *found])
 
 

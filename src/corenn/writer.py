@@ -310,6 +310,7 @@ class Writer:
             except Exception as error:  # the thread outlives whatever a request meets
                 log.debug("a write failed", exc_info=True)
                 self._fail(requests, error)
+            self.store.look()
             self.snapshots.at_work = False
 
     def _idle(self) -> None:

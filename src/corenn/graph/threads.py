@@ -18,12 +18,16 @@ def _nothing() -> None:
 class Helpers:
     """The helper threads of one database, started when first needed. Safe for any number of callers."""
 
-    def __init__(self, threads: int | None = None, between: Callable[[], None] = _nothing) -> None:
-        """between: called after each range, by the thread that has done it; also by whoever works without ranges."""
+    def __init__(
+        self, threads: int | None = None, between: Callable[[], None] = _nothing, grain: Callable[[], int] = lambda: 1
+    ) -> None:
+        """between: called after each range, by the thread that has done it; also by whoever works without ranges.
+        grain: into how many each range is divided, so that this is often enough.
+        """
         self.threads = threads or cpu_count()
         self._pool = ThreadPoolExecutor(max(1, WAITERS * self.threads), thread_name_prefix="corenn")
         self._guests: Callable[[], bool] | None = None
-        self.between = between
+        self.between, self._grain = between, grain
 
     def beside(self, guests: Callable[[], bool]) -> Helpers:
         """The same threads, for work that leaves one processor free as long as `guests` is true."""
@@ -40,6 +44,7 @@ class Helpers:
         """
         if threads is None:
             threads = self.threads if self._guests is None or not self._guests() else max(self.threads - 1, 1)
+        step = max(1, step // self._grain())
         threads = min(threads, -(-count // step))
         starts = iter(range(0, count, step))  # taking the next one is atomic
 

@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("corenn.memory")
 
-LOOK_SECONDS = 0.0005  # between two looks, each of which takes some microseconds
+GRAIN = 8
+LOOK_SECONDS = 0.0001  # between two looks, each of which takes some microseconds
 RESERVE = 0.25  # of the limit, for what is touched between two looks and what nobody counts
 LEAST = 48 << 20  # what RocksDB, working memory and a few pages of every file need
 SHARE = 16  # the part of the limit that changes of the metadata take before they become a table
@@ -72,6 +73,10 @@ class Residence:
     def mapped(self) -> int:
         """Bytes of files that have become resident since the database was opened."""
         return max(0, mapped_bytes() - self._base)
+
+    def grain(self) -> int:
+        """How much more often than usual somebody has to look: a touch takes a microsecond, and may bring 64 KiB."""
+        return GRAIN if self.limit else 1
 
     def look(self) -> None:
         """Give pages back if there are too many. Called often, between steps of whatever is in work."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import mmap
 import os
+import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -158,6 +159,9 @@ class FileSlab:
         self._files = files
         self._writable = writable
         self.watch: Watch | None = None
+        self._memory: mmap.mmap | None = None
+        self._former: list[weakref.ref[mmap.mmap]] = []
+        self._stored = False
         self.copied: Callable[[UInt32s | slice], None] | None = None  # told of the same by ids
         self._descriptor = files.open(path, writable=writable)
         try:
@@ -201,6 +205,8 @@ class FileSlab:
             raise FormatError(f"{self.path} is truncated: {size} bytes are less than its header; run `corenn repair`")
         shared = self._writable and not self.spec.hard
         memory = self._files.map(self._descriptor, size if self._all else PAGE, self.path, shared=shared)
+        if self._memory is not None and not self._stored:  # views may go on with it
+            self._former = [each for each in self._former if each() is not None] + [weakref.ref(self._memory)]
         self._memory = memory
         self.header = np.frombuffer(memory, np.uint64, count=PAGE // 8)
         self.array = _view(memory, self.spec, PAGE)
@@ -209,6 +215,7 @@ class FileSlab:
 
     def release(self, first: int, stop: int) -> None:
         """Leave nothing of some rows resident in this process. Not for slabs with rows that `store` has changed."""
+        assert self._memory is not None
         start = -(-(PAGE + first * self.spec.row_bytes) // platform.PAGE_BYTES) * platform.PAGE_BYTES
         stop_byte = min(PAGE + stop * self.spec.row_bytes, len(self._memory))
         end = stop_byte // platform.PAGE_BYTES * platform.PAGE_BYTES
@@ -225,8 +232,11 @@ class FileSlab:
 
     def let_go(self) -> None:
         """Give the memory of its pages back. What `store` has changed is nowhere else, and is kept."""
-        if not self._stored:
-            platform.let_go(self._memory)
+        if self._stored or self._memory is None:
+            return
+        for memory in (self._memory, *(each() for each in self._former)):
+            if memory is not None:
+                platform.let_go(memory)
 
     def store(self, ids: UInt32s, rows: AnyArray) -> None:
         """Change rows in this process only, until `follow` is called."""

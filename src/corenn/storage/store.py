@@ -11,6 +11,7 @@ import mmap
 import os
 import secrets
 import shutil
+from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -75,6 +76,10 @@ log = logging.getLogger("corenn.storage")
 HEAP_BYTES = 1 << 40
 _NO_ROWS = np.full(1, VACANT)
 NO_NAVIGATION = Navigation(NO_IDS, np.zeros((0, FIRST_NEIGHBOUR), np.uint32), 0, 0)
+
+
+def _nothing() -> None:
+    """Nobody wants to be called."""
 
 
 class Drawn(NamedTuple):
@@ -225,6 +230,7 @@ class Store:
         self._burnt: tuple[int, UInt32s] = (0, NO_IDS)  # number and ids of a commit that was cut off
         self.changes: Changes | None = None  # on disk, of the writer
         self.borrowed: list[mmap.mmap] = []  # temporary files that are mapped
+        self.look: Callable[[], None] = _nothing  # called now and then by what goes over many rows: see Residence
         self.buried = 0  # dead rows to which no edge leads any more
         self.forgotten = 0  # commits up to this one left nothing in the metadata that a dead row is known by
 
