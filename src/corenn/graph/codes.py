@@ -54,9 +54,9 @@ FAITHFUL = 0.97  # share of the walk's own answers that a walk over codes must f
 LEAST_TRAINED = 1 << 10  # rows below which no codebook is trained: queries scan so few
 RETRAINED = 4  # times as many rows as when a codebook was trained, from which on another one is
 SAMPLE_BYTES = 1 << 28  # of the vectors by which it is trained, at most
-ASKED = 256  # rows by which the slack of codes is measured
-# Factors by which their estimates may err, tried in this order; and what measuring fewer than all may lose of recall.
 MEASURED = (*TRAINED, "trunc")  # codes of which it hangs on the data how far their estimates err
+ASKED = 256  # rows by which that is measured
+# Factors by which estimates may err, tried in this order; and what measuring fewer than all may lose of recall.
 SLACKS = (1.02, 1.05, 1.1, 1.2, 1.3, 1.5, 1.75, 2.0, 2.5, 3.0, 4.0)
 ALL = 1e30
 LOST = 0.001
@@ -222,6 +222,7 @@ class Coder:
             return
         if mode in TRAINED and codebook.codebook_of(self._store) is None:
             log.warning("the codebook is missing or damaged; training another one")
+            slab.header[CODED] = 0  # first: the codes that are there are not those of the new one
             if self._train(view, mode):
                 self._make_all(view, mode)
             return
