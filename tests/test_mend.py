@@ -450,6 +450,10 @@ def test_the_same_calls_make_the_same_graph(monkeypatch: pytest.MonkeyPatch) -> 
         monkeypatch.setattr("corenn.graph.threads.cpu_count", lambda threads=threads: threads)
         with CoreNN.in_memory(dim=DIM, metric="l2") as db:
             churn(filled(db), ROWS, 12)
+            writer, alive = db._writer, np.flatnonzero(db._store.state.array[:ROWS, DIED] == 0).astype(np.uint32)
+            assert writer is not None
+            # Rows that others come by on their walks at the same time.
+            writer.submit(_task(lambda: writer.linker.link_again(alive, db._store.metadata.head)))  # noqa: B023
             graphs.append(edges_of(db))
     assert np.array_equal(*graphs)
 

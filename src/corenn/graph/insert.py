@@ -13,6 +13,7 @@ from functools import partial
 
 import numpy as np
 
+from ..config import Settings
 from ..kernels.codes import scorer_of
 from ..kernels.link import Shape, choose_edges, link_back, rank_batch, thread_ring
 from ..kernels.search import DEGREE, DIED, FIRST_NEIGHBOUR, GEOMETRY, INFO, LIFELINE, Plan
@@ -95,10 +96,17 @@ class Linker:
         return ids
 
     def link_again(self, ids: UInt32s, head: Head) -> None:
-        """Search new edges for rows that are in the graph, and have lost many of those that they had."""
+        """Search new edges for rows that are in the graph, and have lost many of those that they had.
+
+        What they have still is kept beside, as far as it fits: others count on it to be found.
+        """
+        edges = self._store.edges.array
         alive = ids[self._store.state.array[ids, DIED] == 0]
         for start in range(0, len(alive), BATCH_ROWS):
-            self._link_batch(alive[start : start + BATCH_ROWS], head)
+            batch = alive[start : start + BATCH_ROWS]
+            former, degrees = self._targets(edges, batch), edges[batch, DEGREE]
+            self._link_batch(batch, head)
+            self._link_back(self._view(head), former, np.repeat(batch, degrees))
 
     def elect_entries(self, head: Head, linked: int, stop: Callable[[], bool] = lambda: False) -> None:
         """Choose the entries anew among the rows that are linked, about `linked` in number, and draw the sample anew
@@ -115,7 +123,7 @@ class Linker:
     def _link_batch(self, batch: UInt32s, head: Head) -> None:
         view = self._starting_lately(self._view(head))
         settings = view.settings
-        shape = Shape(settings.max_edges, np.float32(settings.distance_threshold))
+        shape = _shape(settings)
         nearest = np.empty((len(batch), min(PEERS, max(1, len(batch) - 1))), np.uint64)
         if len(batch) > 1:
             self._rank(view, batch, nearest)
@@ -123,7 +131,7 @@ class Linker:
             nearest.fill(np.uint64(0xFFFFFFFFFFFFFFFF))
         self._store.edges.note(batch)
         self._choose(view, shape, batch, nearest)
-        targets = self._targets(view, batch)
+        targets = self._targets(view.graph.edges, batch)
         if not len(entries_of(self._store)):
             set_entries(self._store, batch[:1])
         root = int(entries_of(self._store)[0])
@@ -134,7 +142,7 @@ class Linker:
         thread_ring(view.rows, view.graph.edges, batch, root, journal, np.empty(settings.dim, np.float32))
         if self._store.changes is not None:
             self._touch_behind(view, np.concatenate((touched, batch)), fresh)
-        self._link_back(view, shape, batch, targets)
+        self._link_back(view, np.repeat(batch, view.graph.edges[batch, DEGREE]), targets)
 
     def _starting_lately(self, view: View) -> View:
         """The view, in which walks start at all entries, and at rows linked shortly before as well.
@@ -161,6 +169,7 @@ class Linker:
         plan = Plan(size, view.beam_width, GEOMETRY, view.tombstones, TO_THE_END, np.float32(1))
         room = (TRAIL + 9) * plan.search_list + nearest.shape[1]
         growth = np.zeros(len(batch), np.float32)
+        chosen = np.zeros((len(batch), view.graph.edges.shape[1]), np.uint32)
 
         def choose(start: int, stop: int) -> None:
             key, scratch = self._scratches.take(view, plan, TRAIL * plan.search_list)
@@ -170,13 +179,17 @@ class Linker:
                 scorer = scorer_of(view.codes, asked)
             choose_edges(
                 view.rows, scorer, view.graph, view.live, plan, shape, batch[start:stop], nearest[start:stop],
-                growth[start:stop], scratch, workbench(settings.dim, room), np.zeros(INFO, np.int64),
+                growth[start:stop], chosen[start:stop], scratch, workbench(settings.dim, room),
+                np.zeros(INFO, np.int64),
             )  # fmt: skip
             self._scratches.give(key, scratch)
             if view.codes is not None and asked is not None:
                 self._scratches.give_asked(view.codes, asked)
 
         self._helpers.run(choose, len(batch), SLICE)
+        # The degree last, since walks go on. Whatever they meet in between are ids of rows.
+        view.graph.edges[batch, FIRST_NEIGHBOUR:] = chosen[:, FIRST_NEIGHBOUR:]
+        view.graph.edges[batch, DEGREE] = chosen[:, DEGREE]
         note_growth(self._store, growth[growth > 0])
 
     def _touch_behind(self, view: View, touched: UInt32s, fresh: UInt32s) -> None:
@@ -194,15 +207,16 @@ class Linker:
             self._store.disk.stale(np.array(behind, np.uint32) if known else slice(0, view.head.rows))
 
     @staticmethod
-    def _targets(view: View, batch: UInt32s) -> UInt32s:
+    def _targets(edges: AnyArray, batch: UInt32s) -> UInt32s:
         """The ids that the edges of a batch lead to, in its order."""
-        rows = view.graph.edges[batch]
+        rows = edges[batch]
         present = np.arange(rows.shape[1] - FIRST_NEIGHBOUR) < rows[:, DEGREE : DEGREE + 1]
         targets: UInt32s = rows[:, FIRST_NEIGHBOUR:][present]
         return targets
 
-    def _link_back(self, view: View, shape: Shape, batch: UInt32s, targets: UInt32s) -> None:
-        sources = np.repeat(batch, view.graph.edges[batch, DEGREE])
+    def _link_back(self, view: View, sources: UInt32s, targets: UInt32s) -> None:
+        """Add to each target an edge to its source."""
+        shape = _shape(view.settings)
         order = np.argsort(targets, kind="stable")
         targets, sources = targets[order], sources[order]
         fresh = np.ones(len(targets) + 1, np.bool_)
@@ -231,6 +245,10 @@ def _behind(edges: UInt32s, node: int, root: int) -> int:
                 break
             at = after
     return -1
+
+
+def _shape(settings: Settings) -> Shape:
+    return Shape(settings.max_edges, np.float32(settings.distance_threshold))
 
 
 def link_apart(

@@ -19,6 +19,7 @@ from .search import AHEAD, DEGREE, DISTANCES, FIRST_NEIGHBOUR, HOPS, LIFELINE, b
 
 BEYOND = -2
 LOSS = 8
+SEARCHES = 2  # for new edges, that a row gets on average while it loses as many edges as it has
 HEIRS = 3  # of a dead row, by which an edge to it is replaced
 REMOVAL = np.uint64(1 << 63)  # in the journal: the pair is not to be threaded but to be parted
 
@@ -122,10 +123,11 @@ def rank_batch(rows: Any, batch: Any, start: Any, stop: Any, nearest: Any, vecto
 @kernel
 def choose_edges(
     rows: Any, scorer: Any, graph: Any, live: Any, plan: Any, shape: Any, batch: Any, nearest: Any, growth: Any,
-    scratch: Any, bench: Any, info: Any,
+    chosen: Any, scratch: Any, bench: Any, info: Any,
 ) -> None:  # fmt: skip
-    """Give each row of `batch` its out-edges.
+    """Choose the out-edges of each row of `batch`: chosen, uint32 (batch, columns), of which the lifeline is left out.
 
+    They are not written to the graph, which others walk: rows that are linked again are in it.
     scorer: by which walks go, the rows or their codes; edges are chosen by distances. nearest: what rank_batch found
     for them. growth: float32 (batch,), receives growth_of what each has found.
     info: int64 (4,), working memory.
@@ -149,7 +151,7 @@ def choose_edges(
             total = _add_answers(rows, live, plan, node, count, total, scratch, bench)
             info[HOPS] = 0
         sort(bench.candidates, total)
-        write_edges(rows, node, shape, bench, total, graph.edges[node])
+        write_edges(rows, node, shape, bench, total, chosen[i])
 
 
 @inlined
@@ -355,7 +357,8 @@ def is_doomed(doomed: Any, row: Any) -> Any:
 @kernel
 def mend_edges(rows: Any, graph: Any, live: Any, shape: Any, doomed: Any, start: Any, weak: Any, bench: Any) -> None:
     """Take the edges to doomed rows from the rows start, start + 1, …, as many as `weak` (uint8) is long. In it those
-    are marked that have lost more than one edge in LOSS: a region around them is gone.
+    are marked that are to search new ones: who has lost more than one edge in LOSS, since a region around it is gone;
+    of the others some by lot, since in a large database a pass takes an edge or two from any row, and many passes all.
 
     In place of each such edge come up to HEIRS of the doomed row's own neighbours, those nearest to the row that is
     mended; then a prune, if they are more than fit (Xu et al., IP-DiskANN, 2025). Doomed rows keep theirs until nothing
@@ -381,7 +384,18 @@ def mend_edges(rows: Any, graph: Any, live: Any, shape: Any, doomed: Any, start:
             for t in range(total):
                 edges[node, FIRST_NEIGHBOUR + t] = id_of(bench.candidates[t])
             edges[node, DEGREE] = total
-        weak[at] = LOSS * lost > degree
+        weak[at] = LOSS * lost > degree or SEARCHES * lost > lot(node, live.snapshot, degree)
+
+
+@inlined
+def lot(row: Any, snapshot: Any, size: Any) -> Any:
+    """A number below `size`, another one for each row and pass, the same on every machine."""
+    low = np.uint64(0xFFFFFFFF)  # products of two words of 32 bits, which never overflow
+    commit = (snapshot >> np.uint64(16)) & low
+    mixed = (np.uint64(row) ^ commit * np.uint64(0x9E3779B1)) & low
+    for _ in range(2):
+        mixed = ((mixed ^ (mixed >> np.uint64(16))) * np.uint64(0x045D9F3B)) & low
+    return np.int64(mixed ^ (mixed >> np.uint64(16))) % size
 
 
 @inlined
