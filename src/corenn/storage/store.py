@@ -287,7 +287,9 @@ class Store:
         """
         if mode != "r":
             require_threads()
-            if (path / MANIFEST).exists():
+            with translated("look at", path):
+                backup = (path / MANIFEST).exists()
+            if backup:
                 raise ReadOnlyError(
                     f"{path} is a backup, whose checksums would not hold any more; `corenn restore` makes a database "
                     "of it, and mode='r' reads it"
