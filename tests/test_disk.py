@@ -453,8 +453,9 @@ def test_copies_are_made_without_it(tmp_path: Path, sift: Sample) -> None:
             assert (tmp_path / copy / ROWS).exists()
 
 
-def test_without_a_limit_there_is_none(tmp_path: Path, sift: Sample) -> None:
-    with created(tmp_path / "db", memory_limit=None) as db:
+@pytest.mark.parametrize("given", [{"memory_limit": None}, {"memory_limit": "1GB"}, {"compression_mode": "none"}])
+def test_where_it_is_not_wanted_there_is_none(tmp_path: Path, sift: Sample, given: dict[str, Any]) -> None:
+    with created(tmp_path / "db", **given) as db:
         db.insert(range(2_000), sift[0][:2_000])
         settle(db)
         assert pages(db, sift[1]) == 0

@@ -24,6 +24,7 @@ from ..storage.platform import will_need
 from ..storage.slab import FileSlab, Slab
 from ..storage.store import NO_HOT, Hot, Store
 from ..types import Bytes, UInt32s
+from .codes import chosen_mode
 
 if TYPE_CHECKING:
     from .view import View
@@ -55,10 +56,11 @@ class OnDisk:
 
 
 def walks_disk(store: Store) -> bool:
-    """Whether what walks over vectors and edges would keep in memory is more than there is to be."""
+    """Whether walks over vectors and edges would keep more in memory than is allowed, and codes can steer."""
     limit = store.settings.memory_limit
     row_bytes = store.vectors.spec.row_bytes + store.edges.spec.row_bytes
-    return store.path is not None and 0 < limit < store.metadata.head.rows * row_bytes
+    outgrown = store.path is not None and 0 < limit < store.metadata.head.rows * row_bytes
+    return outgrown and chosen_mode(store) != "none"
 
 
 def hot_bytes(store: Store) -> int:
