@@ -61,7 +61,8 @@ with CoreNN.create(path + "-empty", dim=DIM, metric="l2"):
     before = memory.resident()
     ok, hit, left, given_back, stats = life(path, count, limit)
 print(json.dumps({
-    "grown": stats.resident_bytes - before, "peak": memory.peak() - before, "recall": hit, "ok": ok, "rows": left, "given_back": given_back,
+    "grown": stats.resident_bytes - before, "peak": memory.peak() - before, "recall": hit, "ok": ok, "rows": left,
+    "given_back": given_back,
     "files": sum(stats.memory.values()), "limit": stats.memory_limit,
 }))
 """
