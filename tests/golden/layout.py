@@ -62,7 +62,14 @@ def layout() -> dict[str, str]:
 
 def constants(module: Any) -> dict[str, Any]:
     """What a module fixes of bytes: its names, numbers of header words, and shapes of rows."""
-    tuning = {"BATCH_BYTES", "RECORD_WORDS", "PATIENCE_SECONDS", "FORGOTTEN_AT_ONCE"}
+    tuning = {
+        "BATCH_BYTES",
+        "RECORD_WORDS",
+        "PATIENCE_SECONDS",
+        "FORGOTTEN_AT_ONCE",
+        "LEAST_BUFFER_BYTES",
+        "WRITE_BUFFER_BYTES",
+    }
     found: dict[str, Any] = {}
     for name, value in vars(module).items():
         if isinstance(value, struct.Struct):
