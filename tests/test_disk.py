@@ -28,12 +28,19 @@ from corenn.storage import changes
 from corenn.storage.disk import BITS, ROWS
 from corenn.storage.files import Files
 from corenn.storage.format import PAGE
+from corenn.storage.residence import Residence
 from tests.conftest import COMPILED, Sample
 from tests.oracle import DTYPES, METRICS, distances, recall, rounded, rounding, tolerance
 
 Rows = NDArray[np.float32]
 MANY = 1_500 if COMPILED else 1_100
 pytestmark = pytest.mark.compiled
+
+
+@pytest.fixture(autouse=True)
+def _any_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So small a limit that everything outgrows it."""
+    monkeypatch.setattr(Residence, "check", lambda self, fixed: None)
 
 
 @pytest.fixture(autouse=True)
@@ -359,6 +366,8 @@ def counted(self, ids, words):
         os.kill(os.getpid(), signal.SIGKILL)
     write(self, ids, words)
 DiskRows.write = counted
+from corenn.storage.residence import Residence
+Residence.check = lambda self, fixed: None
 with CoreNN.open(sys.argv[1], memory_limit=1) as db:
     import time
     for turn in range(200):

@@ -482,7 +482,7 @@ def test_bad_settings_are_refused(create: Create, wrong: dict[str, Any], named: 
     assert next(iter(wrong)) in str(caught.value)
 
 
-@pytest.mark.parametrize("limit", [-1, 0, "1G", 1.5, True])
+@pytest.mark.parametrize("limit", [-1, "much", "1 apple", True, [1]])
 def test_a_bad_memory_limit_is_refused(create: Create, limit: Any) -> None:
     with pytest.raises(InvalidSettingError, match="memory_limit"):
         create(dim=DIM, memory_limit=limit)

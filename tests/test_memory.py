@@ -23,10 +23,9 @@ needs_proc = pytest.mark.skipif(not mapped_bytes(), reason="only Linux tells wha
 
 
 def rows_of(count: int, seed: int = 0) -> np.ndarray:
-    """Rows in clusters, as real ones are."""
-    random = np.random.default_rng(seed)
-    centres = random.normal(size=(200, DIM))
-    return (centres[random.integers(200, size=count)] + random.normal(scale=0.4, size=(count, DIM))).astype(np.float32)
+    """Rows of twelve dimensions in truth, as real ones are of fewer than they have."""
+    plane = np.random.default_rng(1).normal(size=(12, DIM))
+    return (np.random.default_rng(seed).normal(size=(count, 12)) @ plane).astype(np.float32)
 
 
 LIVE = """

@@ -29,8 +29,8 @@ from .errors import (
     InvalidPayloadError,
     InvalidSettingError,
     KeyNotFoundError,
-    NotADatabaseError,
     ReadOnlyError,
+    StorageError,
 )
 from .graph import codebook, navigation
 from .graph.bulk import Progress
@@ -703,7 +703,7 @@ class CoreNN:
             with self._refreshing:
                 self._check_open()
                 if not (self._store.path and self._store.path.exists()):
-                    raise NotADatabaseError(f"{self._store.path} is gone: it was dropped, moved or removed; close it")
+                    raise StorageError(f"{self._store.path} is gone: it was dropped, moved or removed; close it")
                 self._store.refresh()
                 navigation.load(self._store)
                 codebook.load(self._store)

@@ -105,7 +105,8 @@ def codes_due(store: Store, live: int) -> bool:
         return bool(store.codes.header[CHOSEN])
     kept = chosen == asked
     if asked == "auto":  # kept until it outgrows the memory that there is to be
-        kept = chosen == SMALLEST or (chosen in (*AUTO, "none") and _fits(store, chosen, live))
+        fitting = {mode for mode in (*AUTO, "none") if _fits(store, mode, live)}
+        kept = chosen in fitting or (chosen == SMALLEST and not fitting)
     if store.codes.header[CHOSEN] and kept:
         return False
     least = LEAST_TRAINED if asked in TRAINED else 1
