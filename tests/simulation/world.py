@@ -269,7 +269,10 @@ def simulated(scheduler: Scheduler, files: Callable[[], SimulatedFiles], disk: D
     chance = random.Random(scheduler.random.random())
     threads = stand_in(scheduler)
     clock = SimpleNamespace(
-        monotonic=scheduler.now, perf_counter=scheduler.now, sleep=lambda seconds: scheduler.point("sleep")
+        monotonic=scheduler.now,
+        perf_counter=scheduler.now,
+        time=scheduler.now,
+        sleep=lambda seconds: scheduler.point("sleep"),
     )
     secrets = SimpleNamespace(token_hex=lambda n: chance.randbytes(n).hex(), randbits=chance.getrandbits)
     replaced: dict[str, Any] = {
@@ -277,7 +280,10 @@ def simulated(scheduler: Scheduler, files: Callable[[], SimulatedFiles], disk: D
             f"corenn.{name}.threading": threads
             for name in ("writer", "database", "storage.readers", "graph.calibrate", "graph.bulk")
         },
-        **{f"corenn.{name}.time": clock for name in ("graph.calibrate", "storage.rocks", "storage.rocks_copy")},
+        **{
+            f"corenn.{name}.time": clock
+            for name in ("graph.calibrate", "storage.rocks", "storage.rocks_copy", "storage.readers")
+        },
         **{f"corenn.storage.{name}.secrets": secrets for name in ("readers", "changes", "draft", "store")},
         **{
             f"corenn.storage.{name}.boot_id": (lambda: disk.boot)
