@@ -535,6 +535,7 @@ def test_nothing_of_the_files_becomes_resident(tmp_path: Path, sift: Sample, mod
         db.query(queries, k=10, search_list=40)
         db.query(queries, k=10, exact=True)
         db.recall(k=10, samples=50)
+        db.query(queries[0], k=10)  # after which somebody looks
         taken = resident(path)
     assert taken.keys() >= {"vectors.slab", "edges.slab", "codes.slab"}
     for name in ("vectors.slab", "edges.slab", ROWS):

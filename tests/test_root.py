@@ -290,7 +290,7 @@ def test_a_reader_of_a_dropped_one_is_told(root: Root) -> None:
         reader = readers["a"]
         root.drop("a")
         assert reader.query(ROW[0], k=1).keys == ["a"]  # what it has mapped is still there
-        with pytest.raises(NotADatabaseError, match="is gone"):
+        with pytest.raises(StorageError, match="is gone"):
             reader.refresh()
         with pytest.raises(CollectionNotFoundError):
             readers["a"]
