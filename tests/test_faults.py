@@ -698,6 +698,10 @@ def test_a_kill_between_a_commit_and_its_norms(tmp_path: Path, metric: str, monk
         db.insert(range(50, 60), rows[50:])
         shutil.copytree(tmp_path / "db", tmp_path / "left")  # what a process leaves that is killed before it links
         monkeypatch.undo()
+    with CoreNN.open(tmp_path / "left", mode="r") as reader:  # before any writer has seen to it
+        far = [hit.distance for hit in reader.query(rows[3], k=60) if int(hit.key) >= 50]
+        assert metric == "ip" or far == [1.0] * 10
+        assert reader.verify().ok
     with CoreNN.open(tmp_path / "left") as db:
         db.checkpoint()
         assert db.verify().ok

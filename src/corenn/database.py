@@ -737,7 +737,9 @@ class CoreNN:
         """What a reader in its own process sees."""
         store = self._store
         backlog = [ids for _, ids in store.recovered.backlog]
-        return take_view(store, store.metadata.head, np.concatenate(backlog) if backlog else NO_IDS)
+        pending = np.concatenate(backlog) if backlog else NO_IDS
+        # A writer that was killed before it linked them may not have counted them in either.
+        return take_view(store, store.metadata.head, pending, uncounted=pending)
 
     def _check_open(self) -> None:
         self._state.check()

@@ -478,15 +478,14 @@ class Store:
     def _bury(self, ids: UInt32s) -> None:
         """Set aside the ids of a commit that was cut off: keys may point at them, which would then name other rows.
 
-        On the disk at once: when later commits have passed its number, nothing else tells of them.
+        On the disk at once, and again whatever stands there, since an earlier sync may have failed: when later commits
+        have passed its number, nothing else tells of them.
         """
-        if len(ids):
-            self.state.reserve(int(ids[-1]) + 1)
-        rows = ids[self.state.array[ids, 1] != np.uint64(fmt.NEVER)]
-        for row in rows.tolist():
-            self.state.write(row, np.array([[0, fmt.NEVER]], np.uint64))
-        if len(rows):
-            self.sync(self.state)
+        if not len(ids):
+            return
+        self.state.reserve(int(ids[-1]) + 1)
+        write_rows(self.state, ids, np.tile(np.array([0, fmt.NEVER], np.uint64), (len(ids), 1)))
+        self.sync(self.state)
         self.edges.array[ids[ids < len(self.edges.array)]] = 0  # what a restart has left of them
 
     def _extend_soft(self, head: Head, *, unsynced: bool) -> None:
