@@ -40,7 +40,7 @@ from .graph.mend import Mender
 from .graph.query import FOUND, Answers, Searcher, scans
 from .graph.scratch import ScratchPool
 from .graph.threads import Helpers
-from .graph.view import View, take_view
+from .graph.view import View, failing, take_view
 from .kernels.rows import NORM, decode_rows
 from .storage.commit import CURVES, NO_IDS
 from .storage.draft import folder_draft
@@ -48,9 +48,8 @@ from .storage.files import Files
 from .storage.keys import KeyColumn, KeyTable, unpack_key, unpack_keys
 from .storage.platform import require_supported
 from .storage.readers import Snapshots
-from .storage.renumber import checksums_of
 from .storage.rocks import RocksMetadata
-from .storage.state import broken_states, commit_of, salted
+from .storage.state import broken_states, commit_of
 from .storage.store import Store
 from .types import (
     AnyArray,
@@ -332,9 +331,7 @@ class CoreNN:
     @staticmethod
     def _vectors(view: View, ids: UInt32s) -> AnyArray:
         """Stored vectors as float32 as they were inserted, their checksums tested."""
-        vectors, seals = view.rows.vectors[ids], view.rows.seals[ids].view(np.uint32)
-        salts = salted(ids, commit_of(view.live.state[ids, 0]))
-        bad = ids[checksums_of(vectors, seals, salts) != seals[:, 0]]
+        bad = failing(view, ids)
         if len(bad):
             key = unpack_key(view.keys[bad[0]], view.heap)
             raise CorruptionError(f"the vector of key {key!r} fails its checksum; run repair() and insert it again")

@@ -18,7 +18,7 @@ from ..kernels.rows import NORM, BFloat16Rows, CodeRows, Float16Rows, Float32Row
 from ..kernels.search import BORN, DIED, Graph, Live, Navigation
 from ..storage.commit import NO_IDS, Head, LiveView, Metadata
 from ..storage.format import ENTRIES, ENTRY_COUNT, GROWN, GROWTH, MAX_ENTRIES, RADIUS
-from ..storage.state import seen_up_to
+from ..storage.state import checksums_of, commit_of, salted, seen_up_to
 from ..storage.store import NO_NAVIGATION, Store
 from ..types import AnyArray, Bytes, Float32s, UInt32s, UInt64s
 from .codes import codes_for
@@ -79,6 +79,14 @@ class View:
     @property
     def metric(self) -> int:
         return METRICS[self.settings.metric]
+
+
+def failing(view: View, ids: UInt32s) -> UInt32s:
+    """Those of some rows whose checksums do not hold."""
+    vectors, seals = view.rows.vectors[ids], view.rows.seals[ids].view(np.uint32)
+    salts = salted(ids, commit_of(view.live.state[ids, BORN]))
+    bad: UInt32s = ids[checksums_of(vectors, seals, salts) != seals[:, 0]]
+    return bad
 
 
 def rows_of(settings: Settings, vectors: AnyArray, seals: AnyArray, radius: float) -> Rows:

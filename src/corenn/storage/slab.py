@@ -188,14 +188,20 @@ class FileSlab:
 
     def remap(self) -> None:
         """See the file at its present length. A torn row at the end is left out."""
+        memory = self._map()
+        self.header = np.frombuffer(memory, np.uint64, count=PAGE // 8)
+        self.array = _view(memory, self.spec, PAGE)
+        self._mapped, self._stored = len(memory), False
+
+    def newest(self) -> AnyArray:
+        """The rows as they are in the file now, apart from `array` and from what `store` has changed there."""
+        return _view(self._map(), self.spec, PAGE)
+
+    def _map(self) -> mmap.mmap:
         size = self._files.size(self._descriptor)
         if size < PAGE:
             raise FormatError(f"{self.path} is truncated: {size} bytes are less than its header; run `corenn repair`")
-        shared = self._writable and not self.spec.hard
-        memory = self._files.map(self._descriptor, size, self.path, shared=shared)
-        self.header = np.frombuffer(memory, np.uint64, count=PAGE // 8)
-        self.array = _view(memory, self.spec, PAGE)
-        self._mapped, self._stored = size, False
+        return self._files.map(self._descriptor, size, self.path, shared=self._writable and not self.spec.hard)
 
     def follow(self) -> None:
         """For a reader: see the file as it is now, but for the pages that `store` has changed since it was mapped.
