@@ -25,7 +25,7 @@ ALL_SYSTEMS := $(SYSTEMS),hnswlib:M=32,faiss-hnsw,usearch,usearch:dtype=i8,vsag,
 ALL_PEERS := $(PEERS) 'usearch>=2.16' 'pyvsag>=0.18' 'ngt>=2.5' 'pynndescent>=0.6' 'voyager>=2.1' 'zvec>=0.8' 'lancedb>=0.40' 'chromadb>=1.5' 'milvus-lite>=3.2' 'pymilvus>=2.6' 'qdrant-client>=1.20' 'sqlite-vec>=0.1.9' pysqlite3-binary 'corenn-py>=0.3'
 SETS := $(or $(wildcard $(DATA_DIR)/*.hdf5),$(OUT)/synthetic.hdf5)
 
-.PHONY: setup demo test test-jit test-nojit lint crash simulate bench bench-all bench-million bench-core bench-live soak clean
+.PHONY: setup demo test test-jit test-nojit lint crash simulate long bench bench-all bench-million bench-core bench-live soak clean
 
 setup: $(STAMP)
 
@@ -62,6 +62,11 @@ crash: setup
 # Everything that may happen at once, in an order that a seed decides: five minutes of it with SECONDS=300.
 simulate: setup
 	$(BIN)/python -m tests.simulation --seconds $(SECONDS)
+
+# What is too long for every change, and should run every night: an hour on two cores.
+long:
+	$(MAKE) crash
+	$(MAKE) simulate SECONDS=300
 
 bench-core: setup
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[bench]' 'hnswlib>=0.8'

@@ -416,7 +416,9 @@ def test_ctrl_c_leaves_everything_as_it_was(tmp_path: Path, rows: Rows, on_disk:
                 if step == name and not pressed.is_set():
                     pressed.set()
                     os.kill(os.getpid(), signal.SIGINT)
-                    time.sleep(0.2)
+                    until = time.monotonic() + 30
+                    while not db._writer._job[0].interrupted and time.monotonic() < until:  # type: ignore[union-attr, index]
+                        time.sleep(0.01)  # the other thread is told in its own time
 
             if name == "disk" and not on_disk:
                 continue

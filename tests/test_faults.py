@@ -38,6 +38,7 @@ from corenn.errors import (
 from corenn.graph.insert import Linker
 from corenn.kernels.search import LIFELINE
 from corenn.storage.format import JOURNAL, RADIUS
+from corenn.storage.store import Store
 from corenn.writer import Writer
 from tests.oracle import check_hits, recall
 
@@ -698,9 +699,38 @@ def test_a_kill_between_a_commit_and_its_norms(tmp_path: Path, metric: str, monk
         db.insert(range(50, 60), rows[50:])
         shutil.copytree(tmp_path / "db", tmp_path / "left")  # what a process leaves that is killed before it links
         monkeypatch.undo()
+    with CoreNN.open(tmp_path / "left", mode="r") as reader:  # before any writer has seen to it
+        far = [hit.distance for hit in reader.query(rows[3], k=60) if int(hit.key) >= 50]
+        assert metric == "ip" or far == [1.0] * 10
+        assert reader.verify().ok
     with CoreNN.open(tmp_path / "left") as db:
         db.checkpoint()
         assert db.verify().ok
+        assert len(db) == 60
+
+
+def test_a_reader_after_a_kill_between_a_commit_and_its_births(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = np.random.default_rng(0).normal(size=(60, 8)).astype(np.float32)
+    with CoreNN.create(tmp_path / "db", dim=8, metric="l2") as db:
+        db.insert(range(50), rows[:50])
+
+        def killed(store: Store, record: object) -> None:
+            shutil.copytree(tmp_path / "db", tmp_path / "left")
+            raise OSError("the process ends here")
+
+        monkeypatch.setattr(Store, "_apply", killed)
+        with pytest.raises(OSError, match="ends here"):
+            db.upsert(range(40, 60), rows[40:])
+        monkeypatch.undo()
+    with CoreNN.open(tmp_path / "left", mode="r") as reader:  # it marks the births in its own memory
+        for _ in range(2):
+            assert reader.verify().problems == ()
+            assert len(reader) == 60
+            assert reader.query(rows[55], k=60)[0].key == 55
+            assert (reader.get(range(60))[59].vector == rows[59]).all()
+            reader.refresh()
+    with CoreNN.open(tmp_path / "left") as db:
+        assert db.verify().problems == ()
         assert len(db) == 60
 
 

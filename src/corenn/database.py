@@ -42,7 +42,7 @@ from .graph.mend import Mender
 from .graph.query import DISTANCES, FOUND, HOPS, PAGES, Answers, Searcher, scans
 from .graph.scratch import ScratchPool
 from .graph.threads import Helpers
-from .graph.view import View, take_view
+from .graph.view import View, failing, take_view
 from .kernels.rows import NORM, decode_rows
 from .storage.commit import CURVES, NO_IDS
 from .storage.draft import folder_draft
@@ -51,10 +51,9 @@ from .storage.format import CODED
 from .storage.keys import KeyColumn, KeyTable, unpack_key, unpack_keys
 from .storage.platform import require_supported, resident_bytes
 from .storage.readers import Snapshots
-from .storage.renumber import checksums_of
 from .storage.residence import Residence
 from .storage.rocks import RocksMetadata
-from .storage.state import broken_states, commit_of, salted
+from .storage.state import broken_states, commit_of
 from .storage.store import Store
 from .types import (
     AnyArray,
@@ -347,9 +346,7 @@ class CoreNN:
     @staticmethod
     def _vectors(view: View, ids: UInt32s) -> AnyArray:
         """Stored vectors as float32 as they were inserted, their checksums tested."""
-        vectors, seals = view.rows.vectors[ids], view.rows.seals[ids].view(np.uint32)
-        salts = salted(ids, commit_of(view.live.state[ids, 0]))
-        bad = ids[checksums_of(vectors, seals, salts) != seals[:, 0]]
+        bad = failing(view, ids)
         if len(bad):
             key = unpack_key(view.keys[bad[0]], view.heap)
             raise CorruptionError(f"the vector of key {key!r} fails its checksum; run repair() and insert it again")
@@ -793,7 +790,9 @@ class CoreNN:
         """What a reader in its own process sees."""
         store = self._store
         backlog = [ids for _, ids in store.recovered.backlog]
-        return take_view(store, store.metadata.head, np.concatenate(backlog) if backlog else NO_IDS)
+        pending = np.concatenate(backlog) if backlog else NO_IDS
+        # A writer that was killed before it linked them may not have counted them in either.
+        return take_view(store, store.metadata.head, pending, uncounted=pending)
 
     def _check_open(self) -> None:
         self._state.check()

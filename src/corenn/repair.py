@@ -17,13 +17,14 @@ from .errors import CorruptionError, ReadOnlyError
 from .graph.check import GraphFaults, check_graph
 from .graph.codes import wrong_codes
 from .graph.disk import wrong_rows
-from .graph.view import View, entries_of, radius_needed, set_entries, set_radius
+from .graph.view import View, entries_of, failing, radius_needed, set_entries, set_radius
 from .kernels.link import thread_ring
 from .kernels.search import BORN, DEGREE, DIED, LIFELINE
 from .storage.commit import NO_IDS, Head
 from .storage.format import JOURNAL, NO_ID
 from .storage.keys import unpack_key
 from .storage.rocks import RocksMetadata
+from .storage.state import broken_states
 from .storage.store import Store
 from .types import Key, Problem, Report, UInt32s
 from .writer import Writer
@@ -62,9 +63,9 @@ def verify(store: Store, view: View, *, exclusive: bool = True, gone: UInt32s = 
     Not exclusive: beside a writer. gone: rows that have died since the view was taken.
     """
     problems: list[Problem] = []
-    if isinstance(store.metadata, RocksMetadata):
+    if isinstance(view.metadata, RocksMetadata):
         try:
-            store.metadata.scan()
+            view.metadata.scan()
         except CorruptionError as error:  # nothing else can be held against it then
             return Report(view.head.live, view.head.dead, 0, 0, (Problem("metadata", f"{error}", 1),), ())
     damaged = damaged_rows(store, view)
@@ -72,10 +73,10 @@ def verify(store: Store, view: View, *, exclusive: bool = True, gone: UInt32s = 
         live = _live_among(view, damaged)
         lost = tuple(key for row in live.tolist() if (key := unpack_key(view.keys[row], view.heap)) is not None)
         problems.append(Problem("vectors", "rows that fail their checksum; repair() deletes them", len(damaged), lost))
-    lost_rows = np.union1d(*lost_states(store, view))
+    lost_rows = np.union1d(*lost_states(view))
     if len(lost_rows):
         problems.append(Problem("state", STATES, len(lost_rows)))
-    problems += _key_problems(_check_keys(store, view))
+    problems += _key_problems(_check_keys(view))
     counted = _count(view)
     if counted != view.head:
         problems.append(
@@ -96,8 +97,8 @@ def verify(store: Store, view: View, *, exclusive: bool = True, gone: UInt32s = 
 def verify_beside_a_writer(store: Store, view: View) -> Report:
     """The same for a reader. What is out of step for a moment only is no fault: one counts if it is seen again."""
     for left in reversed(range(TRIES)):
-        graph = view.graph._replace(edges=store.newest_edges())
-        gone = np.flatnonzero(store.newest_state()[: view.head.rows, 1]).astype(np.uint32)
+        graph = view.graph._replace(edges=store.newest("edges.slab"))
+        gone = np.flatnonzero(store.newest("state.slab")[: view.head.rows, 1]).astype(np.uint32)
         report = verify(store, replace(view, graph=graph), exclusive=False, gone=gone)
         if report.ok or not left:
             break
@@ -109,7 +110,7 @@ def damaged_rows(store: Store, view: View) -> UInt32s:
     born = np.flatnonzero(view.live.state[: view.head.rows, BORN]).astype(np.uint32)
     found = []
     for start in range(0, len(born), BLOCK):
-        found.append(store.check_rows(born[start : start + BLOCK]))
+        found.append(failing(view, born[start : start + BLOCK]))
         store.look()
     return np.concatenate([NO_IDS, *found])
 
@@ -128,7 +129,7 @@ def _count(view: View) -> Head:
     return view.head._replace(live=live, dead=int(view.born().sum()) - live)
 
 
-def _check_keys(store: Store, view: View) -> _Keys:
+def _check_keys(view: View) -> _Keys:
     found = _Keys([], [], [], [])
     ids = _live_ids(view)
     for start in range(0, len(ids), BLOCK):
@@ -136,11 +137,11 @@ def _check_keys(store: Store, view: View) -> _Keys:
         keys = [unpack_key(view.keys[row], view.heap) for row in block]
         found.keyless.extend(row for row, key in zip(block, keys, strict=True) if key is None)
         readable = [(row, key) for row, key in zip(block, keys, strict=True) if key is not None]
-        owners = store.metadata.lookup([key for _, key in readable], view.lookup_view)
+        owners = view.metadata.lookup([key for _, key in readable], view.lookup_view)
         for (row, _), owner in zip(readable, owners, strict=True):
             if owner != row:
                 (found.unknown if owner < 0 else found.stolen).append(row)
-    for key, now, before in store.metadata.names():
+    for key, now, before in view.metadata.names():
         row = view.lookup_view.choose(now, before)
         if row >= 0 and unpack_key(view.keys[row], view.heap) != key:
             found.stray.append(key)
@@ -202,22 +203,22 @@ def repair(writer: Writer) -> Report:
     return Report(report.rows, report.tombstones, report.edges, report.unreachable, report.problems, tuple(mended))
 
 
-def lost_states(store: Store, view: View) -> tuple[UInt32s, UInt32s]:
+def lost_states(view: View) -> tuple[UInt32s, UInt32s]:
     """Rows whose births and deaths are damaged, and rows that were never born although keys point at them."""
     found = []
     for start in range(0, view.head.rows, BLOCK):
         ids = np.arange(start, min(start + BLOCK, view.head.rows), dtype=np.uint32)
-        found.append(store.broken_states(ids))
-    owned = _owned(store, view)
+        found.append(broken_states(view.live.state, ids))
+    owned = _owned(view)
     state = view.live.state[owned]
     unborn = owned[(state[:, BORN] == 0) & (state[:, DIED] == 0)]
     return np.concatenate([NO_IDS, *found]), unborn
 
 
-def _owned(store: Store, view: View) -> UInt32s:
+def _owned(view: View) -> UInt32s:
     """Rows that keys of the metadata point at, ascending, unless they were cut off."""
     seen, owned = view.lookup_view, np.zeros(view.head.rows, np.bool_)
-    for _, now, before in store.metadata.names():
+    for _, now, before in view.metadata.names():
         if now < view.head.rows and not (before != NO_ID and seen.sees(before)):
             owned[now] = True
     return np.flatnonzero(owned).astype(np.uint32)
@@ -228,7 +229,7 @@ def _mend_state(writer: Writer) -> list[Problem]:
     store, view = writer.store, writer.view
     if not isinstance(store.metadata, RocksMetadata):
         return []
-    broken, unborn = lost_states(store, view)
+    broken, unborn = lost_states(view)
     lost = np.union1d(broken, unborn)
     if not len(lost):
         return []
@@ -236,7 +237,7 @@ def _mend_state(writer: Writer) -> list[Problem]:
     for record in store.metadata.records(0):
         killed.difference_update(record.born.tolist())
         killed.update(record.died.tolist())
-    alive = np.isin(lost, _owned(store, view)) & ~np.isin(lost, np.array(sorted(killed), np.uint32))
+    alive = np.isin(lost, _owned(view)) & ~np.isin(lost, np.array(sorted(killed), np.uint32))
     store.mend_state(lost[alive], lost[~alive])
     writer.republish()
     return [Problem("state", STATES, len(lost))]
@@ -268,7 +269,7 @@ def _names_of(store: Store, ids: UInt32s) -> list[Key | None]:
 
 def _mend_keys(writer: Writer) -> list[Problem]:
     store = writer.store
-    found = _check_keys(store, writer.view)
+    found = _check_keys(writer.view)
     problems = _key_problems(found)
     if not problems:
         return []
@@ -283,7 +284,7 @@ def _mend_keys(writer: Writer) -> list[Problem]:
         store.metadata.rewrite_keys(saved)
     store.rebuild_keys()
     writer.republish()
-    left = _check_keys(store, writer.view)
+    left = _check_keys(writer.view)
     nameless = np.array(sorted({*left.keyless, *left.stolen}), np.uint32)
     if len(nameless):
         writer.kill(nameless)

@@ -21,7 +21,7 @@ from .graph.mend import Mender
 from .graph.query import Searcher
 from .graph.scratch import ScratchPool
 from .graph.threads import Helpers
-from .graph.view import take_view
+from .graph.view import failing, take_view
 from .kernels.candidates import VACANT
 from .kernels.disk import cool_rows, index_rows
 from .kernels.jit import JIT, cache_folder
@@ -111,7 +111,7 @@ def _exercise(settings: Settings, progress: Callable[[str], None]) -> None:
     mend_ring(store.edges.array, store.edges.header[JOURNAL : JOURNAL + 2], rows)
     decode_rows(view.rows, np.zeros(1, np.uint32), queries)
     store.metadata.lookup(keys[:2], view.lookup_view)
-    store.check_rows(np.zeros(1, np.uint32))
+    failing(view, np.zeros(1, np.uint32))
     translate_edges(store.edges.array, ids[:1], ids, np.empty((1, store.edges.spec.columns), np.uint32))
     one = np.ones(1, np.int64)
     gather_bytes(store.heap.array.reshape(-1), one, one, np.empty(1, np.uint8))

@@ -27,8 +27,7 @@ from .graph.codes import chosen_mode, codes_due
 from .graph.disk import STEP_ROWS, Spiller
 from .graph.insert import Linker
 from .graph.mend import Mender
-from .graph.view import View, radius_of, raise_radius, take_view
-from .kernels.rows import NORM
+from .graph.view import View, norms_of, radius_of, raise_radius, take_view
 from .storage.commit import CURVES, NO_IDS, Commit, Head
 from .storage.encode import Encoded
 from .storage.format import NO_ID
@@ -493,8 +492,7 @@ class Writer:
 
     def _raise_radius(self, ids: UInt32s) -> None:
         """Take the norms of rows into account before they are linked, or where edges.slab may have lost them."""
-        if self.store.seals.spec.columns > NORM:
-            raise_radius(self.store, self.store.seals.array[ids].view(np.float32)[:, NORM])
+        raise_radius(self.store, norms_of(self.store, ids))
 
     def _link(self, ids: UInt32s, head: Head, stop: Callable[[], bool]) -> UInt32s:
         """Link committed rows. Whatever goes wrong here, they stay committed: queries scan what is not linked."""

@@ -16,9 +16,9 @@ from ..kernels import search
 from ..kernels.codes import Codes
 from ..kernels.rows import NORM, BFloat16Rows, CodeRows, Float16Rows, Float32Rows, Rows
 from ..kernels.search import BORN, DIED, Graph, Live, Navigation
-from ..storage.commit import Head, LiveView, Metadata
+from ..storage.commit import NO_IDS, Head, LiveView, Metadata
 from ..storage.format import ENTRIES, ENTRY_COUNT, GROWN, GROWTH, MAX_ENTRIES, RADIUS
-from ..storage.state import seen_up_to
+from ..storage.state import checksums_of, commit_of, salted, seen_up_to
 from ..storage.store import NO_NAVIGATION, Store
 from ..types import AnyArray, Bytes, Float32s, UInt32s, UInt64s
 from .codes import CodeMarks, codes_for
@@ -85,6 +85,14 @@ class View:
         return METRICS[self.settings.metric]
 
 
+def failing(view: View, ids: UInt32s) -> UInt32s:
+    """Those of some rows whose checksums do not hold."""
+    vectors, seals = view.rows.vectors[ids], view.rows.seals[ids].view(np.uint32)
+    salts = salted(ids, commit_of(view.live.state[ids, BORN]))
+    bad: UInt32s = ids[checksums_of(vectors, seals, salts) != seals[:, 0]]
+    return bad
+
+
 def rows_of(settings: Settings, vectors: AnyArray, seals: AnyArray, radius: float) -> Rows:
     """Stored rows as the kernels of this dtype take them."""
     rows: Rows = ROWS[settings.dtype](vectors, seals.view(np.float32), settings.dim, np.float32(radius))
@@ -123,11 +131,25 @@ def set_radius(store: Store, radius: float) -> None:
 
 def raise_radius(store: Store, norms: Float32s) -> None:
     """Take new rows into account before they are linked."""
-    metric = store.settings.metric
+    radius = _raised(store, norms)
+    if radius != radius_of(store):
+        set_radius(store, radius)
+
+
+def norms_of(store: Store, ids: UInt32s) -> Float32s:
+    """The norms of rows, none where the metric needs none."""
+    if store.seals.spec.columns <= NORM:
+        return np.empty(0, np.float32)
+    norms: Float32s = store.seals.array[ids].view(np.float32)[:, NORM]
+    return norms
+
+
+def _raised(store: Store, norms: Float32s) -> float:
+    """The radius with new rows of these norms."""
+    metric, radius = store.settings.metric, radius_of(store)
     if metric == "cosine" and len(norms) and norms.min() == 0:
-        set_radius(store, -1.0)
-    elif metric == "ip" and len(norms):
-        set_radius(store, max(radius_of(store), float(norms.max()) ** 2))
+        return -1.0
+    return max(radius, float(norms.max()) ** 2) if metric == "ip" and len(norms) else radius
 
 
 def entries_of(store: Store) -> UInt32s:
@@ -173,12 +195,13 @@ def _beside(navigation: Navigation, entries: UInt32s) -> UInt32s:
     return others
 
 
-def take_view(store: Store, head: Head, pending: UInt32s) -> View:
-    """The store as it is mapped now, seen at `head`.
+def take_view(store: Store, head: Head, pending: UInt32s, uncounted: UInt32s = NO_IDS) -> View:
+    """The store as it is mapped now, seen at `head`. uncounted: rows whose norms the radius may not be raised to yet.
 
     Rows of later commits have higher ids, which walks leave out; so only deleted rows can stand in their way.
     """
-    rows = rows_of(store.settings, store.vectors.array, store.seals.array, radius_of(store))
+    radius = _raised(store, norms_of(store, uncounted)) if len(uncounted) else radius_of(store)
+    rows = rows_of(store.settings, store.vectors.array, store.seals.array, radius)
     marks = None if store.codes is None else CodeMarks.of(store.codes.header)  # before what they are the marks of
     navigation = store.navigation if store.navigation.rows <= head.rows else NO_NAVIGATION
     return View(

@@ -11,7 +11,7 @@ import numpy as np
 
 from ..config import Settings
 from ..errors import CorruptionError
-from ..graph.view import take_view
+from ..graph.view import failing, take_view
 from ..kernels.keytable import KIND_INT
 from ..kernels.rows import NORM, decode_rows
 from ..storage.commit import NO_IDS
@@ -119,7 +119,7 @@ class Snapshot:
                 yield ids
 
     def _vectors(self, ids: UInt32s) -> Float32s:
-        bad = self._store.check_rows(ids)
+        bad = failing(self._view, ids)
         if len(bad):
             key = unpack_key(self._view.keys[bad[0]], self._view.heap)
             raise CorruptionError(

@@ -13,14 +13,13 @@ import numpy as np
 
 from ..config import MAX_KEY_BYTES
 from ..errors import CorruptionError
-from ..kernels.checksum import TABLES, checksum_rows
 from ..kernels.keytable import KIND_INT, KIND_STR
 from ..kernels.renumber import GONE, gather_bytes
-from ..types import AnyArray, Bytes, Int64s, UInt32s, UInt64s
+from ..types import Bytes, Int64s, UInt32s, UInt64s
 from .commit import NO_IDS, Head
 from .format import HEAP_END
 from .keys import unpack_key
-from .state import broken_states, commit_of, salted, seen_up_to, state_words
+from .state import broken_states, checksums_of, commit_of, salted, seen_up_to, state_words
 from .store import Store, write_rows
 
 BLOCK, BLOCK_BYTES = 1 << 12, 4 << 20  # rows copied at a time, and what they take at most
@@ -70,13 +69,6 @@ class Renumbering:
         size = max(1, min(BLOCK, BLOCK_BYTES // row_bytes))
         for start in range(first, len(self.kept), size):
             yield start, self.kept[start : start + size]
-
-
-def checksums_of(vectors: AnyArray, seals: UInt32s, salts: UInt64s) -> UInt32s:
-    """The checksums that stored rows must have. salts: see storage.state.salted."""
-    sums = np.empty(len(salts), np.uint32)
-    checksum_rows(TABLES, np.ascontiguousarray(vectors).view(np.uint64), np.ascontiguousarray(seals), salts, sums)
-    return sums
 
 
 def copy_rows(source: Store, target: Store, renumbering: Renumbering, first: int = 0) -> Iterator[int]:

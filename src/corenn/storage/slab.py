@@ -200,11 +200,7 @@ class FileSlab:
 
     def remap(self) -> None:
         """See the file at its present length. A torn row at the end is left out."""
-        size = self._files.size(self._descriptor)
-        if size < PAGE:
-            raise FormatError(f"{self.path} is truncated: {size} bytes are less than its header; run `corenn repair`")
-        shared = self._writable and not self.spec.hard
-        memory = self._files.map(self._descriptor, size if self._all else PAGE, self.path, shared=shared)
+        memory, size = self._map()
         if self._memory is not None and not self._stored:  # views may go on with it
             self._former = [each for each in self._former if each() is not None] + [weakref.ref(self._memory)]
         self._memory = memory
@@ -212,6 +208,19 @@ class FileSlab:
         self.array = _view(memory, self.spec, PAGE)
         self.capacity = (size - PAGE) // self.spec.row_bytes
         self._mapped, self._stored = size, False
+
+    def newest(self) -> AnyArray:
+        """The rows as they are in the file now, apart from `array` and from what `store` has changed there."""
+        memory, _ = self._map()
+        self._former.append(weakref.ref(memory))
+        return _view(memory, self.spec, PAGE)
+
+    def _map(self) -> tuple[mmap.mmap, int]:
+        size = self._files.size(self._descriptor)
+        if size < PAGE:
+            raise FormatError(f"{self.path} is truncated: {size} bytes are less than its header; run `corenn repair`")
+        shared = self._writable and not self.spec.hard
+        return self._files.map(self._descriptor, size if self._all else PAGE, self.path, shared=shared), size
 
     def release(self, first: int, stop: int) -> None:
         """Leave nothing of some rows resident in this process. Not for slabs with rows that `store` has changed."""

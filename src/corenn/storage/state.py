@@ -62,6 +62,13 @@ def salted(ids: UInt32s, born: Any) -> UInt64s:
     return salts
 
 
+def checksums_of(vectors: AnyArray, seals: UInt32s, salts: UInt64s) -> UInt32s:
+    """The checksums that stored rows must have, whatever stands in the first column of their seals."""
+    sums = np.empty(len(salts), np.uint32)
+    checksum_rows(TABLES, np.ascontiguousarray(vectors).view(np.uint64), np.ascontiguousarray(seals), salts, sums)
+    return sums
+
+
 @cache
 def _basis() -> dict[int, tuple[int, int]]:
     """What single bits of a birth do to a checksum, eliminated: leading bit → (change of the checksum, birth)."""

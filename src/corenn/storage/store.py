@@ -35,7 +35,6 @@ from ..errors import (
     StorageError,
 )
 from ..kernels.candidates import VACANT
-from ..kernels.checksum import TABLES, checksum_rows
 from ..kernels.codes import code_width
 from ..kernels.keytable import KIND_STR
 from ..kernels.link import mend_ring
@@ -67,7 +66,7 @@ from .rocks import RocksMetadata
 from .rocksdb import require_threads
 from .salvage import Salvaged, keep_settings, kept_settings, salvage
 from .slab import FileSlab, MemorySlab, Slab, SlabSpec
-from .state import broken_states, commit_of, salt_between, salted, state_words
+from .state import broken_states, checksums_of, commit_of, salt_between, salted, state_words
 from .update import UPDATE, finish_if_due, take_over
 from .upgrade import require_present
 
@@ -102,13 +101,6 @@ NO_HOT = Hot(np.zeros((0, 2), np.uint32), _NO_ROWS, _NO_ROWS)
 NOT_DRAWN = Drawn(0, 0, np.empty(0, np.uint64))
 LINE_WORDS = 16
 NAMED_AT_ONCE = 512  # rows: about a millisecond
-
-
-def _newest(slab: Slab) -> AnyArray:
-    if isinstance(slab, FileSlab):
-        slab.remap()
-    array: AnyArray = slab.array
-    return array
 
 
 def write_rows(slab: Slab, ids: UInt32s, rows: AnyArray) -> None:
@@ -577,15 +569,14 @@ class Store:
     def _bury(self, ids: UInt32s) -> None:
         """Set aside the ids of a commit that was cut off: keys may point at them, which would then name other rows.
 
-        On the disk at once: when later commits have passed its number, nothing else tells of them.
+        On the disk at once, and again whatever stands there, since an earlier sync may have failed: when later commits
+        have passed its number, nothing else tells of them.
         """
-        if len(ids):
-            self.state.reserve(int(ids[-1]) + 1)
-        rows = ids[self.state.array[ids, 1] != np.uint64(fmt.NEVER)]
-        for row in rows.tolist():
-            self.state.write(row, np.array([[0, fmt.NEVER]], np.uint64))
-        if len(rows):
-            self.sync(self.state)
+        if not len(ids):
+            return
+        self.state.reserve(int(ids[-1]) + 1)
+        write_rows(self.state, ids, np.tile(np.array([0, fmt.NEVER], np.uint64), (len(ids), 1)))
+        self.sync(self.state)
         self.edges.array[ids[ids < len(self.edges.array)]] = 0  # what a restart has left of them
 
     def _extend_soft(self, head: Head, *, unsynced: bool) -> None:
@@ -761,9 +752,7 @@ class Store:
     def _checked(self, vectors: AnyArray, seals: UInt32s, salts: UInt64s) -> UInt32s:
         """The seals with their checksums."""
         sealed = seals.copy()
-        sums = np.empty(len(salts), np.uint32)
-        checksum_rows(TABLES, vectors.view(np.uint64), seals, salts, sums)
-        sealed[:, 0] = sums
+        sealed[:, 0] = checksums_of(vectors, seals, salts)
         return sealed
 
     def _apply(self, record: Record) -> None:
@@ -848,11 +837,8 @@ class Store:
             vectors = np.zeros((1, self.vectors.spec.columns), self.vectors.spec.dtype)
             seals = np.zeros((1, self.seals.spec.columns), np.uint32)
             self.vectors.write(row, vectors)
-            self.seals.write(row, self._checked(vectors, seals, self._salts(np.array([row], np.uint32))))
-
-    def broken_states(self, ids: UInt32s) -> UInt32s:
-        """Those of `ids` whose births and deaths are not what was written."""
-        return broken_states(self.state.array, ids)
+            born = commit_of(self.state.array[row, 0])
+            self.seals.write(row, self._checked(vectors, seals, salted(np.array([row], np.uint32), born)))
 
     def mend_state(self, alive: UInt32s, dead: UInt32s) -> None:
         """Give rows that have lost their births and deaths others, before all commits."""
@@ -861,27 +847,12 @@ class Store:
 
     def _births(self, ids: UInt32s) -> UInt64s:
         """The births that the checksums of rows imply; 1 where none fits."""
-        without = salted(ids, 0)
-        sums = np.empty(len(ids), np.uint32)
-        seals = np.ascontiguousarray(self.seals.array[ids])
-        vectors = np.ascontiguousarray(self.vectors.array[ids]).view(np.uint64)
-        checksum_rows(TABLES, vectors, seals, without, sums)
+        seals = self.seals.array[ids]
+        sums = checksums_of(self.vectors.array[ids], seals, salted(ids, 0))
         found = [salt_between(one, other) for one, other in zip(sums.tolist(), seals[:, 0].tolist(), strict=True)]
         births = np.array(found, np.uint64)
         births[(births == 0) | (births > self.metadata.head.commit)] = 1
         return births
-
-    def _salts(self, ids: UInt32s) -> UInt64s:
-        return salted(ids, commit_of(self.state.array[ids, 0]))
-
-    def check_rows(self, ids: UInt32s) -> UInt32s:
-        """Those of `ids` whose checksum does not hold."""
-        vectors = np.ascontiguousarray(self.vectors.array[ids])
-        seals = np.ascontiguousarray(self.seals.array[ids])
-        sums = np.empty(len(ids), np.uint32)
-        checksum_rows(TABLES, vectors.view(np.uint64), seals, self._salts(ids), sums)
-        bad: UInt32s = ids[sums != seals[:, 0]]
-        return bad
 
     def refresh(self) -> None:
         """A reader's view of what the writer has committed since, in another generation if there is one."""
@@ -965,13 +936,11 @@ class Store:
         except CoreNNError:
             log.warning("what changes from now on is not noted; the next snapshot tries again", exc_info=True)
 
-    def newest_edges(self) -> AnyArray:
-        """The edges as the file is now; a reader's view goes on with those that it has."""
-        return _newest(self.edges)
-
-    def newest_state(self) -> AnyArray:
-        """The state as the file is now, for the same."""
-        return _newest(self.state)
+    def newest(self, name: str) -> AnyArray:
+        """The rows of a slab as the file is now; a reader goes on with what it sees."""
+        slab = self.slabs[name]
+        assert isinstance(slab, FileSlab)
+        return slab.newest()
 
     def heap_bytes(self) -> int:
         """Bytes of string keys."""
