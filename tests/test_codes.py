@@ -14,8 +14,9 @@ import pytest
 from numpy.typing import NDArray
 
 from corenn import CoreNN
-from corenn.errors import InvalidSettingError
+from corenn.errors import DiskFullError, InvalidSettingError
 from corenn.storage.format import CODED, PAGE
+from corenn.storage.slab import FileSlab
 from tests.conftest import COMPILED, Create, Sample
 from tests.oracle import DTYPES, METRICS, distances, recall
 
@@ -157,6 +158,29 @@ def test_verify_tells_codes_that_are_wrong(tmp_path: Path, sift: Sample) -> None
         problems = db.verify().problems
         assert [(problem.part, problem.count) for problem in problems] == [("codes", 1)]
         assert db.repair().ok
+
+
+def test_rows_that_find_no_room_for_codes_get_them_later(
+    tmp_path: Path, sift: Sample, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows, queries = sift[0][:2_000], sift[1][:40]
+    reserve = FileSlab.reserve
+
+    def full(slab: FileSlab, count: int) -> None:
+        if slab.spec.name == "codes.slab" and count > len(slab.array):
+            raise DiskFullError("no space left on the device")
+        reserve(slab, count)
+
+    with CoreNN.create(tmp_path / "db", dim=128, compression_mode="sq8", compression_threshold=500) as db:
+        fill(db, rows[:1_000])
+        monkeypatch.setattr(FileSlab, "reserve", full)
+        fill(db, rows[1_000:], 1_000)
+        assert db.verify().problems == (), "walks measure vectors meanwhile, which is no fault"
+        assert found(db, rows, queries) >= 0.97
+        monkeypatch.undo()
+        fill(db, rows[:10], 2_000)
+        assert db.stats().compression_mode == "sq8"
+        assert db.verify().problems == ()
 
 
 def test_codes_do_not_depend_on_threads(sift: Sample) -> None:
