@@ -22,6 +22,7 @@ from corenn.storage.files import Files
 from corenn.storage.format import CHOSEN, CODED, PAGE
 from corenn.storage.memory import MemoryMetadata
 from corenn.storage.rocks import RocksMetadata
+from corenn.storage.slab import FileSlab
 from corenn.writer import Task
 from tests.conftest import COMPILED, Create, Sample
 from tests.oracle import DTYPES, METRICS, distances, recall
@@ -412,6 +413,29 @@ def test_verify_tells_codes_that_are_wrong(tmp_path: Path, sift: Sample) -> None
         problems = db.verify().problems
         assert [(problem.part, problem.count) for problem in problems] == [("codes", 1)]
         assert db.repair().ok
+
+
+def test_rows_that_find_no_room_for_codes_get_them_later(
+    tmp_path: Path, sift: Sample, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows, queries = sift[0][:2_000], sift[1][:40]
+    reserve = FileSlab.reserve
+
+    def full(slab: FileSlab, count: int) -> None:
+        if slab.spec.name == "codes.slab" and count > len(slab.array):
+            raise DiskFullError("no space left on the device")
+        reserve(slab, count)
+
+    with CoreNN.create(tmp_path / "db", dim=128, compression_mode="sq8", compression_threshold=500) as db:
+        fill(db, rows[:1_000])
+        monkeypatch.setattr(FileSlab, "reserve", full)
+        fill(db, rows[1_000:], 1_000)
+        assert db.verify().problems == (), "walks measure vectors meanwhile, which is no fault"
+        assert found(db, rows, queries) >= 0.97
+        monkeypatch.undo()
+        fill(db, rows[:10], 2_000)
+        assert db.stats().compression_mode == "sq8"
+        assert db.verify().problems == ()
 
 
 @pytest.mark.parametrize("mode", ["auto", "pq", "opq"])

@@ -183,15 +183,16 @@ def _centre(store: Store, rows: Rows) -> Float32s:
 def wrong_codes(store: Store, view: View) -> UInt32s:
     """Ids of the linked rows whose codes are missing or not those of their vectors, if codes are in use.
 
-    Others have none yet, or none any more: a commit that was cut off may have written a vector there.
+    Others have none yet, or none any more: a commit that was cut off may have written a vector there. Neither is it a
+    fault that the newest rows wait for theirs, on a full disk: walks measure vectors until all rows have them.
     """
-    mode, rows = chosen_mode(store), view.head.rows
+    mode = chosen_mode(store)
     if store.codes is None or mode == "none":
         return NO_IDS
-    codes = _as_codes(store, view.rows, mode)
+    codes, rows = _as_codes(store, view.rows, mode), min(int(store.codes.header[CODED]), view.head.rows)
     if codes is None and not store.writable:
         return NO_IDS  # a reader learns of a new codebook by its next refresh
-    coded = 0 if codes is None else min(int(store.codes.header[CODED]), len(codes.vectors), rows)
+    coded = 0 if codes is None else min(rows, len(codes.vectors))
     wrong = [np.arange(coded, rows, dtype=np.uint32)]
     vector = np.empty(view.settings.dim, np.float32)
     form = form_of(store.settings, mode)
