@@ -35,7 +35,7 @@ from .errors import (
 from .graph import codebook, navigation
 from .graph.bulk import Progress
 from .graph.calibrate import SAMPLES, Calibrator, Choice
-from .graph.codes import chosen_mode
+from .graph.codes import chosen_mode, least_code_bytes
 from .graph.disk import Spiller
 from .graph.insert import Linker
 from .graph.mend import Mender
@@ -86,13 +86,13 @@ class CoreNN:
         self._store = store
         self._mode = mode
         self._residence = Residence(store)
-        self._residence.check(_kept_bytes(store))
         store.look = self._residence.look
         self._helpers = Helpers(threads, self._residence.look, self._residence.grain)
         scratches = ScratchPool()
         self._searcher = Searcher(scratches, self._helpers)
         navigation.load(store)
         codebook.load(store)
+        self._residence.check(_kept_bytes(store))
         self._calibrator = Calibrator(self._searcher, self._helpers, store.metadata.soft(CURVES))
         self._snapshots = Snapshots(store.path, Files())
         self._beside_queries = self._helpers.beside(self._snapshots.asked)
@@ -752,7 +752,7 @@ class CoreNN:
         self._store.settings = self._store.settings.changed({"memory_limit": limit})
         self._residence.renew()
         if self._writer is not None:
-            self._writer.schedule(Task(self._writer.publish))
+            self._writer.schedule(Task(self._writer.follow_limit))
             return
         with self._refreshing:  # whether searches go over the disk hangs on the limit
             if not self._state.closed:
@@ -895,7 +895,7 @@ class _Keys(KeysView[Key]):
 
 def _kept_bytes(store: Store) -> int:
     """What a walk looks up at random for every row: its code and its state."""
-    codes = 0 if store.codes is None else int(store.codes.header[CODED]) * store.codes.spec.row_bytes
+    codes = 0 if store.codes is None else int(store.codes.header[CODED]) * least_code_bytes(store)
     return codes + int(store.metadata.head.rows * store.state.spec.row_bytes)
 
 

@@ -686,6 +686,10 @@ class Writer:
             self.store.metadata.store_settings(stored.as_dict(), sync=settings.durability == "sync")
         self.store.settings = self.store.settings.changed(changes)  # a root may have changed the memory meanwhile
         self.store.add_codes()
+        self.follow_limit()
+
+    def follow_limit(self) -> None:
+        """Have the codes that go with the settings as they are now. Called in the writer thread."""
         self.publish()
         if codes_due(self.store, self.view.head.live):
             self.schedule(Task(self._make_codes))
