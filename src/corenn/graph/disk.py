@@ -170,13 +170,14 @@ class Spiller:
         disk.reserve(head.rows)
         count = max(rows // disk.unit_rows, 1) * disk.unit_rows
         ids = disk.next_stale(self._cursor, head.rows, count)
-        if not len(ids):
-            self._cursor = 0
-            ids = disk.next_stale(0, head.rows, count)
+        if len(ids) < count:
+            ids = np.union1d(ids, again := disk.next_stale(0, min(self._cursor, head.rows), count - len(ids)))
+            self._cursor = (int(again[-1]) + 1) // 8 * 8 if len(again) else 0
+        else:
+            self._cursor = (int(ids[-1]) + 1) // 8 * 8
         if not len(ids):
             disk.recount()
             return
-        self._cursor = (int(ids[-1]) + 1) // 8 * 8
         born = store.state.array[ids, BORN] != 0
         disk.skip(ids[~born])
         ids = ids[born]

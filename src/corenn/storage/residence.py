@@ -32,6 +32,7 @@ GRAIN = 64
 LOOK_SECONDS = 0.0001  # between two looks, each of which takes some microseconds
 WATCH_SECONDS = 0.0005  # the same for who does nothing else
 COUNT_SECONDS = 1.0  # between two counts, each of which takes milliseconds
+ALIKE = 1 << 20  # bytes that may come or go during a count
 RESERVE = 0.25  # of the limit, for what is touched between two looks and what nobody counts
 LEAST = 48 << 20  # what RocksDB, working memory and a few pages of every file need
 SHARE = 16  # the part of the limit that changes of the metadata take before they become a table
@@ -42,9 +43,8 @@ class Residence:
     """The mapped pages of one database. Safe for any number of threads: whoever looks first gives back.
 
     The system tells cheaply how many pages of files the whole process has, and at some cost whose they are. So what
-    others have, such as libraries and other databases, is kept as one number, which is never taken for more than it is:
-    where all of this database has been given back, what is left is theirs; whoever gives back lowers it for all
-    others; and while there are others that might let go without a word, it is counted anew now and then.
+    others have, such as libraries and other databases, is kept as one number, counted anew now and then. It is not to
+    be more than it is in between: whoever gives back lowers it for all others.
     """
 
     _open: ClassVar[weakref.WeakSet[Residence]] = weakref.WeakSet()
@@ -93,8 +93,14 @@ class Residence:
 
     def count(self) -> int:
         """The same, counted: some milliseconds. 0 for a database in memory, and where it cannot be told."""
+        before = mapped_bytes()
         own = 0 if self._store.path is None else mapped_of(self._store.path)
-        self._others = max(mapped_bytes() - own, 0)
+        after = mapped_bytes()
+        if abs(after - before) <= ALIKE:  # else nobody knows whose it was that has come or gone meanwhile
+            self._others = max(min(before, after) - own, 0)
+            self._count_next = time.perf_counter() + COUNT_SECONDS
+        else:
+            self._count_next = time.perf_counter() + COUNT_SECONDS / 16
         return own
 
     def grain(self) -> int:
@@ -128,16 +134,13 @@ class Residence:
         if now < self._next or not self._lock.acquire(blocking=False):
             return
         try:
-            if now >= self._count_next and len(Residence._open) > 1:
+            if now >= self._count_next:
                 self.count()
-                self._count_next = time.perf_counter() + COUNT_SECONDS
             allowed = max(int(self.limit * (1 - RESERVE)) - self.anonymous(), 0)
             for large in (True, False):
                 if self.mapped() <= allowed:
                     break
                 self._give_back(large=large)
-            else:
-                self._others = mapped_bytes()  # nothing of this database is left
             self._next = time.perf_counter() + LOOK_SECONDS
         finally:
             self._lock.release()
