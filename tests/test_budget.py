@@ -111,7 +111,7 @@ def test_codes_become_smaller_as_rows_come_and_are_not_made_without_need(
     seen: list[tuple[str, int]] = []
     versions = set()
     with CoreNN.create(
-        tmp_path / "db", dim=128, metric="l2", recall_target=0, compression_threshold=0, memory_limit=share(64, 1_500)
+        tmp_path / "db", dim=128, metric="l2", recall_target=0, compression_threshold=0, memory_limit=share(64, 3_000)
     ) as db:
         for start in range(0, len(rows), 250):
             db.insert(range(start, start + len(rows[start : start + 250])), rows[start : start + 250])
