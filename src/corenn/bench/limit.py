@@ -39,7 +39,7 @@ OURS, PEERS = "corenn-disk", ("diskann", "lancedb")
 SHARE = 0.15
 SPARE = 50_000
 WAITING = 8  # threads for each core, where they wait for a disk
-TIMEOUT = 7_200.0
+BUILD_SECONDS, REQUEST_SECONDS = 14_400.0, 1_800.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +79,16 @@ def search(bench: Bench, asked: argparse.Namespace, amount: Amount) -> tuple[lis
         bench.base_file, bench.folder / "queries.npy", sample.base, sample.queries, sample.truth, sample.metric, {}
     )
     plan = Plan(
-        bench.limit, K, RECALL, bench.cores, amount.pass_seconds, amount.passes, TIMEOUT, asked.python, bench.groups
+        bench.limit,
+        K,
+        RECALL,
+        bench.cores,
+        amount.pass_seconds,
+        amount.passes,
+        BUILD_SECONDS,
+        REQUEST_SECONDS,
+        asked.python,
+        bench.groups,
     )
     found: dict[str, Searched] = {}
     failed: dict[str, str] = {}

@@ -36,9 +36,9 @@ HALF = 0.5  # of the speed of the best curve seen: a slower one is left
 class Plan:
     """How systems are held and asked.
 
-    limit: bytes beyond what a process needs with the package imported. cores: of this machine. threads: numbers of
-    threads to ask with, the first of which is one; of the others the fastest counts. pythons: other interpreters by
-    name of system. groups: use control groups.
+    limit: bytes beyond what a process needs with the package imported. k, recall: neighbours, and how many of them are
+    enough. cores: to be used. passes, pass_seconds: of each timing at least. build_timeout, timeout: seconds for a
+    build and for any other request. pythons: other interpreters by name of system. groups: use control groups.
     """
 
     limit: int
@@ -47,6 +47,7 @@ class Plan:
     cores: int
     pass_seconds: float
     passes: int
+    build_timeout: float
     timeout: float
     pythons: dict[str, Path] = field(default_factory=dict)
     groups: bool = True
@@ -133,7 +134,7 @@ class Held:
 
     def _build(self) -> tuple[str | None, float]:
         with self._process(None, self.plan.cores) as (process, version):
-            built = process.ask("build", self.plan.timeout, metric=self.subject.metric, threads=self.plan.cores)
+            built = process.ask("build", self.plan.build_timeout, metric=self.subject.metric, threads=self.plan.cores)
             process.ask("close", self.plan.timeout)
         return version, built["seconds"]
 
@@ -146,9 +147,9 @@ class Held:
     @contextmanager
     def _process(self, cage: Cage | None, threads: int) -> Iterator[tuple[Process, str | None]]:
         python = self.plan.pythons.get(self.spec.label, self.plan.pythons.get(self.spec.name))
-        process = Process(
-            self.log, threads, dict(self.spec.system.environment), python, self.folder, cage.prefix if cage else ()
-        )
+        # One value in all processes: kernels are cached by it, and one that compiled them would need far more memory.
+        environment = {**self.spec.system.environment, "NUMBA_NUM_THREADS": str(self.plan.cores)}
+        process = Process(self.log, threads, environment, python, self.folder, cage.prefix if cage else ())
         try:
             with process:
                 started = process.ask(

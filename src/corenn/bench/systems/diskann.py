@@ -48,8 +48,9 @@ class DiskAnn(System):
         import diskannpy
 
         self.unit = metric == "cosine"
+        # 0.7.0 waits for ever for its only scratch where it is opened for one thread.
         self.index = diskannpy.StaticDiskIndex(
-            index_directory=str(self.folder), num_threads=self.threads, num_nodes_to_cache=self.option["cached"]
+            index_directory=str(self.folder), num_threads=max(self.threads, 2), num_nodes_to_cache=self.option["cached"]
         )
 
     def grid(self, k: int) -> list[Params]:
