@@ -239,6 +239,7 @@ class _DiskCopy(_Copy):
         self._files.remove_tree(self._folder)  # of an earlier try, which could not remove it
         self._files.make_folder(self._folder)
         target = self._target = _draft(store, self._folder, self._number, rows)
+        store.beside.append(target)
         yield from self._fill_slabs(target)
         soft = {name: raw for name in SOFT if (raw := (store if name == CURVES else target).metadata.soft(name))}
         for done in copy_metadata(store, self._folder / METADATA, self._number, chosen, soft):
@@ -279,6 +280,7 @@ class _DiskCopy(_Copy):
         except CoreNNError as error:
             self._take_back(target, number, error)
             raise
+        self._source.beside.clear()
         self._writer.adopt(target, partial(_give_back, self._path, number, self._files))
 
     def _take_back(self, target: Store, number: int, error: CoreNNError) -> None:
@@ -298,6 +300,7 @@ class _DiskCopy(_Copy):
 
     def discard(self) -> None:
         """What cannot be removed now is when it is tried again."""
+        self._source.beside.clear()
         if self._target is not None:
             with suppress(CoreNNError):
                 Former(self._target.metadata, self._target.slabs).close()

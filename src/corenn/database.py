@@ -107,7 +107,7 @@ class CoreNN:
         self._state = _State(os.getpid())
         if self._reader_view is not None:
             self._tell()  # until now the registration has kept everything
-        closing = (self._state, self._writer, store, self._helpers, self._refreshing)
+        closing = (self._state, self._writer, store, self._helpers, self._refreshing, self._residence)
         self._finalizer = weakref.finalize(self, _close, *closing)
         _OPEN.add(self)
         if store.recovered.suspect and self._writer is not None:
@@ -925,7 +925,10 @@ def as_path(path: str | os.PathLike[str]) -> Path:
     return absolute
 
 
-def _close(state: _State, writer: Writer | None, store: Store, helpers: Helpers, reading: threading.RLock) -> None:
+def _close(
+    state: _State, writer: Writer | None, store: Store, helpers: Helpers, reading: threading.RLock,
+    residence: Residence,
+) -> None:  # fmt: skip
     """Close once; in a child after fork, where the parent owns everything, not at all."""
     if state.forked or state.closed:
         return
@@ -936,6 +939,7 @@ def _close(state: _State, writer: Writer | None, store: Store, helpers: Helpers,
     finally:
         helpers.close()
         with reading:
+            residence.leave()
             store.close()
 
 

@@ -145,6 +145,14 @@ class Residence:
         finally:
             self._lock.release()
 
+    def leave(self) -> None:
+        """Give everything back: what a closed database has mapped stays as long as anybody holds an array of it."""
+        Residence._open.discard(self)
+        if self.limit:
+            self._next = math.inf
+            for large in (True, False):
+                self._give_back(large=large)
+
     def anonymous(self) -> int:
         """Bytes that cannot be given back: RocksDB's, the graph in which walks begin, and rows of disk.slab."""
         kept = (*self._store.hot, self._store.navigation.ids, self._store.navigation.edges)
@@ -152,9 +160,10 @@ class Residence:
 
     def _give_back(self, *, large: bool) -> None:
         before = mapped_bytes()
-        for name, slab in self._store.slabs.items():
-            if (name in LARGE) == large and isinstance(slab, FileSlab):
-                slab.let_go()
+        for store in (self._store, *self._store.beside):
+            for name, slab in store.slabs.items():
+                if (name in LARGE) == large and isinstance(slab, FileSlab):
+                    slab.let_go()
         if large:
             for memory in self._store.borrowed:
                 let_go(memory)
