@@ -2,8 +2,9 @@
 
 Rows are dealt out to parts by the leaders that they are nearest to, a row near a border to both sides of it. Each part
 is copied into memory and linked there as a whole is; its edges go to a file. A row that was in two parts gets the edges
-of both, in turns, and all are threaded onto one ring. What is read and written is read and written in order, but for
-the rows themselves when a part is gathered.
+of both, in turns, and the rings of all parts are joined to one. So no vector is looked at but those of the part that is
+in memory, and everything is read and written in order: a first version threaded the ring over mapped rows and read 125
+GB for 150,000 of them, once the system had no room to keep them.
 
 A part takes half of the memory limit at most, so the outcome depends on the rows and the limit, never on threads. On
 the disk it takes the edges once more for each part that a row is in, while it lasts.
@@ -21,7 +22,7 @@ from typing import IO
 import numpy as np
 
 from ..kernels.candidates import VACANT
-from ..kernels.search import DEGREE, FIRST_NEIGHBOUR
+from ..kernels.search import DEGREE, FIRST_NEIGHBOUR, LIFELINE
 from ..storage.commit import NO_IDS, Commit, Head
 from ..storage.format import NO_ID
 from ..storage.store import Store
@@ -30,7 +31,7 @@ from . import bulk
 from .bulk import Builder, Progress, StoppedError
 from .scratch import ScratchPool
 from .threads import Helpers
-from .view import View, radius_of, set_radius, take_view
+from .view import View, growth_of, note_growth, radius_of, set_entries, set_radius, take_view
 
 log = logging.getLogger("corenn.parts")
 
@@ -43,16 +44,21 @@ TRIES = 8
 SHRINK = 0.8
 GATHERED = 256  # rows copied between two looks at what is resident
 MERGED = 4_096
-RING_ROWS = 64
+MEASURED = 4  # parts in which the growth of distances is measured
 NOWHERE = 0xFFFF
 
 
 def room_of(store: Store) -> int:
     """Rows of a part that there is memory for."""
-    slabs = (store.vectors, store.seals, store.edges, store.state, store.keys)
-    width = sum(slab.spec.columns * np.dtype(slab.spec.dtype).itemsize for slab in slabs)
+    return int(store.settings.memory_limit // SHARE // _row_bytes(store))
+
+
+def _row_bytes(store: Store) -> int:
+    """Bytes that a row of a part takes at most: in its files, once more as it is copied, and while it is linked."""
+    slabs = (store.vectors, store.seals, store.vectors, store.seals, store.edges, store.state, store.keys)
+    own = sum(slab.spec.columns * np.dtype(slab.spec.dtype).itemsize for slab in slabs)
     slots = 4 * bulk.OUTER * bulk.INNER * bulk.KEPT * (2 if store.settings.metric == "ip" else 1)
-    return int(store.settings.memory_limit // SHARE // (width + slots + bulk.ROW_BYTES))
+    return int(own + slots + bulk.ROW_BYTES)
 
 
 class Parts:
@@ -63,6 +69,8 @@ class Parts:
         self._scratches = scratches
         self._helpers = helpers
         self._builder = builder
+        self._ring: UInt32s = NO_IDS
+        self._ends: list[tuple[int, int]] = []
 
     def build(self, ids: UInt32s, head: Head, stop: Callable[[], bool], progress: Progress | None = None) -> bool:
         """Link `ids`, as `Builder.build` does, with a part of them in memory at a time."""
@@ -74,19 +82,22 @@ class Parts:
             self._builder.clear(ids)
             view = take_view(self._store, head, NO_IDS)
             dealt = self._deal(view, ids, room_of(self._store))
+            self._ring, self._ends = np.zeros(len(ids), np.uint32), []
             with _file(self._store.path) as file:
                 starts = [0]
-                for members in _parts(dealt):
+                for number, members in enumerate(_parts(dealt)):
                     if stop():
                         raise StoppedError
-                    self._link(view, ids[members], file, stop)
+                    self._link(view, ids, members, dealt[members, 0] == number, file, stop)
                     starts.append(starts[-1] + len(members))
                     tell("parts", starts[-1], int((dealt != NOWHERE).sum()))
+                self._join(ids)
                 self._merge(view, ids, dealt, starts, file, stop)
-            self._builder.thread(view, ids, RING_ROWS)
         except StoppedError:
             self._builder.clear(ids)
             return False
+        finally:
+            self._ring, self._ends = NO_IDS, []
         return True
 
     def _deal(self, view: View, ids: UInt32s, room: int) -> AnyArray:
@@ -108,8 +119,16 @@ class Parts:
         log.info("%d rows in %d parts of %d rows at most", len(ids), len(sizes), sizes.max())
         return dealt
 
-    def _link(self, view: View, ids: UInt32s, file: IO[bytes], stop: Callable[[], bool]) -> None:
-        """Link some rows among themselves, and write their edges behind the others in the file."""
+    def _link(
+        self, view: View, everything: UInt32s, members: AnyArray, home: AnyArray, file: IO[bytes],
+        stop: Callable[[], bool],
+    ) -> None:  # fmt: skip
+        """Link some rows among themselves, and write their edges behind the others in the file.
+
+        members: places in `everything`. home: which of them stand on the ring of this part, and not of another one.
+        """
+        ids = everything[members]
+        self._store.working = len(ids) * _row_bytes(self._store)
         settings = replace(view.settings, memory_limit=0, compression_mode="none", durability="os")
         part = Store.in_memory(settings)
         try:
@@ -118,8 +137,12 @@ class Parts:
             part.commit(Commit(1, own, range(len(ids)), [NO_ID] * len(ids), [None] * len(ids), rows, seals))
             del rows, seals
             set_radius(part, radius_of(self._store))
-            if not Builder(part, self._scratches, self._helpers).build(own, part.metadata.head, stop):
+            builder = Builder(part, self._scratches, self._helpers)
+            if not builder.build(own, part.metadata.head, stop):
                 raise StoppedError
+            if len(self._ends) < MEASURED and len(own) > LEAST_ROWS:
+                self._measure(part, builder)
+            self._note_ring(part.edges.array[: len(ids), LIFELINE], ids, members, home)
             found = part.edges.array[: len(ids)]
             for start in range(0, len(ids), MERGED):
                 some = found[start : start + MERGED].copy()
@@ -130,6 +153,31 @@ class Parts:
                 self._helpers.between()
         finally:
             part.close()
+            self._store.working = 0
+
+    def _measure(self, part: Store, builder: Builder) -> None:
+        """Note how distances grow with rank: as they do within some of the parts."""
+        set_entries(part, np.zeros(1, np.uint32))
+        builder.measure_growth(take_view(part, part.metadata.head, NO_IDS))
+        growth = growth_of(part)
+        if growth:
+            note_growth(self._store, np.full(bulk.SAMPLE, growth, np.float32))
+
+    def _note_ring(self, lifelines: UInt32s, ids: UInt32s, members: AnyArray, home: AnyArray) -> None:
+        """Keep the ring of a part, without the rows that stand on another one's."""
+        after, at, order = lifelines.tolist(), 0, []
+        for _ in range(len(after)):
+            order.append(at)
+            at = after[at] - 1
+        ring = np.array(order)[home[order]]
+        if len(ring):
+            self._ring[members[ring[:-1]]] = ids[ring[1:]] + np.uint32(1)
+            self._ends.append((int(members[ring[0]]), int(members[ring[-1]])))
+
+    def _join(self, ids: UInt32s) -> None:
+        """Let the last row of each ring lead to the first of the next."""
+        for (_, last), (first, _) in zip(self._ends, self._ends[1:] + self._ends[:1], strict=True):
+            self._ring[last] = ids[first] + np.uint32(1)
 
     def _gathered(self, rows: AnyArray, ids: UInt32s) -> AnyArray:
         out = np.empty((len(ids), rows.shape[1]), rows.dtype)
@@ -160,7 +208,7 @@ class Parts:
                 done[part] += len(at)
             chosen, degrees = in_turns(given.reshape(len(mine), -1), slots)
             rows = np.zeros((len(mine), width), np.uint32)
-            rows[:, DEGREE] = degrees
+            rows[:, DEGREE], rows[:, LIFELINE] = degrees, self._ring[start : start + MERGED]
             rows[:, FIRST_NEIGHBOUR:] = np.where(chosen == VACANT, 0, chosen)
             edges[ids[start : start + MERGED]] = rows
             self._helpers.between()
