@@ -6,7 +6,7 @@ of both, in turns, and the rings of all parts are joined to one. So no vector is
 in memory, and everything is read and written in order: a first version threaded the ring over mapped rows and read 125
 GB for 150,000 of them, once the system had no room to keep them.
 
-A part takes half of the memory limit at most, so the outcome depends on the rows and the limit, never on threads. On
+A part takes a third of the memory limit at most, so the outcome depends on the rows and the limit, never on threads. On
 the disk it takes the edges once more for each part that a row is in, while it lasts.
 """
 
@@ -25,6 +25,7 @@ from ..kernels.candidates import VACANT
 from ..kernels.search import DEGREE, FIRST_NEIGHBOUR, LIFELINE
 from ..storage.commit import NO_IDS, Commit, Head
 from ..storage.format import NO_ID
+from ..storage.platform import give_back_heap
 from ..storage.store import Store
 from ..types import AnyArray, Float32s, UInt32s
 from . import bulk
@@ -36,7 +37,7 @@ from .view import View, growth_of, note_growth, radius_of, set_entries, set_radi
 log = logging.getLogger("corenn.parts")
 
 LEAST_ROWS = 4_000  # of a part: with fewer, inserting is as quick
-SHARE = 2  # one part takes at most one in so many bytes of the limit
+SHARE = 3  # one part takes at most one in so many bytes of the limit
 BORDER = 4  # leaders of a row, by which it is told whether it lies near a border
 LEADERS = 16  # for each part
 FEWEST, MOST = 64, 4096
@@ -153,6 +154,8 @@ class Parts:
                 self._helpers.between()
         finally:
             part.close()
+            del part
+            give_back_heap()
             self._store.working = 0
 
     def _measure(self, part: Store, builder: Builder) -> None:
