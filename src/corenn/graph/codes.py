@@ -20,12 +20,14 @@ from ..kernels.codes import (
     AUTO,
     TRAINED,
     Codes,
+    Form,
     asked_of,
-    code_width,
     codes_of,
     encode_rows,
     form_in,
     form_of,
+    product_form,
+    product_sizes,
     search_codes,
 )
 from ..kernels.rotation import rotation_signs
@@ -49,11 +51,14 @@ SLICE = 1 << 12  # rows per kernel call: some milliseconds
 SAMPLE = 64  # rows that stand for queries when codes are chosen
 K, LIST = 10, 48
 WORTH_BYTES = 128  # a vector has to be larger for codes to be tried
-SMALLEST = "pq"
+SMALLEST = "opq"  # the codes that can be made as small as memory asks for
+CODES_SHARE = 2  # of the memory limit: codes may take a part in so many
+ROOMY = 1.25  # finer codes are taken back once so many times as many rows as there are would leave room for them
 FAITHFUL = 0.97  # share of the walk's own answers that a walk over codes must find
 LEAST_TRAINED = 1 << 10  # rows below which no codebook is trained: queries scan so few
 RETRAINED = 4  # times as many rows as when a codebook was trained, from which on another one is
 SAMPLE_BYTES = 1 << 28  # of the vectors by which it is trained, at most
+SAMPLE_SHARE = 8  # and of the memory limit: a part in so many, for they are held twice while they are rotated
 MEASURED = (*TRAINED, "trunc")  # codes of which it hangs on the data how far their estimates err
 ASKED = 256  # rows by which that is measured
 # Factors by which estimates may err, tried in this order; and what measuring fewer than all may lose of recall.
@@ -103,14 +108,34 @@ def codes_due(store: Store, live: int) -> bool:
     asked, chosen = store.settings.compression_mode, chosen_mode(store)
     if asked == "none":
         return bool(store.codes.header[CHOSEN])
-    kept = chosen == asked
-    if asked == "auto":  # kept until it outgrows the memory that there is to be
-        fitting = {mode for mode in (*AUTO, "none") if _fits(store, mode, live)}
-        kept = chosen in fitting or (chosen == SMALLEST and not fitting)
-    if store.codes.header[CHOSEN] and kept:
+    if store.codes.header[CHOSEN] and _suits(store, chosen, live):
         return False
-    least = LEAST_TRAINED if asked in TRAINED else 1
-    return live >= max(store.settings.compression_threshold, least)
+    return live >= _least_coded(store, live)
+
+
+def _least_coded(store: Store, rows: int) -> int:
+    """Rows below which there are no codes. Where vectors and edges have outgrown the memory limit it does not count how
+    many they are.
+    """
+    threshold, asked = store.settings.compression_threshold, store.settings.compression_mode
+    if not _fits(store, "none", rows):
+        return min(threshold, LEAST_TRAINED) if asked == "auto" or asked not in TRAINED else LEAST_TRAINED
+    return max(threshold, LEAST_TRAINED if asked in TRAINED else 1)
+
+
+def _suits(store: Store, chosen: str, rows: int) -> bool:
+    """Whether the codes that were chosen, or that there are to be none, are what is asked for, and as large as they are
+    to be for so many rows.
+    """
+    asked = store.settings.compression_mode
+    if asked not in ("auto", chosen):
+        return False
+    if chosen not in TRAINED:
+        return asked != "auto" or _fits(store, chosen, rows)
+    if asked == "auto" and any(_fits(store, mode, int(rows * ROOMY)) for mode in (*AUTO, "none")):
+        return False
+    book, roomy = codebook.codebook_of(store), _subspaces(store, chosen, int(rows * ROOMY))
+    return book is None or roomy <= len(book.starts) - 1 <= max(roomy, _subspaces(store, chosen, rows))
 
 
 def codes_for(store: Store, rows: Rows, count: int) -> Codes | None:
@@ -127,7 +152,8 @@ def codes_for(store: Store, rows: Rows, count: int) -> Codes | None:
 def _as_codes(store: Store, rows: Rows, mode: str, slack: float | None = None) -> Codes | None:
     """None if their codebook is not there. slack: another one than was measured."""
     assert store.codes is not None
-    form, signs, centre, book = form_of(store.settings, mode), None, None, None
+    signs, centre, book = None, None, None
+    form = _form(store, mode)
     if mode == "rabitq":
         signs, centre = _signs(store.settings.dim), _centre(store, rows)
     elif mode in TRAINED:
@@ -146,22 +172,65 @@ def _slack_of(store: Store) -> float:
     return word if 1 < word <= ALL else 0.0  # anything else is damage
 
 
+def _form(store: Store, mode: str) -> Form:
+    """The form of codes of a mode, as they are: product codes have as many subspaces as their codebook, if that is not
+    a number that was asked for.
+    """
+    book = codebook.codebook_of(store) if mode in TRAINED and not store.settings.pq_subspaces else None
+    return form_of(store.settings, mode) if book is None else product_form(store.settings.dim, len(book.starts) - 1)
+
+
 def _candidates(store: Store, rows: int) -> tuple[str, ...]:
-    """What auto tries. Vectors of one or two cache lines are as quickly measured as codes are scored; where neither fit
-    into the memory that there is to be, the smallest codes are taken for what they are.
+    """What auto tries. Vectors of one or two cache lines are as quickly measured as codes are scored; but where there
+    is not memory for them there must be codes, of whatever kind there is memory for.
     """
     if not _fits(store, "none", rows):
-        return (*(mode for mode in AUTO if _fits(store, mode, rows)), SMALLEST)
+        return tuple(mode for mode in AUTO if _fits(store, mode, rows)) or (SMALLEST,)
     return AUTO if store.vectors.spec.row_bytes > WORTH_BYTES else ()
 
 
 def _fits(store: Store, mode: str, rows: int) -> bool:
-    """Whether what walks go over, of so many rows, is within a share of the memory limit."""
+    """Whether what walks go over, of so many rows, is within a share of the memory limit. mode: not one of TRAINED."""
     limit = store.settings.memory_limit if store.path is not None else 0
-    row_bytes = store.vectors.spec.row_bytes + store.edges.spec.row_bytes
     if mode != "none":
-        row_bytes = form_of(store.settings, mode).row_bytes
-    return not limit or rows * row_bytes <= (limit if mode == "none" else limit // 2)
+        return _has_room(store, form_of(store.settings, mode), rows)
+    row_bytes = store.vectors.spec.row_bytes + store.edges.spec.row_bytes
+    return not limit or rows * row_bytes <= limit
+
+
+def _has_room(store: Store, form: Form, rows: int) -> bool:
+    limit = store.settings.memory_limit if store.path is not None else 0
+    return not limit or rows * form.row_bytes <= limit // CODES_SHARE
+
+
+def _subspaces(store: Store, mode: str, rows: int) -> int:
+    """How many subspaces the codes of so many rows are to have: as many as the memory limit has room for.
+
+    Steering by finer codes saves reads, so auto takes more than is usual where it can.
+    """
+    settings = store.settings
+    usual = form_of(settings, mode).subspaces
+    if settings.pq_subspaces:
+        return usual
+    if _fits(store, "none", rows):
+        return usual
+    sizes = [min(size, settings.dim) for size in product_sizes(settings.dim)]
+    most = max(sizes) if settings.compression_mode == "auto" else usual
+    fitting = [size for size in sizes if size <= most and _has_room(store, product_form(settings.dim, size), rows)]
+    return fitting[0] if fitting else sizes[-1]
+
+
+def least_code_bytes(store: Store) -> int:
+    """Bytes of a row of codes without which the database cannot be used: of those in use for who does not write, else
+    of the smallest that it may change to by itself.
+    """
+    settings, used = store.settings, store.code_bytes
+    if not store.writable or not used or settings.compression_mode == "none":
+        return used
+    small = SMALLEST if settings.compression_mode == "auto" else settings.compression_mode
+    if small in TRAINED and not settings.pq_subspaces:
+        return min(used, product_form(settings.dim, product_sizes(settings.dim)[-1]).row_bytes)
+    return min(used, form_of(settings, small).row_bytes)
 
 
 @lru_cache(maxsize=16)
@@ -195,7 +264,7 @@ def wrong_codes(store: Store, view: View) -> UInt32s:
     coded = 0 if codes is None else min(rows, len(codes.vectors))
     wrong = [np.arange(coded, rows, dtype=np.uint32)]
     vector = np.empty(view.settings.dim, np.float32)
-    form = form_of(store.settings, mode)
+    form = _form(store, mode)
     asked = asked_of(form)
     for start in range(0, coded, SLICE):
         assert codes is not None
@@ -225,7 +294,7 @@ class Coder:
         if mode in TRAINED and codebook.codebook_of(self._store) is None:
             log.warning("the codebook is missing or damaged; training another one")
             slab.header[CODED] = 0  # first: the codes that are there are not those of the new one
-            if self._train(view, mode):
+            if self._train(view, mode, view.head.live):
                 self._make_all(view, mode)
             return
         coded = int(slab.header[CODED])
@@ -253,7 +322,7 @@ class Coder:
         if asked == "none":
             header[[CHOSEN, CODED]] = 0  # rows that come from now on get no codes: none may count as there
             return
-        if linked < store.settings.compression_threshold:
+        if linked < min(store.settings.compression_threshold, _least_coded(store, linked)):
             return
         chosen = chosen_mode(store)
         if codes_due(store, linked):
@@ -264,27 +333,33 @@ class Coder:
             if view.codes is None or self._faithful(view, chosen):
                 header[TRIED] = linked
                 return
-            modes = AUTO[AUTO.index(chosen) + 1 :]
+            modes = tuple(mode for mode in AUTO[AUTO.index(chosen) + 1 :] if _fits(store, mode, linked))
+            if not modes and not _fits(store, "none", linked):
+                return
         else:
             return
         header[TRIED] = linked
         for mode in modes:
             header[CENTRE] = int(view.graph.entries[0]) if len(view.graph.entries) else 0
             header[CHOSEN] = 0
-            if (mode in TRAINED and not self._train(view, mode)) or not self._make_all(view, mode):
+            if (mode in TRAINED and not self._train(view, mode, linked)) or not self._make_all(view, mode):
                 return
-            if asked != "auto" or mode == SMALLEST or self._faithful(view, mode):
+            forced = mode == modes[-1] and not _fits(store, "none", linked)
+            if asked != "auto" or forced or self._faithful(view, mode):
                 header[CHOSEN] = CODINGS.index(mode)
                 log.info("walks go over codes of the kind %s from now on", mode)
                 return
         header[CHOSEN] = CODINGS.index("none")
         log.info("no codes tell these vectors apart well enough; walks measure them")
 
-    def _train(self, view: View, mode: str) -> bool:
-        """Train a codebook by some of the rows, and keep it; False if that cannot be."""
+    def _train(self, view: View, mode: str, rows: int) -> bool:
+        """Train a codebook by some of the rows, for so many of them, and keep it; False if that cannot be."""
         store, settings = self._store, view.settings
         linked = _linked(view)
-        most = min(settings.pq_sample_size, max(LEAST_TRAINED, SAMPLE_BYTES // (4 * settings.dim)), len(linked))
+        room = SAMPLE_BYTES
+        if settings.memory_limit and store.path is not None:
+            room = min(room, settings.memory_limit // SAMPLE_SHARE)
+        most = min(settings.pq_sample_size, max(LEAST_TRAINED, room // (4 * settings.dim)), len(linked))
         if not most:
             return False
         sample = _evenly(linked, most)
@@ -292,7 +367,7 @@ class Coder:
             points = np.empty((most, settings.dim), np.float32)
             self._helpers.run(lambda first, stop: decode_rows(view.rows, sample[first:stop], points[first:stop]),
                               most, SLICE)  # fmt: skip
-            version, subspaces = codebook.next_version(store), form_of(settings, mode).subspaces
+            version, subspaces = codebook.next_version(store), _subspaces(store, mode, rows)
             made = codebook.train(points, subspaces, version, self._helpers, rotated=mode == "opq")
             codebook.keep(store, made)
         except (CoreNNError, OSError, MemoryError):
@@ -328,7 +403,7 @@ class Coder:
         assert store.codes is not None
         store.codes.header[CODED] = first
         try:
-            store.codes.reserve(-(-stop * code_width(view.settings, mode) // store.codes.spec.columns))
+            store.codes.reserve(-(-stop * _form(store, mode).row_bytes // store.codes.spec.columns))
         except DiskFullError:
             log.warning("no room on the disk for codes; walks measure vectors until there is")
             return False

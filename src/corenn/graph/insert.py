@@ -149,7 +149,10 @@ class Linker:
         self._store.edges.note(touched)
         fresh = batch[view.graph.edges[batch, LIFELINE] == 0]
         journal = self._store.edges.header[JOURNAL : JOURNAL + 2]
-        thread_ring(view.rows, view.graph.edges, batch, root, journal, np.empty(settings.dim, np.float32))
+        vector, step = np.empty(settings.dim, np.float32), max(1, BATCH_ROWS // self._helpers.grain())
+        for start in range(0, len(batch), step):
+            thread_ring(view.rows, view.graph.edges, batch[start : start + step], root, journal, vector)
+            self._helpers.between()
         if self._store.changes is not None:
             self._touch_behind(view, np.concatenate((touched, batch)), fresh)
         self._link_back(view, np.repeat(batch, view.graph.edges[batch, DEGREE]), targets)
