@@ -63,7 +63,7 @@ class Linker:
 
     def in_bulk(self, count: int) -> bool:
         """Whether so many rows are linked at once: all that the graph holds, whole or in parts."""
-        enough = self._fits(count) or parts.room_of(self._store) >= parts.LEAST_ROWS
+        enough = self._fits(count) or parts.worthwhile(self._store)
         return count >= bulk.BULK_ROWS and self.empty and enough
 
     def _fits(self, count: int) -> bool:
