@@ -28,6 +28,7 @@ from ..kernels.search import DEGREE, FIRST_NEIGHBOUR, LIFELINE
 from ..storage.commit import NO_IDS, Commit, Head
 from ..storage.format import NO_ID
 from ..storage.platform import give_back_heap
+from ..storage.slab import FileSlab, Slab
 from ..storage.store import Store
 from ..types import AnyArray, Float32s, UInt32s
 from . import bulk
@@ -151,7 +152,7 @@ class Parts:
         settings = replace(view.settings, memory_limit=0, compression_mode="none", durability="os")
         part = Store.in_memory(settings)
         try:
-            rows, seals = (self._gathered(slab.array, ids) for slab in (self._store.vectors, self._store.seals))
+            rows, seals = (self._gathered(slab, ids) for slab in (self._store.vectors, self._store.seals))
             own = np.arange(len(ids), dtype=np.uint32)
             part.commit(Commit(1, own, range(len(ids)), [NO_ID] * len(ids), [None] * len(ids), rows, seals))
             del rows, seals
@@ -200,9 +201,12 @@ class Parts:
         for (_, last), (first, _) in zip(self._ends, self._ends[1:] + self._ends[:1], strict=True):
             self._ring[last] = ids[first] + np.uint32(1)
 
-    def _gathered(self, rows: AnyArray, ids: UInt32s) -> AnyArray:
+    def _gathered(self, slab: Slab, ids: UInt32s) -> AnyArray:
+        rows = slab.array
         out = np.empty((len(ids), rows.shape[1]), rows.dtype)
         for start in range(0, len(ids), GATHERED):
+            if isinstance(slab, FileSlab):
+                slab.will_need(ids[start : start + GATHERED])
             out[start : start + GATHERED] = rows[ids[start : start + GATHERED]]
             self._helpers.between()
         return out

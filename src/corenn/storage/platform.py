@@ -99,6 +99,12 @@ def let_go(memory: mmap.mmap) -> None:
         memory.madvise(mmap.MADV_DONTNEED)
 
 
+def touch_at_random(memory: mmap.mmap) -> None:
+    """Say that a mapped file is touched here and there: nothing is to be read around what is touched."""
+    if hasattr(mmap, "MADV_RANDOM"):
+        memory.madvise(mmap.MADV_RANDOM)
+
+
 def free_bytes(path: Path) -> int:
     """Bytes that a user without privileges may still write on the file system of a path."""
     found = os.statvfs(path)
