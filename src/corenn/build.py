@@ -23,6 +23,7 @@ from .storage.commit import Commit
 from .storage.encode import Encoded, encode
 from .storage.format import NO_ID
 from .storage.residence import Residence
+from .storage.slab import FileSlab
 from .storage.store import Store
 from .types import AnyArray, Key
 
@@ -98,6 +99,9 @@ class Load:
                 self._commit(store, start, stop)
                 residence.look()
                 tell("rows", stop, len(self))
+            for slab in (store.vectors, store.seals, store.edges):
+                if store.settings.memory_limit and isinstance(slab, FileSlab):
+                    slab.read_no_more_than_touched()
             head = store.metadata.head
             linker = Linker(store, ScratchPool(), helpers)
             linker.link(np.arange(head.rows, dtype=np.uint32), head, lambda: False, progress)

@@ -36,7 +36,6 @@ ALIKE = 1 << 20  # bytes that may come or go during a count
 RESERVE = 0.25  # of the limit, for what is touched between two looks and what nobody counts
 LEAST = 48 << 20  # what RocksDB, working memory and a few pages of every file need
 SHARE = 16  # the part of the limit that changes of the metadata take before they become a table
-AT_RANDOM = ("vectors.slab", "edges.slab", "seals.slab")
 LARGE = ("vectors.slab", "edges.slab", "disk.slab", "seals.slab")
 
 
@@ -63,9 +62,6 @@ class Residence:
     def renew(self) -> None:
         """Go by the limit as it is now."""
         self._next = self._count_next = 0.0 if self.limit else math.inf
-        for name, slab in self._store.slabs.items():
-            if self.limit and name in AT_RANDOM and isinstance(slab, FileSlab):
-                slab.read_no_more_than_touched()
         if self.limit and self._store.writable and isinstance(self._store.metadata, RocksMetadata):
             self._store.metadata.live_within(self.limit // SHARE)
 
