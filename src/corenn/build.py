@@ -23,11 +23,14 @@ from .storage.commit import Commit
 from .storage.encode import Encoded, encode
 from .storage.format import NO_ID
 from .storage.residence import Residence
+from .storage.slab import FileSlab
 from .storage.store import Store
 from .types import AnyArray, Key
 
 ENCODE_ROWS = 8192  # rows converted at a time, which bounds the float64 copies
-COMMIT_ROWS = 1 << 15  # rows of a commit
+COMMIT_ROWS = 1 << 15  # rows of a commit, at most
+LEAST_ROWS = 1 << 10
+COPIES = 64  # a commit takes one in so many bytes of the memory limit, for each of its three or four copies
 
 
 def encode_vectors(
@@ -90,10 +93,15 @@ class Load:
         helpers = Helpers(None, residence.look, residence.grain)
         tell = progress or (lambda step, done, total: None)
         try:
-            for start in range(0, len(self), COMMIT_ROWS):
-                stop = min(start + COMMIT_ROWS, len(self))
+            step = _commit_rows(store.settings)
+            for start in range(0, len(self), step):
+                stop = min(start + step, len(self))
                 self._commit(store, start, stop)
+                residence.look()
                 tell("rows", stop, len(self))
+            for slab in (store.vectors, store.seals, store.edges):
+                if store.settings.memory_limit and isinstance(slab, FileSlab):
+                    slab.read_no_more_than_touched()
             head = store.metadata.head
             linker = Linker(store, ScratchPool(), helpers)
             linker.link(np.arange(head.rows, dtype=np.uint32), head, lambda: False, progress)
@@ -118,6 +126,13 @@ class Load:
         store.commit(Commit(store.next_commit(), ids, keys, [NO_ID] * count, texts, encoded.rows, encoded.seals))
         if encoded.seals.shape[1] > NORM:
             raise_radius(store, encoded.seals.view(np.float32)[:, NORM])
+
+
+def _commit_rows(settings: Settings) -> int:
+    """Rows of a commit: fewer where memory is limited, since each is there several times on its way to the files."""
+    if not settings.memory_limit:
+        return COMMIT_ROWS
+    return min(max(settings.memory_limit // COPIES // (4 * settings.dim), LEAST_ROWS), COMMIT_ROWS)
 
 
 def _as_keys(keys: Any) -> range | AnyArray | list[Key]:

@@ -189,7 +189,8 @@ class CoreNN:
         numbers of shape (n, dim), in anything that gives its rows by slices: a mapped file may be larger than the
         memory. payloads: n dicts or None. progress: called with a step, and how much of how much of it is done, by one
         thread at a time. Beside the database, building takes about 700 bytes per row (1,300 under `ip`), the larger
-        part from a temporary file where that is more than a quarter of the memory.
+        part from a temporary file where that is more than a quarter of the memory; within `memory_limit`, rows are
+        linked in parts that fit, which takes twice as long, and up to 600 bytes of temporary file per row.
 
         Raises:
             DatabaseExistsError: if there is something at `path`.

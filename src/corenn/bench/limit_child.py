@@ -10,6 +10,7 @@ prints one line of JSON when it is through and then waits for its input to end, 
 
 from __future__ import annotations
 
+import gc
 import json
 import sys
 import time
@@ -25,6 +26,7 @@ from . import memory
 from .timing import settled
 
 BATCH = 1000
+FEW = 12_000  # as many as a build links without a walk
 SETTLE_SECONDS = 600.0
 
 
@@ -48,8 +50,15 @@ class Rows:
 
 
 def idle(folder: str, dim: str, metric: str, limit: str) -> dict[str, Any]:
-    """An open empty database."""
+    """An open empty database, in a process that has used another one, so that all code is loaded."""
+    rows = np.random.default_rng(0).normal(size=(FEW, int(dim))).astype(np.float32)
+    with CoreNN.build(
+        Path(folder) / "few", range(FEW), rows, dim=int(dim), metric=metric, recall_target=0.0
+    ) as few:  # fmt: skip
+        few.insert(range(FEW, FEW + 1000), rows[:1000])
+        few.query(rows[:10], k=10)
     held.append(CoreNN.create(Path(folder) / "empty", dim=int(dim), metric=metric, memory_limit=int(limit)))
+    gc.collect()
     return {}
 
 

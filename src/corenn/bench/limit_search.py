@@ -1,7 +1,7 @@
 """Systems on disk that are searched in a process which cannot have more memory than it was given.
 
 Each is built without a limit, unless it knows one of its own, and then opened again and again, each time in a new
-process held to what it needs with its package imported, and the limit beyond that. The pages of its files are dropped
+process held to what it needs for an index of a few rows, and the limit beyond that. The pages of its files are dropped
 from the cache before each phase, and before each pass of all queries that is timed.
 """
 
@@ -29,6 +29,7 @@ PAGE = 4096
 WARM_QUERIES = 32
 SETTLE_SECONDS = 600.0
 BRIEF_SECONDS = 20.0
+FEW = 2_000  # rows, of which an index is made to see what a process takes by itself
 HALF = 0.5  # of the speed of the best curve seen: a slower one is left
 
 
@@ -36,7 +37,7 @@ HALF = 0.5  # of the speed of the best curve seen: a slower one is left
 class Plan:
     """How systems are held and asked.
 
-    limit: bytes beyond what a process needs with the package imported. k, recall: neighbours, and how many of them are
+    limit: bytes beyond what a process needs by itself. k, recall: neighbours, and how many of them are
     enough. cores: to be used. passes, pass_seconds: of each timing at least. build_timeout, timeout: seconds for a
     build and for any other request. pythons: other interpreters by name of system. groups: use control groups.
     """
@@ -139,13 +140,32 @@ class Held:
         return version, built["seconds"]
 
     def _weigh(self) -> None:
-        """What a process needs with the package imported and nothing opened: resident, and as the limit counts it."""
-        with Cage(None, groups=self.plan.groups) as cage, self._process(cage, 1) as (process, _):
+        """What a process needs that has built and searched a few rows: resident, and as the limit counts it."""
+        rows, folder = self.folder / "few.npy", self.folder / "few"
+        np.save(rows, self.subject.base[:FEW])
+        folder.mkdir()
+        with (
+            Cage(None, groups=self.plan.groups) as cage,
+            self._process(cage, self.plan.cores, folder, rows) as (process, _),
+        ):
+            process.ask("build", self.plan.build_timeout, metric=self.subject.metric, threads=self.plan.cores)
+            process.ask("close", self.plan.timeout)
+            self._open(process)
+            process.ask("close", self.plan.timeout)
             self._idle = process.ask("toll", self.plan.timeout)["resident"]
             self._held = cage.held(process.pid)
 
+    def _open(self, process: Process) -> None:
+        grid = process.ask("grid", self.plan.timeout, k=self.plan.k)
+        process.ask(
+            "open", self.plan.timeout, dim=self.subject.base.shape[1], metric=self.subject.metric,
+            params=grid[len(grid) // 2], k=self.plan.k,
+        )  # fmt: skip
+
     @contextmanager
-    def _process(self, cage: Cage | None, threads: int) -> Iterator[tuple[Process, str | None]]:
+    def _process(
+        self, cage: Cage | None, threads: int, folder: Path | None = None, rows: Path | None = None
+    ) -> Iterator[tuple[Process, str | None]]:
         python = self.plan.pythons.get(self.spec.label, self.plan.pythons.get(self.spec.name))
         # One value in all processes: kernels are cached by it, and one that compiled them would need far more memory.
         environment = {**self.spec.system.environment, "NUMBA_NUM_THREADS": str(self.plan.cores)}
@@ -154,7 +174,8 @@ class Held:
             with process:
                 started = process.ask(
                     "start", self.plan.timeout, system=self.spec.name, options=self.spec.options, threads=threads,
-                    folder=str(self._files), base=str(self.subject.base_file), queries=str(self.subject.queries_file),
+                    folder=str(folder or self._files), base=str(rows or self.subject.base_file),
+                    queries=str(self.subject.queries_file),
                 )  # fmt: skip
                 yield process, started["version"]
         except Fault as fault:
@@ -173,11 +194,7 @@ class Held:
         ):
             process.ask("confine", self.plan.timeout, threads=min(threads, self.plan.cores))
             process.ask("toll", self.plan.timeout, again=True)
-            grid = process.ask("grid", self.plan.timeout, k=self.plan.k)
-            process.ask(
-                "open", self.plan.timeout, dim=self.subject.base.shape[1], metric=self.subject.metric,
-                params=grid[len(grid) // 2], k=self.plan.k,
-            )  # fmt: skip
+            self._open(process)
             took = process.ask("settle", self.plan.timeout, at_most=settle)["seconds"]
             yield process, cage.kind, took
             process.ask("close", self.plan.timeout)

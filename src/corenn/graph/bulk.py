@@ -107,7 +107,7 @@ class Builder:
                 self._choose(view, firsts, slots, others)
             self._link_back(view, firsts)
             copy_edges(edges, twins, models, view.settings.max_edges)
-            self.thread(view, np.concatenate((firsts, twins)))
+            self._thread(view, np.concatenate((firsts, twins)))
         except StoppedError:
             self.clear(ids)
             return False
@@ -299,8 +299,7 @@ class Builder:
 
         self._run("reverse", part, rows, SLICE // 4)
 
-    def thread(self, view: View, ids: UInt32s, step: int = RING_ROWS) -> None:
-        """Thread rows that have their edges onto one ring. step: rows between two looks at what is resident."""
+    def _thread(self, view: View, ids: UInt32s) -> None:
         header = self._store.edges.header
         vector = np.empty(view.settings.dim, np.float32)
 
@@ -309,7 +308,7 @@ class Builder:
                 view.rows, view.graph.edges, ids[start:stop], int(ids[0]), header[JOURNAL : JOURNAL + 2], vector
             )
 
-        self._run("ring", part, len(ids), step, threads=1)
+        self._run("ring", part, len(ids), RING_ROWS, threads=1)
 
     def measure_growth(self, view: View) -> None:
         """Note how distances grow with rank around some rows, as inserts do: see kernels.link.growth_of."""

@@ -63,7 +63,7 @@ class Linker:
 
     def in_bulk(self, count: int) -> bool:
         """Whether so many rows are linked at once: all that the graph holds, whole or in parts."""
-        enough = self._fits(count) or parts.room_of(self._store) >= parts.LEAST_ROWS
+        enough = self._fits(count) or parts.worthwhile(self._store)
         return count >= bulk.BULK_ROWS and self.empty and enough
 
     def _fits(self, count: int) -> bool:
@@ -82,11 +82,12 @@ class Linker:
         """Link ids that are committed at `head`; returns those left over if `stop` became true on the way."""
         if self.in_bulk(len(ids)):
             alive = ids[self._store.state.array[ids, DIED] == 0]
-            builder = self._builder if self._fits(len(ids)) else self._parts
-            if not builder.build(alive, head, stop, progress):
+            whole = self._fits(len(ids))
+            if not (self._builder if whole else self._parts).build(alive, head, stop, progress):
                 return ids
             self.elect_entries(head, len(ids), stop)
-            self._builder.measure_growth(self._view(head))
+            if whole:
+                self._builder.measure_growth(self._view(head))
             self.coder.extend(self._view(head), ids)
             self.coder.begin(self._view(head), len(ids))
             return NO_IDS

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import mmap
 import os
@@ -98,6 +99,12 @@ def let_go(memory: mmap.mmap) -> None:
         memory.madvise(mmap.MADV_DONTNEED)
 
 
+def touch_at_random(memory: mmap.mmap) -> None:
+    """Say that a mapped file is touched here and there: nothing is to be read around what is touched."""
+    if hasattr(mmap, "MADV_RANDOM"):
+        memory.madvise(mmap.MADV_RANDOM)
+
+
 def free_bytes(path: Path) -> int:
     """Bytes that a user without privileges may still write on the file system of a path."""
     found = os.statvfs(path)
@@ -171,3 +178,10 @@ def data_sync(descriptor: int) -> None:
     import fcntl
 
     fcntl.fcntl(descriptor, fcntl.F_FULLFSYNC)  # type: ignore[attr-defined]
+
+
+def give_back_heap() -> None:
+    """Let the system have what was freed and is still held by the allocator: glibc keeps tens of MB in its arenas."""
+    if sys.platform == "linux":
+        with suppress(OSError, AttributeError):  # another libc
+            ctypes.CDLL(None).malloc_trim(0)

@@ -154,9 +154,9 @@ class Residence:
                 self._give_back(large=large)
 
     def anonymous(self) -> int:
-        """Bytes that cannot be given back: RocksDB's, the graph in which walks begin, and rows of disk.slab."""
+        """Bytes that stay: RocksDB's, what walks begin with, hot rows, and what a first load works on."""
         kept = (*self._store.hot, self._store.navigation.ids, self._store.navigation.edges)
-        return self._store.metadata.memory_bytes() + sum(array.nbytes for array in kept)
+        return self._store.metadata.memory_bytes() + self._store.working + sum(array.nbytes for array in kept)
 
     def _give_back(self, *, large: bool) -> None:
         before = mapped_bytes()

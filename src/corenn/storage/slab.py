@@ -92,6 +92,9 @@ class Watch(Protocol):
         """At least one, in any order, also several times."""
 
 
+DENSE = 4  # pages that are read at once for each that is needed
+
+
 def _view(memory: mmap.mmap, spec: SlabSpec, offset: int) -> AnyArray:
     rows = (len(memory) - offset) // spec.row_bytes
     flat = np.frombuffer(memory, spec.dtype, count=rows * spec.columns, offset=offset)
@@ -161,7 +164,7 @@ class FileSlab:
         self.watch: Watch | None = None
         self._memory: mmap.mmap | None = None
         self._former: list[weakref.ref[mmap.mmap]] = []
-        self._stored = False
+        self._stored = self._scarce = False
         self.copied: Callable[[UInt32s | slice], None] | None = None  # told of the same by ids
         self._descriptor = files.open(path, writable=writable)
         try:
@@ -220,7 +223,26 @@ class FileSlab:
         if size < PAGE:
             raise FormatError(f"{self.path} is truncated: {size} bytes are less than its header; run `corenn repair`")
         shared = self._writable and not self.spec.hard
-        return self._files.map(self._descriptor, size if self._all else PAGE, self.path, shared=shared), size
+        memory = self._files.map(self._descriptor, size if self._all else PAGE, self.path, shared=shared)
+        if self._scarce:
+            platform.touch_at_random(memory)
+        return memory, size
+
+    def will_need(self, ids: UInt32s) -> None:
+        """Have the system begin to read rows, ascending: what lies between them as well, unless it is far more."""
+        size = self.spec.row_bytes
+        first, last = PAGE + int(ids[0]) * size, PAGE + (int(ids[-1]) + 1) * size
+        if last - first <= DENSE * len(ids) * max(size, platform.PAGE_BYTES):
+            platform.will_need(self._descriptor, first, last - first)
+            return
+        for row in ids.tolist():
+            platform.will_need(self._descriptor, PAGE + row * size, size)
+
+    def read_no_more_than_touched(self) -> None:
+        """From here on a touch brings in one page: where memory is scarce, what is read around it displaces others."""
+        self._scarce = True
+        if self._memory is not None:
+            platform.touch_at_random(self._memory)
 
     def release(self, first: int, stop: int) -> None:
         """Leave nothing of some rows resident in this process. Not for slabs with rows that `store` has changed."""

@@ -223,6 +223,7 @@ class Store:
         self.changes: Changes | None = None  # on disk, of the writer
         self.borrowed: list[mmap.mmap] = []  # temporary files that are mapped
         self.beside: list[Store] = []  # what is made to take its place, and lives within the same limit
+        self.working = 0  # bytes of anonymous memory that a first load has taken for a while
         self.look: Callable[[], None] = _nothing  # called now and then by what goes over many rows: see Residence
         self.buried = 0  # dead rows to which no edge leads any more
         self.forgotten = 0  # commits up to this one left nothing in the metadata that a dead row is known by
