@@ -22,10 +22,12 @@ import numpy as np
 from ..errors import CoreNNError
 from ..kernels.codes import AUTO, TRAINED, code_width, form_of
 from ..kernels.rows import decode_rows
+from ..kernels.search import BORN
 from ..storage.commit import NO_IDS, as_runs
 from ..storage.format import AGREED, BOOK, CENTRE, CHOSEN, CODED, CODINGS, LOOKED, MISSED, SINCE, SLACK, TRIED
 from ..storage.recoded import adopt_draft, create_draft, discard_draft, open_draft
 from ..storage.slab import Slab
+from ..storage.state import commit_of
 from ..storage.store import Store
 from ..types import Float32s, UInt32s
 from . import codebook
@@ -48,6 +50,7 @@ SAMPLE_BYTES = 1 << 28  # of the vectors by which it is trained, at most
 MEASURED = (*TRAINED, "trunc")  # codes of which it hangs on the data how far their estimates err
 SHARE = 8  # it is looked for drift when one row in so many has come since
 COMPARED = 1 << 10  # rows by which it is measured what a codebook misses
+HELD_BACK = 8  # a row in so many, at most COMPARED, by which a codebook is not trained but tried
 FEWEST = 64  # rows that have come since, below which nothing is told by them
 DRIFTED = 1.25  # times as much is missed of rows that have come as of those by which the codebook was tried
 LEAST_MISSED = 1e-3  # of the variance, below which no walk notices
@@ -82,6 +85,7 @@ class Recoder:
         self._hurried = False  # on all threads, and without rests
         self._whole = False  # nothing is left to do but to put the new codes in their place
         self._wanted: tuple[str, ...] | None = None  # other codes, as was found when it was looked
+        self._held = NO_IDS  # rows by which the codebook was not trained
         self._rows = LEAST_ROWS
         self._born = 0  # rows since it was last looked for drift
         self._rest_until = self._pause_until = self._later = 0.0
@@ -109,7 +113,7 @@ class Recoder:
         if mode == "none" or mode not in ((*AUTO, SMALLEST) if asked == "auto" else (asked,)):
             return False
         wide = draft.spec.columns == code_width(self._store.settings, mode)
-        held = int(draft.header[CODED]) <= min(len(draft.array), self._store.metadata.head.rows)
+        held = 0 < int(draft.header[CODED]) <= min(len(draft.array), self._store.metadata.head.rows)
         if mode in TRAINED:
             book = codebook.codebook_of(self._store, draft)
             held = held and book is not None and len(book.starts) == form_of(self._store.settings, mode).subspaces + 1
@@ -271,7 +275,7 @@ class Recoder:
         """Begin a file of codes, with a codebook where one is needed."""
         store, word = self._store, 0
         if mode in TRAINED:
-            word = yield from self._train(mode)
+            word, self._held = yield from self._train(mode)
         view = self._now()
         create_draft(store, code_width(view.settings, mode))
         draft = store.draft
@@ -284,14 +288,30 @@ class Recoder:
         header = draft.header
         header[BOOK], header[TRIED], header[SINCE] = word, linked, view.head.commit
         header[CENTRE] = int(view.graph.entries[0]) if len(view.graph.entries) else 0
-        header[CHOSEN] = CODINGS.index(mode)  # last: from now on it is one to go on with
+        header[CHOSEN] = CODINGS.index(mode)
+        if mode in TRAINED:
+            trial, recent = self._trial(draft), self._recent(self._held)
+            missed = trial.missed(self._held)
+            # Those that have come may be hard for any codebook, which must not count as drift again and again.
+            _put(draft, MISSED, max(missed, trial.missed(recent)) if len(recent) >= FEWEST else missed)
 
-    def _train(self, mode: str) -> Generator[None, None, int]:
-        """Train a codebook by some of the rows, and keep it; returns its word."""
+    def _recent(self, ids: UInt32s) -> UInt32s:
+        """Those of some rows that have come since the codes in use were made; none where there are no codes."""
+        store = self._store
+        assert store.codes is not None
+        since = int(store.codes.header[SINCE])
+        born = commit_of(store.state.array[ids, BORN])
+        recent: UInt32s = ids[born > np.uint64(since)] if since else NO_IDS
+        return recent
+
+    def _train(self, mode: str) -> Generator[None, None, tuple[int, UInt32s]]:
+        """Train a codebook by some of the rows, and keep it; returns its word, and rows that were held back from it."""
         store, view = self._store, self._now()
         settings, began = view.settings, time.monotonic()
         most = min(settings.pq_sample_size, max(LEAST_TRAINED, SAMPLE_BYTES // (4 * settings.dim)))
         ids = sample_of(view, most)
+        held = ids[:: max(HELD_BACK, len(ids) // COMPARED)]
+        ids = np.setdiff1d(ids, held) if len(held) >= FEWEST else ids
         points = yield from self._points(ids)
         version, subspaces = codebook.next_version(store), form_of(settings, mode).subspaces
         if self._hurried:
@@ -301,7 +321,7 @@ class Recoder:
         word = codebook.keep(store, made)
         log.info("codebook %d: %d subspaces, trained by %d rows in %.1f seconds", version, len(made.starts) - 1,
                  len(ids), time.monotonic() - began)  # fmt: skip
-        return word
+        return word, held
 
     def _points(self, ids: UInt32s) -> Generator[None, None, Float32s]:
         """Vectors of ascending ids, float32 (ids, dim)."""
@@ -371,20 +391,12 @@ class Recoder:
 
     def _measure(self, draft: Slab, trial: Trial, mode: str) -> Generator[None]:
         """Measure how far estimates err, and what there is to compare with when it is looked for drift."""
-        slack, agreed = yield from trial.slack()
+        held = self._held if len(self._held) >= FEWEST and mode in TRAINED else sample_of(trial.view, COMPARED)
+        slack, agreed = yield from trial.slack(held)
         _put(draft, SLACK, slack)
-        if mode in TRAINED:
-            present, trial = self._store.codes, self._trial(draft)
-            assert present is not None
-            missed = trial.missed(sample_of(trial.view, COMPARED))
-            since = int(present.header[SINCE])
-            recent = sample_of(trial.view, COMPARED, since) if since else NO_IDS
-            if (
-                len(recent) >= FEWEST
-            ):  # they may be hard for any codebook, which must not count as drift again and again
-                missed = max(missed, trial.missed(recent))
-                agreed = min(agreed, (yield from trial.agreement(recent)))
-            _put(draft, MISSED, missed)
+        recent = self._recent(held)
+        if mode in TRAINED and len(recent) >= FEWEST:
+            agreed = min(agreed, (yield from self._trial(draft).agreement(recent)))
         _put(draft, AGREED, agreed)
         draft.header[LOOKED] = draft.header[TRIED]
 

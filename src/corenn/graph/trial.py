@@ -9,7 +9,7 @@ from collections.abc import Generator
 
 import numpy as np
 
-from ..kernels.codes import Codes, asked_of, form_in, search_codes
+from ..kernels.codes import Codes, asked_of, encode_rows, form_in, search_codes
 from ..kernels.rows import decode_rows
 from ..kernels.search import BORN, DIED, INFO, Plan, Results, search_batch
 from ..storage.state import commit_of
@@ -43,13 +43,13 @@ class Trial:
         found = yield from self._walk(self._codes, ids, queries)
         return _agreement(wanted, found) >= FAITHFUL
 
-    def slack(self) -> Generator[None, None, tuple[float, float]]:
+    def slack(self, ids: UInt32s) -> Generator[None, None, tuple[float, float]]:
         """The least factor with which measuring finds as much as if all candidates were measured, or nearly; and how
-        much of what walks over vectors find that is.
+        much of what walks over vectors find that is, both for some of a few rows.
 
         Rows stand for queries, each hidden from its own walk: at a row itself estimates err less than elsewhere.
         """
-        ids = sample_of(self.view, ASKED)
+        ids = _evenly(ids, ASKED)
         queries = _vectors(self.view, ids)
         wanted = yield from self._walk(None, ids, queries, hide=True)
         best = 0.0
@@ -75,12 +75,16 @@ class Trial:
     def missed(self, ids: UInt32s) -> float:
         """The part of the variance of some rows that their product codes do not say; 0 for rows that are all equal."""
         codes = self._codes
+        made = np.empty((len(ids), form_in(codes).row_bytes), np.uint8)
+        vector, asked = np.empty(self.view.settings.dim, np.float32), asked_of(form_in(codes))
+        for place, row in enumerate(ids.tolist()):
+            encode_rows(self.view.rows, codes, row, made[place : place + 1], vector, asked)
         points = _vectors(self.view, ids) - codes.centre
         if len(codes.turn):
             points = rotate(points, codes.turn)
         spread = float(np.square(points - points.mean(axis=0, dtype=np.float64), dtype=np.float64).sum())
         for number, (first, stop) in enumerate(zip(codes.starts[:-1], codes.starts[1:], strict=True)):
-            points[:, first:stop] -= codes.books[first:stop, codes.vectors[ids, number]].T
+            points[:, first:stop] -= codes.books[first:stop, made[:, number]].T
         error = float(np.square(points, dtype=np.float64).sum())
         return error / spread if 0 < spread < np.inf and np.isfinite(error) else 0.0
 
