@@ -4,8 +4,9 @@ A new codebook is trained and all rows are encoded by it beside writes and queri
 storage/recoded.py for the file in which the new ones grow, and the moment at which they take the place of the old. The
 same serves another `compression_mode`, and `auto`, which moves on to smaller codes when the rows outgrow their memory.
 
-Whether the rows have drifted away from their codebook is measured: by what it misses of those that have come since,
-and by how much of what walks over vectors find walks over the codes find for them; each against when it was trained.
+Whether the rows have drifted away from their codebook is measured on those that have come lately: by what it misses of
+them, and by how much of what walks over vectors find for them walks over the codes find; each against when it was
+trained.
 
 What is done in one step takes some milliseconds. While queries are asked, the thread rests between two steps.
 """
@@ -170,7 +171,7 @@ class Recoder:
                 return _Work(self._make((mode,)), rows=True)
         if header[CODED] < view.head.rows:
             return _Work(self._catch_up(), rows=True)
-        if mode in TRAINED and max(self._born, linked - int(header[LOOKED])) >= max(LEAST_TRAINED, linked // SHARE):
+        if mode in MEASURED and max(self._born, linked - int(header[LOOKED])) >= max(LEAST_TRAINED, linked // SHARE):
             return _Work(self._look(mode), rows=False)
         if asked == "auto" and mode in AUTO and linked >= 2 * int(header[TRIED]):
             return _Work(self._look(mode), rows=False)
@@ -406,29 +407,36 @@ class Recoder:
         assert store.codes is not None
         header, linked = store.codes.header, view.head.live - len(view.pending)
         trial = self._trial(store.codes)
-        if mode in TRAINED:
-            drifted = yield from self._drifted(store.codes, trial)
-            header[LOOKED] = int(header[LOOKED]) if drifted else linked
-            self._wanted = (mode,) if drifted else None
+        if mode in MEASURED:
+            if (yield from self._drifted(store.codes, trial, mode)):
+                self._wanted = (mode,)
+            else:
+                header[LOOKED], header[SINCE] = linked, view.head.commit
         elif (yield from trial.faithful()):
             header[TRIED] = linked
         else:
             self._wanted = AUTO[AUTO.index(mode) + 1 :]
         self._born = 0
 
-    def _drifted(self, slab: Slab, trial: Trial) -> Generator[None, None, bool]:
-        """Whether the codebook misses more of the rows that have come since it was trained, or walks do."""
+    def _drifted(self, slab: Slab, trial: Trial, mode: str) -> Generator[None, None, bool]:
+        """Whether the codebook misses more of the rows that have come lately than when it was trained. Where it does
+        not, but walks find less, estimates err more than they did, and it is measured anew by how much.
+        """
         recent = sample_of(trial.view, COMPARED, int(slab.header[SINCE]))
         if len(recent) < FEWEST:
             return False
         before, agreed = _get(slab, MISSED), _get(slab, AGREED)
-        missed = trial.missed(recent)
+        missed = trial.missed(recent) if mode in TRAINED else 0.0
         found = yield from trial.agreement(recent)
-        drifted = missed > max(DRIFTED * before, LEAST_MISSED) or found < agreed - LOST
         log.info("the codebook misses %.4f of the rows that have come, and %.4f when it was trained; walks over codes "
-                 "find %.4f of what walks over vectors do, and %.4f then%s", missed, before, found, agreed,
-                 ": another one is trained" if drifted else "")  # fmt: skip
-        return bool(drifted)
+                 "find %.4f of what walks over vectors do, and %.4f then", missed, before, found, agreed)  # fmt: skip
+        if missed > max(DRIFTED * before, LEAST_MISSED):
+            return True
+        if found < agreed - LOST:
+            slack, agreed = yield from trial.slack(sample_of(trial.view, COMPARED))
+            _put(slab, SLACK, slack)
+            _put(slab, AGREED, min(agreed, found))
+        return False
 
 
 def _put(slab: Slab, word: int, value: float) -> None:
