@@ -127,10 +127,12 @@ def candidates(store: Store, rows: int) -> tuple[str, ...]:
 def _fits(store: Store, mode: str, rows: int) -> bool:
     """Whether what walks go over, of so many rows, is within a share of the memory limit."""
     limit = store.settings.memory_limit if store.path is not None else 0
+    if not limit:
+        return True
     row_bytes = store.vectors.spec.row_bytes + store.edges.spec.row_bytes
     if mode != "none":
         row_bytes = form_of(store.settings, mode).row_bytes
-    return not limit or rows * row_bytes <= (limit if mode == "none" else limit // 2)
+    return rows * row_bytes <= (limit if mode == "none" else limit // 2)
 
 
 @lru_cache(maxsize=16)

@@ -82,6 +82,7 @@ class Recoder:
         """Begin anew, with other files."""
         self._work: _Work | None = None
         self._view: View | None = None
+        self._nothing_for: View | None = None
         self._asked = ""  # the compression_mode for which the work was begun
         self._hurried = False  # on all threads, and without rests
         self._whole = False  # nothing is left to do but to put the new codes in their place
@@ -94,6 +95,7 @@ class Recoder:
     def settle(self) -> None:
         """See to what follows at once from the settings. Called at the opening of a database, and when they change."""
         store, asked = self._store, self._store.settings.compression_mode
+        self._nothing_for = None
         if self._work is not None and self._asked != asked:
             self._work.steps.close()
             self._work, self._wanted = None, None
@@ -131,8 +133,12 @@ class Recoder:
             or (self._whole and self.paused)
         ):
             return None
-        if self._work is None and self._next(view) is None:
-            return None
+        if self._work is None:
+            if self._nothing_for is view:
+                return None
+            if self._next(view) is None:
+                self._nothing_for = view  # asked several times for each commit
+                return None
         until = max(self._rest_until, self._later, 0.0 if paid else self._pause_until)
         return max(until - time.monotonic(), 0.0)
 
@@ -416,7 +422,7 @@ class Recoder:
             header[TRIED] = linked
         else:
             self._wanted = AUTO[AUTO.index(mode) + 1 :]
-        self._born = 0
+        self._born, self._nothing_for = 0, None
 
     def _drifted(self, slab: Slab, trial: Trial, mode: str) -> Generator[None, None, bool]:
         """Whether the codebook misses more of the rows that have come lately than when it was trained. Where it does
