@@ -132,7 +132,7 @@ def _fits(store: Store, mode: str, rows: int) -> bool:
     row_bytes = store.vectors.spec.row_bytes + store.edges.spec.row_bytes
     if mode != "none":
         row_bytes = form_of(store.settings, mode).row_bytes
-    return rows * row_bytes <= (limit if mode == "none" else limit // 2)
+    return bool(rows * row_bytes <= (limit if mode == "none" else limit // 2))
 
 
 @lru_cache(maxsize=16)
