@@ -178,15 +178,17 @@ def wrong_codes(store: Store, view: View) -> UInt32s:
     return linked
 
 
-def encode_range(view: View, codes: Codes, first: int, out: Bytes, helpers: Helpers) -> None:
-    """Write the codes of rows from `first` on, uint8 (n, bytes of a code)."""
+def encode_range(
+    view: View, codes: Codes, first: int, out: Bytes, helpers: Helpers, threads: int | None = None
+) -> None:
+    """Write the codes of rows from `first` on, uint8 (n, bytes of a code). threads: of the helpers, see there."""
     form = form_in(codes)
 
     def part(start: int, stop: int) -> None:
         vector, asked = np.empty(view.settings.dim, np.float32), asked_of(form)
         encode_rows(view.rows, codes, first + start, out[start:stop], vector, asked)
 
-    helpers.run(part, len(out), SLICE)
+    helpers.run(part, len(out), SLICE, threads)
     if view.disk is not None:
         view.disk.release(first, first + len(out))
 
@@ -221,7 +223,7 @@ class Coder:
             _note(slab, codes, first, first + count)
             encode_range(view, codes, first, codes.vectors[first : first + count], self._helpers)
 
-    def catch_up(self, view: View, count: int) -> bool:
+    def catch_up(self, view: View, count: int, threads: int | None = None) -> bool:
         """Make the codes of so many rows that have none yet; False if the disk has no room for them."""
         store, slab = self._store, self._store.codes
         assert slab is not None
@@ -235,7 +237,7 @@ class Coder:
         codes = codes_in(store, slab, view.rows)
         assert codes is not None
         _note(slab, codes, first, stop)
-        encode_range(view, codes, first, codes.vectors[first:stop], self._helpers)
+        encode_range(view, codes, first, codes.vectors[first:stop], self._helpers, threads)
         slab.header[CODED] = stop
         return True
 

@@ -112,8 +112,12 @@ class Recoder:
 
     def _usable(self, draft: Slab) -> bool:
         """Whether to go on with what an earlier handle has left, or this one before it was told otherwise."""
-        mode, asked = mode_in(draft), self._store.settings.compression_mode
-        if mode == "none" or mode not in ((*AUTO, SMALLEST) if asked == "auto" else (asked,)):
+        mode, asked, chosen = mode_in(draft), self._store.settings.compression_mode, chosen_mode(self._store)
+        if codes_due(self._store, self._store.metadata.head.live):
+            wanted = self._modes(self._store.metadata.head.live)
+        else:
+            wanted = AUTO[AUTO.index(chosen) :] if asked == "auto" and chosen in AUTO else (chosen,)
+        if mode == "none" or mode not in wanted:
             return False
         wide = draft.spec.columns == code_width(self._store.settings, mode)
         held = 0 < int(draft.header[CODED]) <= min(len(draft.array), self._store.metadata.head.rows)
@@ -162,7 +166,7 @@ class Recoder:
         assert store.codes is not None
         header, linked, mode = store.codes.header, view.head.live - len(view.pending), chosen_mode(store)
         if codes_due(store, linked):
-            return _Work(self._make(candidates(store, linked) if asked == "auto" else (asked,)), rows=True)
+            return _Work(self._make(self._modes(linked)), rows=True)
         if store.draft is not None:
             return _Work(self._make((mode_in(store.draft),)), rows=True)
         if mode == "none":
@@ -182,6 +186,11 @@ class Recoder:
         if asked == "auto" and mode in AUTO and linked >= 2 * int(header[TRIED]):
             return _Work(self._look(mode), rows=False)
         return None
+
+    def _modes(self, linked: int) -> tuple[str, ...]:
+        """The modes of which one is asked for."""
+        asked = self._store.settings.compression_mode
+        return candidates(self._store, linked) if asked == "auto" else (asked,)
 
     # --- a step ----------------------------------------------------------------------------------------------------
 
@@ -221,9 +230,8 @@ class Recoder:
         if not before < least <= linked or not codes_due(store, linked):
             return
         self._view, self._hurried = view, True
-        modes = candidates(store, linked) if settings.compression_mode == "auto" else (settings.compression_mode,)
         try:
-            codebook.at_once(self._make(modes))
+            codebook.at_once(self._make(self._modes(linked)))
         except (CoreNNError, OSError, MemoryError):
             log.warning("no codes could be made; it is tried again, and walks measure vectors", exc_info=True)
             self._later = time.monotonic() + RETRY_SECONDS
@@ -360,6 +368,11 @@ class Recoder:
                 self._pace(time.monotonic() - began)
             yield
 
+    @property
+    def _spare(self) -> int:
+        """Threads for what is done in the background: a query that comes finds a processor."""
+        return max(self._helpers.threads - 1, 1)
+
     def _pace(self, took: float) -> None:
         """Encode more or fewer rows at a time, by how long it has taken."""
         if took < STEP_SECONDS / 2:
@@ -373,7 +386,7 @@ class Recoder:
         assert codes is not None
         for start in range(first, stop, MOST_ROWS):
             out = np.zeros((min(MOST_ROWS, stop - start), draft.spec.columns), np.uint8)
-            encode_range(view, codes, start, out, self._helpers)
+            encode_range(view, codes, start, out, self._helpers, None if self._hurried else self._spare)
             draft.reserve(start + len(out))
             draft.write(start, out)
 
@@ -382,7 +395,7 @@ class Recoder:
         assert self._store.codes is not None
         while int(self._store.codes.header[CODED]) < self._now().head.rows:
             began = time.monotonic()
-            if not self._coder.catch_up(self._now(), self._rows):
+            if not self._coder.catch_up(self._now(), self._rows, self._spare):
                 self._later = time.monotonic() + RETRY_SECONDS
                 return
             self._pace(time.monotonic() - began)

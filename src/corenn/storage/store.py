@@ -945,12 +945,13 @@ class Store:
         """Bytes that the collection takes on disk."""
         self._require_folder()
         while True:
-            generation = self.generation
+            held = self.generation, self.codes, self.draft
             try:
                 beside = 0 if self.disk is None else self.disk.disk_bytes()
+                beside += 0 if (draft := self.draft) is None else draft.disk_bytes()
                 return sum(slab.disk_bytes() for slab in self.slabs.values()) + beside + self.metadata.disk_bytes()
-            except CoreNNError:  # its files may have gone to a compaction
-                if generation == self.generation:
+            except CoreNNError:  # its files may have gone to a compaction, or its codes to others
+                if held == (self.generation, self.codes, self.draft):
                     raise
 
     def close(self) -> None:
