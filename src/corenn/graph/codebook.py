@@ -35,7 +35,7 @@ SETTLED = 1e-3  # the part of the error that a round has to take off for another
 MOST_TURNED = 1 << 20  # numbers of a rotation, at most
 FIRST = 1 << 12  # points among which the first centroids are drawn, no two of them equal
 SLICE = 1 << 13  # points per kernel call: some milliseconds
-TURNED_AT_ONCE = 1 << 24  # products of two numbers
+TURNED_AT_ONCE = 1 << 22  # products of two numbers
 
 
 def train(points: Float32s, subspaces: int, version: int, helpers: Helpers, *, rotated: bool) -> Codebook:

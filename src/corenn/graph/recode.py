@@ -40,8 +40,8 @@ from .view import View
 
 log = logging.getLogger("corenn.codes")
 
-STEP_SECONDS = 0.004  # about, of one step
-RESTS = 1.0  # times as long as a step, between two of them while queries are asked
+STEP_SECONDS = 0.003  # about, of one step
+RESTS = 4.0  # times as long as a step, between two of them while queries are asked
 PAUSE_SECONDS = 0.02  # without a request, before a step is taken that no write has paid for
 RETRY_SECONDS = 60.0  # after a failure, such as a full disk
 LEAST_ROWS, MOST_ROWS = 1 << 8, 1 << 16  # encoded between two looks at the clock
