@@ -23,9 +23,15 @@ PEERS := 'hnswlib>=0.8' 'faiss-cpu>=1.9' 'scalable-vs>=0.0.10'
 # The whole comparison: every system that the harness knows. An hour on two cores.
 ALL_SYSTEMS := $(SYSTEMS),hnswlib:M=32,faiss-hnsw,usearch,usearch:dtype=i8,vsag,ngt,pynndescent,voyager,zvec,lancedb,chroma,milvus-lite,qdrant,sqlite-vec,corenn-py
 ALL_PEERS := $(PEERS) 'usearch>=2.16' 'pyvsag>=0.18' 'ngt>=2.5' 'pynndescent>=0.6' 'voyager>=2.1' 'zvec>=0.8' 'lancedb>=0.40' 'chromadb>=1.5' 'milvus-lite>=3.2' 'pymilvus>=2.6' 'qdrant-client>=1.20' 'sqlite-vec>=0.1.9' pysqlite3-binary 'corenn-py>=0.3'
+# Where memory is limited; DiskANN's package has wheels for Python 3.8 to 3.11, and wants a NumPy of its own.
+LIMIT_DATA ?= bench-results/synthetic-1m-128.hdf5
+LIMIT_ROWS ?= 1000000
+LIMIT_DIM ?= 128
+LIMIT_OUT ?= bench-results/limit.json
+DISKANN ?= $(VENV)-diskann
 SETS := $(or $(wildcard $(DATA_DIR)/*.hdf5),$(OUT)/synthetic.hdf5)
 
-.PHONY: setup demo test test-jit test-nojit lint crash simulate long bench bench-all bench-million bench-core bench-live soak clean
+.PHONY: setup demo test test-jit test-nojit lint crash simulate long bench bench-all bench-million bench-core bench-live bench-limit bench-ten-million soak clean
 
 setup: $(STAMP)
 
@@ -76,6 +82,22 @@ bench-core: setup
 bench-live: setup
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[bench]'
 	$(BIN)/python -m corenn.bench.live $(if $(DATA),--data $(DATA)) --json bench-results/live.json
+
+# Data larger than memory: held to 15 % of vectors and edges, beside DiskANN and LanceDB. An hour on two cores.
+bench-limit: setup $(if $(DATA),,$(LIMIT_DATA))
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[bench]'
+	-$(BIN)/python -m pip install --quiet --disable-pip-version-check 'lancedb>=0.40'
+	-test -x $(DISKANN)/bin/python || $(PYTHON) -m venv $(DISKANN)
+	-$(DISKANN)/bin/python -m pip install --quiet --disable-pip-version-check 'diskannpy==0.7.0'
+	$(BIN)/python -m corenn.bench.limit --data $(or $(DATA),$(LIMIT_DATA)) --rows $(LIMIT_ROWS) $$(test -x $(DISKANN)/bin/python && echo --python diskann=$(DISKANN)/bin/python) --json $(LIMIT_OUT)
+
+# The same for ten million made vectors of 96 dimensions: 15 GB of disk, and a night on two cores.
+bench-ten-million:
+	$(MAKE) bench-limit LIMIT_DATA=bench-results/synthetic-10m.hdf5 LIMIT_ROWS=10000000 LIMIT_DIM=96 LIMIT_OUT=bench-results/ten-million.json
+
+$(LIMIT_DATA): | setup
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[bench]'
+	$(BIN)/corenn dataset synthetic $@ --rows $(LIMIT_ROWS) --dim $(LIMIT_DIM) --intrinsic-dim 16 --queries 1000 --truth 10
 
 # Resident memory over a long life.
 soak: setup

@@ -200,7 +200,8 @@ def test_auto_moves_on_to_smaller_codes_when_rows_outgrow_the_memory(
 ) -> None:
     rows, queries = sift[0], sift[1][:60]
     fits: Callable[..., bool] = lambda store, mode, live: live <= {"none": 1_000, "sq8": 2_000, "sq4": 4_000}[mode]  # noqa: E731
-    monkeypatch.setattr(codes, "_fits", fits)
+    for module in (codes, recode):
+        monkeypatch.setattr(module, "fits", fits)
     with by_hand():
         db = fill(create(dim=128, metric="l2", compression_threshold=1_000), rows[:3_000])
         stepped(db, lambda: db.stats().codes_backlog == 0)
@@ -209,7 +210,7 @@ def test_auto_moves_on_to_smaller_codes_when_rows_outgrow_the_memory(
         while db.stats().codes_backlog:
             assert db.stats().compression_mode == "sq4"
             writer_of(db).submit(Task(lambda: writer_of(db)._recode(0.02)))
-        assert db.stats().compression_mode == "pq"
+        assert db.stats().compression_mode == "opq"
         assert found(db, rows, queries) >= 0.96
         assert db.verify().ok
 

@@ -24,10 +24,8 @@ import numpy as np
 
 from .errors import ClosedError, CoreNNError, DiskFullError
 from .graph.bulk import Progress
-from .graph.codes import chosen_mode
 from .graph.renumber import catch_up_graph, copy_edges, finish_graph
 from .graph.threads import Helpers
-from .kernels.codes import code_width
 from .storage.commit import CURVES, SOFT, Commit
 from .storage.files import Files
 from .storage.format import HEAP_END, NO_ID, PAGE, PUBLISHED
@@ -317,9 +315,7 @@ def _rows_of(store: Store, renumbering: Renumbering, heap: int) -> dict[SlabSpec
     for name, slab in store.slabs.items():
         rows[slab.spec] = heap if name == "keys.heap" else len(renumbering.kept)
         if name == "codes.slab":
-            mode = chosen_mode(store)
-            width = 0 if mode == "none" else code_width(store.settings, mode)
-            rows[slab.spec] = -(-len(renumbering.kept) * width // slab.spec.columns)
+            rows[slab.spec] = -(-len(renumbering.kept) * store.code_bytes // slab.spec.columns)
     return rows
 
 

@@ -35,7 +35,7 @@ from .errors import (
 from .graph import codebook, navigation
 from .graph.bulk import Progress
 from .graph.calibrate import SAMPLES, Calibrator, Choice
-from .graph.codes import chosen_mode
+from .graph.codes import chosen_mode, least_code_bytes
 from .graph.disk import Spiller
 from .graph.insert import Linker
 from .graph.mend import Mender
@@ -86,13 +86,13 @@ class CoreNN:
         self._store = store
         self._mode = mode
         self._residence = Residence(store)
-        self._residence.check(_kept_bytes(store))
         store.look = self._residence.look
         self._helpers = Helpers(threads, self._residence.look, self._residence.grain)
         scratches = ScratchPool()
         self._searcher = Searcher(scratches, self._helpers)
         navigation.load(store)
         codebook.load(store)
+        self._residence.check(_kept_bytes(store))
         self._calibrator = Calibrator(self._searcher, self._helpers, store.metadata.soft(CURVES))
         self._snapshots = Snapshots(store.path, Files())
         self._beside_queries = self._helpers.beside(self._snapshots.asked)
@@ -575,7 +575,7 @@ class CoreNN:
             codes_backlog=0 if self._writer is None else self._writer.recoder.backlog(view),
             memory=memory,
             memory_limit=self.settings.memory_limit,
-            mapped_bytes=self._residence.mapped(),
+            mapped_bytes=self._residence.count(),
             resident_bytes=resident_bytes(),
             disk_bytes=self._store.disk_bytes(),
         )
@@ -642,7 +642,7 @@ class CoreNN:
             ReadOnlyError, ClosedError, DiskFullError, StorageError
         """
         writer = self._needs_writer()
-        with self._upkeep:
+        with self._upkeep, self._residence.watched():
             return copies.take_snapshot(writer, as_path(path), Files(), self._check_open, progress)
 
     def backup(self, target: str | os.PathLike[str], progress: Progress | None = None) -> Copied:
@@ -654,7 +654,7 @@ class CoreNN:
         Raises: as `snapshot`.
         """
         writer = self._needs_writer()
-        with self._upkeep:
+        with self._upkeep, self._residence.watched():
             return copies.back_up(writer, as_path(target), Files(), self._check_open, progress)
 
     @staticmethod
@@ -691,7 +691,7 @@ class CoreNN:
         """
         writer = self._needs_writer()
         compaction = Compaction(writer, self._beside_queries, progress)
-        with self._upkeep:
+        with self._upkeep, self._residence.watched():
             writer.submit(Job(compaction.steps, compaction.note))
 
     def refresh(self) -> None:
@@ -713,16 +713,17 @@ class CoreNN:
         """Check every row, key and edge; changes nothing. See docs/crash-contract.md for what each problem means."""
         self._check_open()
         if self._writer is None:
-            with self._view(with_metadata=True) as view:
+            with self._view(with_metadata=True) as view, self._residence.watched():
                 return repair.verify_beside_a_writer(self._store, view)
         writer = self._writer
-        report: Report = writer.submit(Task(lambda: repair.verify_settled(writer)))
+        with self._residence.watched():
+            report: Report = writer.submit(Task(lambda: repair.verify_settled(writer)))
         return report
 
     def repair(self) -> Report:
         """Mend what verify finds: soft data is rebuilt, rows whose vectors are damaged are deleted and named."""
         writer = self._needs_writer()
-        with self._upkeep:
+        with self._upkeep, self._residence.watched():
             report: Report = writer.submit(Task(lambda: repair.repair(writer)))
         return report
 
@@ -753,7 +754,7 @@ class CoreNN:
         self._store.settings = self._store.settings.changed({"memory_limit": limit})
         self._residence.renew()
         if self._writer is not None:
-            self._writer.schedule(Task(self._writer.publish))
+            self._writer.schedule(Task(self._writer.follow_limit))
             return
         with self._refreshing:  # whether searches go over the disk hangs on the limit
             if not self._state.closed:
@@ -896,7 +897,7 @@ class _Keys(KeysView[Key]):
 
 def _kept_bytes(store: Store) -> int:
     """What a walk looks up at random for every row: its code and its state."""
-    codes = 0 if store.codes is None else int(store.codes.header[CODED]) * store.codes.spec.row_bytes
+    codes = 0 if store.codes is None else int(store.codes.header[CODED]) * least_code_bytes(store)
     return codes + int(store.metadata.head.rows * store.state.spec.row_bytes)
 
 

@@ -49,7 +49,7 @@ GATHER_SECONDS = 0.002
 NEW = 1 << 32  # beyond all ids
 IDLE_ROWS = 512  # rows of the backlog linked before new requests are looked for
 IDLE_SECONDS = 1.0  # without a request, after which dead rows are taken out and recall is measured
-SPILLED_PER_CHANGE = 32  # rows of disk.slab written for each row that comes or goes, while many are behind
+SPILLED_PER_CHANGE = 32  # rows of disk.slab written for each row that comes or goes, while many are behind; see `owed`
 RECODED_SHARE = 0.25  # of the time that a commit takes, after it, for making other codes
 MENDED_PER_CHANGE = 32  # rows whose edges are looked at for each row that comes or goes, while a pass is worth it
 
@@ -350,7 +350,9 @@ class Writer:
 
     def _spill(self, rows: int = STEP_ROWS) -> None:
         """Write so many rows to disk.slab, about."""
-        self.spiller.step(self.view, rows)
+        for left in range(rows, 0, -STEP_ROWS):
+            self.spiller.step(self.view, min(left, STEP_ROWS))
+            self.store.look()
         self.publish()
 
     def _recoding(self, *, paid: bool = False) -> float | None:
@@ -496,7 +498,8 @@ class Writer:
         if self._may_mend(calm=False):
             self._mend(MENDED_PER_CHANGE * (commit.count + len(commit.died)))
         if self._may_spill(calm=False):
-            self._spill(min(SPILLED_PER_CHANGE * (commit.count + len(commit.died)), STEP_ROWS))
+            least = min(SPILLED_PER_CHANGE * (commit.count + len(commit.died)), STEP_ROWS)
+            self._spill(self.spiller.owed(least))
         if self._checkpoint_due():
             self._try_checkpoint()
         if self._recoding(paid=True) is None:
@@ -715,5 +718,9 @@ class Writer:
             self.store.metadata.store_settings(stored.as_dict(), sync=settings.durability == "sync")
         self.store.settings = self.store.settings.changed(changes)  # a root may have changed the memory meanwhile
         self.store.add_codes()
+        self.follow_limit()
+
+    def follow_limit(self) -> None:
+        """Have the codes that go with the settings as they are now. Called in the writer thread."""
         self.recoder.settle()
         self.publish()

@@ -190,6 +190,17 @@ def test_every_bit_of_a_birth_and_a_death_is_checked() -> None:
         assert len(broken_states(np.tile(words, (9, 1)), np.array([8], np.uint32))) == 1, "a row at a wrong place"
 
 
+def test_rows_whose_states_are_zeroed_are_refused_and_mended(bases: Bases, place: Path) -> None:
+    folder, states = bases["os"]
+    path, state = shutil.copytree(folder / "some", place / "db"), states["some"]
+    with (path / "state.slab").open("r+b") as slab:
+        slab.seek(PAGE)
+        slab.write(bytes(PAGE))
+    with CoreNN.open(path, mode="r") as reader:
+        assert len(served_rightly(reader, state)) == len(state)
+    assert survives(path, state) == "mended"
+
+
 def test_a_row_whose_death_is_damaged_is_refused_and_mended(bases: Bases, place: Path) -> None:
     """A live row that seems dead is not gone without a word, and a dead one does not come back."""
     folder, states = bases["os"]

@@ -209,6 +209,7 @@ class Simulation:
         self._dies_at = None
         if self._power:
             self._outage = Outage(self.home, self._files[process], self.folder / "outage")
+            self._lost = False  # it may be the second one before a writer has opened what the first has left
             for other in self._handles:
                 other.dead = True
         process.dead = True

@@ -65,6 +65,24 @@ def read_bytes() -> int | None:
     return int(next(line for line in told.splitlines() if line.startswith("read_bytes:")).split()[1])
 
 
+def major_faults() -> int:
+    """Touches of pages that had to be read from a disk first, since the start."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_majflt
+
+
+def field_of(pid: int, name: str) -> int:
+    """Bytes that /proc/PID/status gives under a name such as VmRSS.
+
+    Raises:
+        OSError, StopIteration: if there is no such process, or it has ended.
+    """
+    return _read(Path(f"/proc/{pid}/status"), name)
+
+
 def _field(name: str) -> int:
-    line = next(line for line in _STATUS.read_text().splitlines() if line.startswith(f"{name}:"))
+    return _read(_STATUS, name)
+
+
+def _read(status: Path, name: str) -> int:
+    line = next(line for line in status.read_text().splitlines() if line.startswith(f"{name}:"))
     return int(line.split()[1]) * 1024

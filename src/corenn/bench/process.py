@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
@@ -39,7 +40,7 @@ class Process:
 
     def __init__(
         self, log: Path, threads: int, environment: dict[str, str], python: Path | None = None,
-        scratch: Path | None = None,
+        scratch: Path | None = None, prefix: Sequence[str] = (),
     ) -> None:  # fmt: skip
         """
         Args:
@@ -48,6 +49,7 @@ class Process:
             environment: further variables.
             python: another interpreter; it needs NumPy, and gets this package lent.
             scratch: folder through which the package is lent; that of the log unless given.
+            prefix: what the command line begins with; it must become the worker, by exec.
 
         Raises:
             Fault: if there is no starting it.
@@ -58,7 +60,7 @@ class Process:
         variables = {**os.environ, **dict.fromkeys(THREAD_VARIABLES, str(threads)), **environment}
         if self._lent is not None:
             variables["PYTHONPATH"] = str(self._lent)
-        command = [str(python or sys.executable), "-m", worker.__name__]
+        command = [*prefix, str(python or sys.executable), "-m", worker.__name__]
         try:
             with log.open("ab") as errors:
                 self._process = subprocess.Popen(
@@ -67,6 +69,11 @@ class Process:
                 )  # fmt: skip
         except OSError as error:
             raise Fault("start", "failed", str(error)) from error
+
+    @property
+    def pid(self) -> int:
+        """Number of the process."""
+        return self._process.pid
 
     def ask(self, do: str, seconds: float, **arguments: Any) -> Any:
         """One request and its answer.
@@ -108,7 +115,7 @@ class Process:
             return Fault(do, "crashed", "closed its output")
         if code < 0:
             return Fault(do, "crashed", f"killed by {signal.Signals(-code).name}")
-        return Fault(do, "crashed", f"exited with code {code}: {_last_words(self.log)}")
+        return Fault(do, "crashed", f"exited with code {code}: {last_words(self.log)}")
 
     def close(self) -> None:
         """Let the process end by itself, and make sure that it does."""
@@ -146,7 +153,7 @@ def _lend(folder: Path) -> Path:
     return lent
 
 
-def _last_words(log: Path) -> str:
+def last_words(log: Path) -> str:
     """The last line of standard error that says anything."""
     lines = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()]
     return lines[-1] if lines else "no message"

@@ -14,6 +14,8 @@ from ..types import Float32s
 if TYPE_CHECKING:
     from ..database import CoreNN
 
+QUIET_SECONDS = 3.0
+
 
 def seconds(run: Callable[[], object], least: float = 0.0) -> float:
     """Wall-clock seconds of one call: the mean of as many as it takes to last `least` seconds."""
@@ -47,6 +49,24 @@ def one_by_one(db: CoreNN, queries: Float32s, k: int, **options: Any) -> NDArray
         db.query(query, k=k, **options)
         taken[at] = time.perf_counter() - began
     return taken
+
+
+def settled(db: CoreNN, at_most: float) -> float:
+    """Wait until the background has made codes, edges and disk.slab as they are to be; the seconds that took.
+
+    Done is what does not change for a while: the background begins when nobody has come for a moment.
+    """
+    began = since = time.monotonic()
+    before: tuple[Any, ...] = ()
+    while time.monotonic() < began + at_most:
+        stats = db.stats()
+        now = (stats.compression_mode, stats.disk_backlog, stats.repair_backlog, stats.pending)
+        if now != before:
+            since, before = time.monotonic(), now
+        elif not any(now[1:]) and time.monotonic() > since + QUIET_SECONDS:
+            break
+        time.sleep(0.05)
+    return time.monotonic() - began
 
 
 def percentiles_ms(taken: NDArray[np.float64], *shares: int) -> dict[str, float]:

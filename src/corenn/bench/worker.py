@@ -144,6 +144,20 @@ class Worker:
         self.system.configure(**params)
         return {name: float(value) for name, value in self.system.work(self.queries[:count], k).items()}
 
+    def settle(self, at_most: float) -> dict[str, float]:
+        """Wait until the system has nothing left to do by itself, for so long at most."""
+        return {"seconds": _timed(lambda: self.system.settle(at_most))[0]}
+
+    def toll(self, *, again: bool = False) -> dict[str, Any]:
+        """What the process has taken so far; `again` lets the highest resident set count from now."""
+        told = {
+            "read_bytes": memory.read_bytes(), "major_faults": memory.major_faults(), "resident": memory.resident(),
+            "peak": memory.peak(),
+        }  # fmt: skip
+        if again:
+            memory.reset_peak()
+        return told
+
     def close(self) -> None:
         """Release everything."""
         self.system.close()

@@ -47,7 +47,7 @@ from ..storage.commit import NO_IDS, Head
 from ..storage.format import JOURNAL
 from ..storage.platform import allocate, map_shared, memory_bytes
 from ..storage.store import Store
-from ..types import AnyArray, Int64s, UInt32s
+from ..types import AnyArray, Float32s, Int64s, UInt32s
 from .scratch import ScratchPool, workbench
 from .threads import Helpers
 from .view import View, note_growth, take_view
@@ -94,12 +94,11 @@ class Builder:
 
         Entries are left to the caller. progress: called with a step, and how much of how much of it is done.
         """
-        self._stop = stop
-        self._progress = progress or (lambda step, done, total: None)
+        self.begin(stop, progress)
         edges = self._store.edges.array
         self._store.edges.note(slice(0, head.rows))
         try:
-            self._clear(ids)
+            self.clear(ids)
             view = take_view(self._store, head, NO_IDS)
             firsts, twins, models = self._find_twins(view, ids)
             with self._candidates(view, firsts) as slots:
@@ -108,18 +107,25 @@ class Builder:
                 self._choose(view, firsts, slots, others)
             self._link_back(view, firsts)
             copy_edges(edges, twins, models, view.settings.max_edges)
-            self._thread(view, np.concatenate((firsts, twins)))
+            self.thread(view, np.concatenate((firsts, twins)))
         except StoppedError:
-            self._clear(ids)
+            self.clear(ids)
             return False
         return True
 
+    def begin(self, stop: Callable[[], bool], progress: Progress | None) -> None:
+        """Whom to ask whether to stop, and whom to tell, from here on."""
+        self._stop = stop
+        self._progress = progress or (lambda step, done, total: None)
+
     # --- steps -----------------------------------------------------------------------------------------------------
 
-    def _clear(self, ids: UInt32s) -> None:
+    def clear(self, ids: UInt32s) -> None:
+        """Take their edges away."""
         edges = self._store.edges.array
-        for start in range(0, len(ids), SLICE * 16):
-            edges[ids[start : start + SLICE * 16]] = 0
+        for start in range(0, len(ids), SLICE * 4):
+            edges[ids[start : start + SLICE * 4]] = 0
+            self._helpers.between()
 
     def _find_twins(self, view: View, ids: UInt32s) -> tuple[UInt32s, UInt32s, UInt32s]:
         """The first row of each kind, the other ones, and for each of these the first that it equals."""
@@ -204,7 +210,7 @@ class Builder:
         count = min(-(-len(ids) * OUTER // CLUSTER), MOST)
         random = np.random.default_rng(len(ids))
         chosen = np.sort(random.choice(len(ids), min(count, len(ids)), replace=False))
-        labels = self._assign(view, ids, ids[chosen], OUTER, "clusters")
+        labels = self.assign_leaders(view, ids, ids[chosen], OUTER, "clusters")
         found: list[Int64s] = []
         waiting = _grouped(labels)
         while waiting:
@@ -215,20 +221,18 @@ class Builder:
             inside = ids[members // OUTER]
             count = min(-(-len(members) // CLUSTER), MOST)
             leaders = inside[np.arange(count) * len(members) // count]
-            parts = [members[part] for part in _grouped(self._assign(view, inside, leaders, 1, ""))]
+            parts = [members[part] for part in _grouped(self.assign_leaders(view, inside, leaders, 1, ""))]
             if max(map(len, parts)) > 0.9 * len(members):
                 parts = np.array_split(members, -(-len(members) // CLUSTER))
             waiting += parts
         found.sort(key=len, reverse=True)  # the last ones to be worked on are short
         return found
 
-    def _assign(
+    def assign_leaders(
         self, view: View, ids: UInt32s, leaders: UInt32s, fanout: int, step: str, *, asking: bool = False
     ) -> AnyArray:
         """For each row the places of its nearest leaders, uint16 (ids, fanout), 65,535 for none."""
-        places = np.empty((len(leaders), _width(view)), np.float32)
-        place_rows(view.rows, leaders, np.zeros(_width(view), np.float32), places)
-        around: Leaders = leaders_of(places)
+        around: Leaders = leaders_of(self.places(view, leaders))
         labels = np.empty((len(ids), fanout), np.uint16)
 
         def part(start: int, stop: int) -> None:
@@ -240,6 +244,13 @@ class Builder:
         self._run(step, part, len(ids), SLICE)
         return labels
 
+    @staticmethod
+    def places(view: View, ids: UInt32s) -> Float32s:
+        """Where rows are: float32 (ids, dim), and their lift where there is one."""
+        places: Float32s = np.empty((len(ids), _width(view)), np.float32)
+        place_rows(view.rows, ids, np.zeros(_width(view), np.float32), places)
+        return places
+
     def _ask_large(self, view: View, ids: UInt32s) -> UInt32s:
         """Under `ip`, rows that a query in the direction of each row would find among the longest rows."""
         if view.rows.radius <= 0:
@@ -250,7 +261,7 @@ class Builder:
         found = []
         for start in range(0, count, MOST):
             some = large[start : start + MOST]
-            labels = self._assign(view, ids, some, min(ASKED, len(some)), "longest", asking=True)
+            labels = self.assign_leaders(view, ids, some, min(ASKED, len(some)), "longest", asking=True)
             found.append(np.append(some, VACANT)[np.minimum(labels, len(some))])
         return np.ascontiguousarray(np.concatenate(found, axis=1), np.uint32)
 
@@ -288,7 +299,8 @@ class Builder:
 
         self._run("reverse", part, rows, SLICE // 4)
 
-    def _thread(self, view: View, ids: UInt32s) -> None:
+    def thread(self, view: View, ids: UInt32s, step: int = RING_ROWS) -> None:
+        """Thread rows that have their edges onto one ring. step: rows between two looks at what is resident."""
         header = self._store.edges.header
         vector = np.empty(view.settings.dim, np.float32)
 
@@ -297,7 +309,7 @@ class Builder:
                 view.rows, view.graph.edges, ids[start:stop], int(ids[0]), header[JOURNAL : JOURNAL + 2], vector
             )
 
-        self._run("ring", part, len(ids), RING_ROWS, threads=1)
+        self._run("ring", part, len(ids), step, threads=1)
 
     def measure_growth(self, view: View) -> None:
         """Note how distances grow with rank around some rows, as inserts do: see kernels.link.growth_of."""

@@ -18,12 +18,14 @@ from ..kernels.codes import (
     AUTO,
     TRAINED,
     Codes,
+    Form,
     asked_of,
-    code_width,
     codes_of,
     encode_rows,
     form_in,
     form_of,
+    product_form,
+    product_sizes,
 )
 from ..kernels.rotation import rotation_signs
 from ..kernels.rows import Rows, decode_rows
@@ -44,7 +46,9 @@ log = logging.getLogger("corenn.codes")
 SEED = 0xC0DE  # of the rotation; the same everywhere, so that it need not be kept
 SLICE = 1 << 10  # rows per kernel call: some milliseconds
 WORTH_BYTES = 128  # a vector has to be larger for codes to be tried
-SMALLEST = "pq"
+SMALLEST = "opq"  # the codes that can be made as small as memory asks for
+CODES_SHARE = 2  # of the memory limit: codes may take a part in so many
+ROOMY = 1.25  # finer codes are taken back once so many times as many rows as there are would leave room for them
 LEAST_TRAINED = 1 << 10  # rows below which no codebook is trained: queries scan so few
 MOST_BEHIND = 1 << 14  # rows without codes, beside new ones, beyond which inserts leave them to the background
 
@@ -75,14 +79,34 @@ def codes_due(store: Store, live: int) -> bool:
     asked, chosen = store.settings.compression_mode, chosen_mode(store)
     if asked == "none":
         return bool(store.codes.header[CHOSEN])
-    kept = chosen == asked
-    if asked == "auto":  # kept until it outgrows the memory that there is to be
-        fitting = {mode for mode in (*AUTO, "none") if _fits(store, mode, live)}
-        kept = chosen in fitting or (chosen == SMALLEST and not fitting)
-    if store.codes.header[CHOSEN] and kept:
+    if store.codes.header[CHOSEN] and _suits(store, chosen, live):
         return False
-    least = LEAST_TRAINED if asked in TRAINED else 1
-    return live >= max(store.settings.compression_threshold, least)
+    return live >= least_coded(store, live)
+
+
+def least_coded(store: Store, rows: int) -> int:
+    """Rows below which there are no codes. Where vectors and edges have outgrown the memory limit it does not count how
+    many they are.
+    """
+    threshold, asked = store.settings.compression_threshold, store.settings.compression_mode
+    if not fits(store, "none", rows):
+        return min(threshold, LEAST_TRAINED) if asked == "auto" or asked not in TRAINED else LEAST_TRAINED
+    return max(threshold, LEAST_TRAINED if asked in TRAINED else 1)
+
+
+def _suits(store: Store, chosen: str, rows: int) -> bool:
+    """Whether the codes that were chosen, or that there are to be none, are what is asked for, and as large as they are
+    to be for so many rows.
+    """
+    asked = store.settings.compression_mode
+    if asked not in ("auto", chosen):
+        return False
+    if chosen not in TRAINED:
+        return asked != "auto" or fits(store, chosen, rows)
+    if asked == "auto" and any(fits(store, mode, int(rows * ROOMY)) for mode in (*AUTO, "none")):
+        return False
+    book, roomy = codebook_of(store, store.codes), subspaces_for(store, chosen, int(rows * ROOMY))
+    return book is None or roomy <= len(book.starts) - 1 <= max(roomy, subspaces_for(store, chosen, rows))
 
 
 def codes_for(store: Store, rows: Rows, count: int) -> Codes | None:
@@ -97,8 +121,8 @@ def codes_for(store: Store, rows: Rows, count: int) -> Codes | None:
 
 def codes_in(store: Store, slab: Slab, rows: Rows) -> Codes | None:
     """The codes of a file of them; None if their codebook is not there. Codes of any width follow each other."""
-    mode = mode_in(slab)
-    form, signs, centre, book = form_of(store.settings, mode), None, None, None
+    mode, signs, centre, book = mode_in(slab), None, None, None
+    form = form_used(store, slab)
     if mode == "rabitq":
         signs, centre = _signs(store.settings.dim), _centre(store, slab, rows)
     elif mode in TRAINED:
@@ -115,24 +139,65 @@ def _slack_in(slab: Slab) -> float:
     return word if 1 < word < np.inf else 0.0  # anything else is damage
 
 
-def candidates(store: Store, rows: int) -> tuple[str, ...]:
-    """What auto tries. Vectors of one or two cache lines are as quickly measured as codes are scored; where neither fit
-    into the memory that there is to be, the smallest codes are taken for what they are.
+def form_used(store: Store, slab: Slab) -> Form:
+    """The form of the codes in a file: product codes have as many subspaces as their codebook, if that is not a number
+    that was asked for.
     """
-    if not _fits(store, "none", rows):
-        return (*(mode for mode in AUTO if _fits(store, mode, rows)), SMALLEST)
+    mode = mode_in(slab)
+    book = codebook_of(store, slab) if mode in TRAINED and not store.settings.pq_subspaces else None
+    return form_of(store.settings, mode) if book is None else product_form(store.settings.dim, len(book.starts) - 1)
+
+
+def candidates(store: Store, rows: int) -> tuple[str, ...]:
+    """What auto tries. Vectors of one or two cache lines are as quickly measured as codes are scored; but where there
+    is not memory for them there must be codes, of whatever kind there is memory for.
+    """
+    if not fits(store, "none", rows):
+        return tuple(mode for mode in AUTO if fits(store, mode, rows)) or (SMALLEST,)
     return AUTO if store.vectors.spec.row_bytes > WORTH_BYTES else ()
 
 
-def _fits(store: Store, mode: str, rows: int) -> bool:
-    """Whether what walks go over, of so many rows, is within a share of the memory limit."""
+def fits(store: Store, mode: str, rows: int) -> bool:
+    """Whether what walks go over, of so many rows, is within a share of the memory limit. mode: not one of TRAINED."""
     limit = store.settings.memory_limit if store.path is not None else 0
     if not limit:
         return True
-    row_bytes = store.vectors.spec.row_bytes + store.edges.spec.row_bytes
     if mode != "none":
-        row_bytes = form_of(store.settings, mode).row_bytes
-    return bool(rows * row_bytes <= (limit if mode == "none" else limit // 2))
+        return _has_room(store, form_of(store.settings, mode), rows)
+    return rows * (int(store.vectors.spec.row_bytes) + int(store.edges.spec.row_bytes)) <= limit
+
+
+def _has_room(store: Store, form: Form, rows: int) -> bool:
+    limit = store.settings.memory_limit if store.path is not None else 0
+    return not limit or rows * form.row_bytes <= limit // CODES_SHARE
+
+
+def subspaces_for(store: Store, mode: str, rows: int) -> int:
+    """How many subspaces the codes of so many rows are to have: as many as the memory limit has room for.
+
+    Steering by finer codes saves reads, so auto takes more than is usual where it can.
+    """
+    settings = store.settings
+    usual = form_of(settings, mode).subspaces
+    if settings.pq_subspaces or fits(store, "none", rows):
+        return usual
+    sizes = [min(size, settings.dim) for size in product_sizes(settings.dim)]
+    most = max(sizes) if settings.compression_mode == "auto" else usual
+    fitting = [size for size in sizes if size <= most and _has_room(store, product_form(settings.dim, size), rows)]
+    return fitting[0] if fitting else sizes[-1]
+
+
+def least_code_bytes(store: Store) -> int:
+    """Bytes of a row of codes without which the database cannot be used: of those in use for who does not write, else
+    of the smallest that it may change to by itself.
+    """
+    settings, used = store.settings, store.code_bytes
+    if not store.writable or not used or settings.compression_mode == "none":
+        return used
+    small = SMALLEST if settings.compression_mode == "auto" else settings.compression_mode
+    if small in TRAINED and not settings.pq_subspaces:
+        return min(used, product_form(settings.dim, product_sizes(settings.dim)[-1]).row_bytes)
+    return min(used, form_of(settings, small).row_bytes)
 
 
 @lru_cache(maxsize=16)
@@ -165,7 +230,7 @@ def wrong_codes(store: Store, view: View) -> UInt32s:
     coded = min(rows, len(codes.vectors))
     wrong = [np.arange(coded, rows, dtype=np.uint32)]
     vector = np.empty(view.settings.dim, np.float32)
-    form = form_of(store.settings, mode)
+    form = form_used(store, slab)
     asked = asked_of(form)
     for start in range(0, coded, SLICE):
         found = codes.vectors[start : min(start + SLICE, coded)]
@@ -230,7 +295,7 @@ class Coder:
         first = int(slab.header[CODED])
         stop = min(first + count, view.head.rows)
         try:
-            slab.reserve(-(-stop * code_width(view.settings, mode_in(slab)) // slab.spec.columns))
+            slab.reserve(-(-stop * form_used(store, slab).row_bytes // slab.spec.columns))
         except DiskFullError:
             log.warning("no room on the disk for codes; walks measure vectors until there is")
             return False

@@ -36,7 +36,7 @@ STEP_ROWS = 1 << 11  # written per step: some milliseconds
 WORTHWHILE = 16  # beside writes, steps are taken while a row in so many is behind
 RETRY_SECONDS = 60.0  # after a failure, such as a full disk
 HOT_SHARE = 16  # of the memory limit: a part in so many is for rows that are kept
-COLD = 8  # kept rows are chosen anew when one in so many has changed
+COLD = 2  # kept rows are chosen anew when they have changed so many times each, for they follow their edges
 _NO_BITS: Bytes = np.zeros(0, np.uint8)
 
 
@@ -110,7 +110,13 @@ class Spiller:
         self._later = 0.0
         self._heating: Iterator[None] | None = None
         self._hot: Hot | None = None  # what was chosen last
-        self._heated, self._cooled = (0, 0), 0  # for what it was chosen, and how many of its rows have changed
+        self._kept, self._places = (
+            NO_IDS,
+            NO_IDS.astype(np.int64),
+        )  # the ids of its rows, ascending, and where these are
+        self._heated, self._changed = (0, 0), 0  # for what it was chosen, and how many of its rows have changed
+        self._meanwhile: list[UInt32s] = []  # rows that were written while others are chosen
+        self._left = -1  # rows behind after the last step, if there was one
 
     @property
     def backlog(self) -> int:
@@ -129,6 +135,14 @@ class Spiller:
             return behind > self._store.metadata.head.rows // WORTHWHILE
         return behind > 0 or self._heating is not None or self._is_cold()
 
+    def owed(self, least: int) -> int:
+        """Rows to write beside writes, so that no more than one in WORTHWHILE stays behind: `least`, or twice as many
+        as have changed since the last time. Those that change again and again wait for it, and are written once.
+        """
+        behind, rows = self.backlog, self._store.metadata.head.rows
+        changed = behind - self._left if self._left >= 0 else 0
+        return max(min(behind - rows // WORTHWHILE, max(least, 2 * changed)), 0)
+
     def failed_for(self) -> float:
         """Seconds until what has failed is tried again, 0 if nothing has."""
         return max(self._later - time.monotonic(), 0.0) if walks_disk(self._store) else 0.0
@@ -143,6 +157,7 @@ class Spiller:
         except CoreNNError as error:
             log.warning("disk.slab is not up to date (%s); searches read two files, and it is tried again", error)
             self._later = time.monotonic() + RETRY_SECONDS
+        self._left = self.backlog
 
     # --- rows ------------------------------------------------------------------------------------------------------
 
@@ -155,28 +170,43 @@ class Spiller:
         disk.reserve(head.rows)
         count = max(rows // disk.unit_rows, 1) * disk.unit_rows
         ids = disk.next_stale(self._cursor, head.rows, count)
-        if not len(ids):
-            self._cursor = 0
-            ids = disk.next_stale(0, head.rows, count)
+        if len(ids) < count:
+            ids = np.union1d(ids, again := disk.next_stale(0, min(self._cursor, head.rows), count - len(ids)))
+            self._cursor = (int(again[-1]) + 1) // 8 * 8 if len(again) else 0
+        else:
+            self._cursor = (int(ids[-1]) + 1) // 8 * 8
         if not len(ids):
             disk.recount()
             return
-        self._cursor = (int(ids[-1]) + 1) // 8 * 8
         born = store.state.array[ids, BORN] != 0
         disk.skip(ids[~born])
         ids = ids[born]
         words, made = rows_made(store, head.rows, ids)
+        self._renew_hot(ids[made != 0], words[made != 0])
         disk.write(ids[made != 0], words[made != 0])
-        self._cooled += cool_rows(ids, store.hot.ids, store.hot.places)
         if not made.all():
             log.warning("%d rows cannot be read for disk.slab", np.count_nonzero(made == 0))
             self._later = time.monotonic() + RETRY_SECONDS
+
+    def _renew_hot(self, ids: UInt32s, words: UInt32s) -> None:
+        """Keep rows as they are now where they are kept. Who reads one meanwhile finds that it does not hold."""
+        hot = self._store.hot
+        if self._heating is not None:
+            self._meanwhile.append(ids)
+        if hot is not self._hot:  # chosen anew before long
+            cool_rows(ids, hot.ids, hot.places)
+            return
+        at = np.searchsorted(self._kept, ids)
+        kept = at < len(self._kept)
+        kept[kept] = self._kept[at[kept]] == ids[kept]
+        hot.rows[self._places[at[kept]]] = words[kept]
+        self._changed += int(np.count_nonzero(kept))
 
     # --- rows that are kept in memory ------------------------------------------------------------------------------
 
     def _is_cold(self) -> bool:
         store = self._store
-        changed = self._cooled * COLD > max(len(store.hot.rows), 1)
+        changed = self._changed > COLD * len(store.hot.rows)
         return store.hot is not self._hot or self._heated != (store.drawn.commit, hot_bytes(store)) or changed
 
     def _heat(self, view: View) -> None:
@@ -188,7 +218,8 @@ class Spiller:
     def _chosen(self, view: View) -> Iterator[None]:
         """Keep the rows nearest to where walks enter, by hops; of the last hop those that most edges lead to."""
         store = self._store
-        self._heated, self._cooled = (store.drawn.commit, hot_bytes(store)), 0
+        self._meanwhile = []
+        self._heated, self._changed = (store.drawn.commit, hot_bytes(store)), 0
         source = source_of(store)
         most = hot_bytes(store) // (4 * source.words)
         frontier = np.unique(np.concatenate((view.graph.entries, view.graph.navigation.ids)))[:most]
@@ -212,6 +243,11 @@ class Spiller:
         size = 1 << max(2 * len(ids) - 1, 1).bit_length()
         hot = Hot(np.concatenate(kept), np.full(size, VACANT), np.full(size, VACANT))
         index_rows(ids, hot.ids, hot.places)
+        self._places = np.argsort(ids)
+        self._kept = ids[self._places]
+        for changed in self._meanwhile:
+            cool_rows(changed, hot.ids, hot.places)
+        self._meanwhile = []
         self._hot = store.hot = hot
         log.info("%d rows of disk.slab are kept in memory", len(ids))
 

@@ -21,10 +21,11 @@ from ..storage.commit import NO_IDS, Head
 from ..storage.format import ELECTED, JOURNAL
 from ..storage.store import Store
 from ..types import AnyArray, UInt32s
-from . import bulk, navigation
+from . import bulk, navigation, parts
 from .bulk import Builder
 from .codes import Coder
 from .entries import elect
+from .parts import Parts
 from .recode import Recoder
 from .scratch import ScratchPool, workbench
 from .threads import Helpers
@@ -53,6 +54,7 @@ class Linker:
         self.coder = Coder(store, helpers)
         self.recoder = Recoder(store, self.coder, scratches, helpers)
         self._builder = Builder(store, scratches, helpers)
+        self._parts = Parts(store, scratches, helpers, self._builder)
         self.restart()
 
     def restart(self) -> None:
@@ -62,11 +64,14 @@ class Linker:
         self._lately: UInt32s = np.arange(max(0, rows - LATELY_ROWS), rows).astype(np.uint32)
 
     def in_bulk(self, count: int) -> bool:
-        """Whether so many rows are linked at once: all that the graph holds, if there is memory for it."""
-        store = self._store
-        limit = store.settings.memory_limit if store.path is not None else 0
-        fits = not limit or count * bulk.ROW_BYTES <= limit // 2
-        return count >= bulk.BULK_ROWS and self.empty and fits
+        """Whether so many rows are linked at once: all that the graph holds, whole or in parts."""
+        enough = self._fits(count) or parts.room_of(self._store) >= parts.LEAST_ROWS
+        return count >= bulk.BULK_ROWS and self.empty and enough
+
+    def _fits(self, count: int) -> bool:
+        """Whether there is memory to link so many rows as a whole."""
+        limit = self._store.settings.memory_limit if self._store.path is not None else 0
+        return not limit or count * bulk.ROW_BYTES <= limit // 2
 
     @property
     def empty(self) -> bool:
@@ -79,7 +84,8 @@ class Linker:
         """Link ids that are committed at `head`; returns those left over if `stop` became true on the way."""
         if self.in_bulk(len(ids)):
             alive = ids[self._store.state.array[ids, DIED] == 0]
-            if not self._builder.build(alive, head, stop, progress):
+            builder = self._builder if self._fits(len(ids)) else self._parts
+            if not builder.build(alive, head, stop, progress):
                 return ids
             self.elect_entries(head, len(ids), stop)
             self._builder.measure_growth(self._view(head))
@@ -150,7 +156,10 @@ class Linker:
         self._store.edges.note(touched)
         fresh = batch[view.graph.edges[batch, LIFELINE] == 0]
         journal = self._store.edges.header[JOURNAL : JOURNAL + 2]
-        thread_ring(view.rows, view.graph.edges, batch, root, journal, np.empty(settings.dim, np.float32))
+        vector, step = np.empty(settings.dim, np.float32), max(1, BATCH_ROWS // self._helpers.grain())
+        for start in range(0, len(batch), step):
+            thread_ring(view.rows, view.graph.edges, batch[start : start + step], root, journal, vector)
+            self._helpers.between()
         if self._store.changes is not None:
             self._touch_behind(view, np.concatenate((touched, batch)), fresh)
         self._link_back(view, np.repeat(batch, view.graph.edges[batch, DEGREE]), targets)

@@ -21,7 +21,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ..errors import CoreNNError
-from ..kernels.codes import AUTO, TRAINED, code_width, form_of
+from ..kernels.codes import AUTO, TRAINED, form_of, product_form
 from ..kernels.rows import decode_rows
 from ..kernels.search import BORN
 from ..storage.commit import NO_IDS, as_runs
@@ -32,7 +32,20 @@ from ..storage.state import commit_of
 from ..storage.store import Store
 from ..types import Float32s, UInt32s
 from . import codebook
-from .codes import LEAST_TRAINED, SMALLEST, Coder, candidates, chosen_mode, codes_due, codes_in, encode_range, mode_in
+from .codes import (
+    LEAST_TRAINED,
+    Coder,
+    candidates,
+    chosen_mode,
+    codes_due,
+    codes_in,
+    encode_range,
+    fits,
+    form_used,
+    least_coded,
+    mode_in,
+    subspaces_for,
+)
 from .scratch import ScratchPool
 from .threads import Helpers
 from .trial import Trial, sample_of
@@ -48,6 +61,7 @@ LEAST_ROWS, MOST_ROWS = 1 << 8, 1 << 16  # encoded between two looks at the cloc
 DECODED_AT_ONCE = 1 << 9  # rows of a sample, each of which may have to be read from the disk
 GROWN = 4  # times as many rows as a codebook was trained by, from which on another one is, until the sample is full
 SAMPLE_BYTES = 1 << 28  # of the vectors by which it is trained, at most
+SAMPLE_SHARE = 8  # and of the memory limit: a part in so many, for they are held twice while they are rotated
 MEASURED = (*TRAINED, "trunc")  # codes of which it hangs on the data how far their estimates err
 SHARE = 8  # it is looked for drift when one row in so many has come since
 COMPARED = 1 << 10  # rows by which it is measured what a codebook misses
@@ -119,12 +133,11 @@ class Recoder:
             wanted = AUTO[AUTO.index(chosen) :] if asked == "auto" and chosen in AUTO else (chosen,)
         if mode == "none" or mode not in wanted:
             return False
-        wide = draft.spec.columns == code_width(self._store.settings, mode)
         held = 0 < int(draft.header[CODED]) <= min(len(draft.array), self._store.metadata.head.rows)
         if mode in TRAINED:
             book = codebook.codebook_of(self._store, draft)
-            held = held and book is not None and len(book.starts) == form_of(self._store.settings, mode).subspaces + 1
-        return wide and held
+            held = held and book is not None and len(book.starts) == form_used(self._store, draft).subspaces + 1
+        return held and draft.spec.columns == form_used(self._store, draft).row_bytes
 
     def rest(self, view: View, *, paid: bool = False) -> float | None:
         """Seconds until the next step may be taken, 0 for now; None if there is none.
@@ -223,11 +236,10 @@ class Recoder:
 
         before: rows that were linked when it was last called.
         """
-        store, settings = self._store, view.settings
+        store = self._store
         if store.codes is None or store.codes.header[[CHOSEN, TRIED]].any() or store.draft is not None or self.paused:
             return
-        least = max(settings.compression_threshold, LEAST_TRAINED if settings.compression_mode in TRAINED else 1)
-        if not before < least <= linked or not codes_due(store, linked):
+        if not before < least_coded(store, linked) <= linked or not codes_due(store, linked):
             return
         self._view, self._hurried = view, True
         try:
@@ -273,7 +285,8 @@ class Recoder:
             trial = self._trial(store.draft)
             if mode in MEASURED:
                 yield from self._measure(store.draft, trial, mode)
-            serves = asked != "auto" or mode == SMALLEST or (yield from trial.faithful())
+            forced = mode == modes[-1] and not fits(store, "none", linked)
+            serves = asked != "auto" or forced or (yield from trial.faithful())
             if serves:
                 yield from self._fill(last=True)
                 adopt_draft(store)
@@ -289,10 +302,12 @@ class Recoder:
     def _begin(self, mode: str, linked: int) -> Generator[None]:
         """Begin a file of codes, with a codebook where one is needed."""
         store, word = self._store, 0
+        form = form_of(store.settings, mode)
         if mode in TRAINED:
-            word, self._held = yield from self._train(mode)
+            word, self._held = yield from self._train(mode, linked)
+            form = product_form(store.settings.dim, len(store.codebooks[word].starts) - 1)
         view = self._now()
-        create_draft(store, code_width(view.settings, mode))
+        create_draft(store, form.row_bytes)
         draft = store.draft
         assert draft is not None
         try:
@@ -319,16 +334,21 @@ class Recoder:
         recent: UInt32s = ids[born > np.uint64(since)] if since else NO_IDS
         return recent
 
-    def _train(self, mode: str) -> Generator[None, None, tuple[int, UInt32s]]:
-        """Train a codebook by some of the rows, and keep it; returns its word, and rows that were held back from it."""
+    def _train(self, mode: str, linked: int) -> Generator[None, None, tuple[int, UInt32s]]:
+        """Train a codebook by some of the rows, for so many of them, and keep it; returns its word, and rows that were
+        held back from it.
+        """
         store, view = self._store, self._now()
         settings, began = view.settings, time.monotonic()
-        most = min(settings.pq_sample_size, max(LEAST_TRAINED, SAMPLE_BYTES // (4 * settings.dim)))
+        room = SAMPLE_BYTES
+        if settings.memory_limit and store.path is not None:
+            room = min(room, settings.memory_limit // SAMPLE_SHARE)
+        most = min(settings.pq_sample_size, max(LEAST_TRAINED, room // (4 * settings.dim)))
         ids = sample_of(view, most)
         held = ids[:: max(HELD_BACK, len(ids) // COMPARED)]
         ids = np.setdiff1d(ids, held) if len(held) >= FEWEST else ids
         points = yield from self._points(ids)
-        version, subspaces = codebook.next_version(store), form_of(settings, mode).subspaces
+        version, subspaces = codebook.next_version(store), subspaces_for(store, mode, linked)
         if self._hurried:
             made = codebook.train(points, subspaces, version, self._helpers, rotated=mode == "opq")
         else:
@@ -434,7 +454,11 @@ class Recoder:
         elif (yield from trial.faithful()):
             header[TRIED] = linked
         else:
-            self._wanted = AUTO[AUTO.index(mode) + 1 :]
+            finer = tuple(each for each in AUTO[AUTO.index(mode) + 1 :] if fits(store, each, linked))
+            if finer or fits(store, "none", linked):
+                self._wanted = finer
+            else:
+                header[TRIED] = linked
         self._born, self._nothing_for = 0, None
 
     def _drifted(self, slab: Slab, trial: Trial, mode: str) -> Generator[None, None, bool]:

@@ -27,7 +27,7 @@ class Helpers:
         self.threads = threads or cpu_count()
         self._pool = ThreadPoolExecutor(max(1, WAITERS * self.threads), thread_name_prefix="corenn")
         self._guests: Callable[[], bool] | None = None
-        self.between, self._grain = between, grain
+        self.between, self.grain = between, grain
 
     def beside(self, guests: Callable[[], bool]) -> Helpers:
         """The same threads, for work that leaves one processor free as long as `guests` is true."""
@@ -48,7 +48,7 @@ class Helpers:
         """
         if threads is None:
             threads = max(self.threads - 1, 1) if self.visited() else self.threads
-        step = max(1, step // self._grain())
+        step = max(1, step // self.grain())
         threads = min(threads, -(-count // step))
         starts = iter(range(0, count, step))  # taking the next one is atomic
 

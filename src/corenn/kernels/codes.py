@@ -124,10 +124,29 @@ def form_of(settings: Settings, mode: str) -> Form:
     """The form of the codes of a mode."""
     dim = settings.dim
     if mode in TRAINED:
-        return Form(dim, 8, min(dim, settings.pq_subspaces or _subspaces(dim)))
+        return product_form(dim, settings.pq_subspaces or _subspaces(dim))
     if mode == "trunc":
         return Form(min(dim, settings.trunc_dims or _beginning(dim)), 8)
     return Form(padded(dim) if mode == "rabitq" else dim, bits_of(mode, dim))
+
+
+def product_form(dim: int, subspaces: int) -> Form:
+    """The form of product codes of so many subspaces."""
+    return Form(dim, 8, min(dim, subspaces))
+
+
+def product_sizes(dim: int) -> tuple[int, ...]:
+    """Numbers of subspaces to choose from where memory is scarce, the largest first, as whole rows of codes.
+
+    From one for two components, as far as that is less than `sq4` takes, by halves down to the least row that there is.
+    """
+    usual = _subspaces(dim)
+    sizes = [2 * usual] if 2 * usual <= dim and 2 * usual < Form(dim, 4).row_bytes else []
+    size = usual
+    while size > ALIGNED:
+        sizes.append(size)
+        size = size // 2 // ALIGNED * ALIGNED
+    return (*sizes, ALIGNED)
 
 
 def _subspaces(dim: int) -> int:

@@ -202,5 +202,9 @@ class LiveView(NamedTuple):
         return -1
 
     def lost(self, row: int) -> bool:
-        """Whether it cannot be told if the snapshot sees a row."""
-        return row < self.rows and len(broken_states(self.state, np.array([row], np.uint32))) > 0
+        """Whether it cannot be told if the snapshot sees a row. Zeros alone are lost, too: an id to which a key leads
+        has a birth, or the death of the row before, or that of a commit that was cut off.
+        """
+        if row >= self.rows:
+            return False
+        return not self.state[row].any() or len(broken_states(self.state, np.array([row], np.uint32))) > 0

@@ -77,6 +77,21 @@ def mapped_bytes() -> int:
     return int(status.read_text().split()[2]) * PAGE_BYTES if status.exists() else 0
 
 
+def mapped_of(folder: Path) -> int:
+    """The part of it that is of the files in a folder, counted by the mapping, which takes milliseconds."""
+    smaps = Path("/proc/self/smaps")
+    if not smaps.exists():
+        return 0
+    prefix, inside, found = f"{folder}{os.sep}".encode(), False, 0
+    for line in smaps.read_bytes().splitlines():
+        if line.startswith(b"Rss:"):
+            found += int(line.split()[1]) * 1024 if inside else 0
+        elif line[:1] in b"0123456789abcdef":  # of a mapping; what is told of it begins with a capital
+            parts = line.split(maxsplit=5)
+            inside = len(parts) == 6 and parts[5].startswith(prefix)
+    return found
+
+
 def let_go(memory: mmap.mmap) -> None:
     """Take the pages of a mapped file out of this process; the next touch finds them in the file."""
     if hasattr(mmap, "MADV_DONTNEED"):

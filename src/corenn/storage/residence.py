@@ -13,10 +13,13 @@ import logging
 import math
 import threading
 import time
-from typing import TYPE_CHECKING
+import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, ClassVar
 
 from ..errors import InvalidSettingError
-from .platform import let_go, mapped_bytes
+from .platform import let_go, mapped_bytes, mapped_of
 from .rocks import RocksMetadata
 from .slab import FileSlab
 
@@ -25,8 +28,11 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("corenn.memory")
 
-GRAIN = 8
+GRAIN = 64
 LOOK_SECONDS = 0.0001  # between two looks, each of which takes some microseconds
+WATCH_SECONDS = 0.0005  # the same for who does nothing else
+COUNT_SECONDS = 1.0  # between two counts, each of which takes milliseconds
+ALIKE = 1 << 20  # bytes that may come or go during a count
 RESERVE = 0.25  # of the limit, for what is touched between two looks and what nobody counts
 LEAST = 48 << 20  # what RocksDB, working memory and a few pages of every file need
 SHARE = 16  # the part of the limit that changes of the metadata take before they become a table
@@ -34,19 +40,28 @@ LARGE = ("vectors.slab", "edges.slab", "disk.slab", "seals.slab")
 
 
 class Residence:
-    """The mapped pages of one database. Safe for any number of threads: whoever looks first gives back."""
+    """The mapped pages of one database. Safe for any number of threads: whoever looks first gives back.
+
+    The system tells cheaply how many pages of files the whole process has, and at some cost whose they are. So what
+    others have, such as libraries and other databases, is kept as one number, counted anew now and then. It is not to
+    be more than it is in between: whoever gives back lowers it for all others.
+    """
+
+    _open: ClassVar[weakref.WeakSet[Residence]] = weakref.WeakSet()
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        self._base = mapped_bytes()  # code and data of libraries, and what others have mapped
-        self._next = math.inf
+        self._others = mapped_bytes()
+        self._next = self._count_next = math.inf
         self._lock = threading.Lock()
         self.given_back = 0
         self.renew()
+        if store.path is not None:
+            Residence._open.add(self)
 
     def renew(self) -> None:
         """Go by the limit as it is now."""
-        self._next = 0.0 if self.limit else math.inf
+        self._next = self._count_next = 0.0 if self.limit else math.inf
         if self.limit and self._store.writable and isinstance(self._store.metadata, RocksMetadata):
             self._store.metadata.live_within(self.limit // SHARE)
 
@@ -71,23 +86,59 @@ class Residence:
             )
 
     def mapped(self) -> int:
-        """Bytes of files that have become resident since the database was opened."""
+        """Bytes of the files of this database that are resident, as far as that can be told without counting."""
         now = mapped_bytes()
-        self._base = min(self._base, now)  # others have let go of what was theirs
-        return now - self._base
+        self._others = min(self._others, now)  # they have let go of some
+        return now - self._others
+
+    def count(self) -> int:
+        """The same, counted: some milliseconds. 0 for a database in memory, and where it cannot be told."""
+        before = mapped_bytes()
+        own = 0 if self._store.path is None else mapped_of(self._store.path)
+        after = mapped_bytes()
+        if abs(after - before) <= ALIKE:  # else nobody knows whose it was that has come or gone meanwhile
+            self._others = max(min(before, after) - own, 0)
+            self._count_next = time.perf_counter() + COUNT_SECONDS
+        else:
+            self._count_next = time.perf_counter() + COUNT_SECONDS / 16
+        return own
 
     def grain(self) -> int:
         """How much more often than usual somebody has to look: a touch takes a microsecond, and may bring 64 KiB."""
         return GRAIN if self.limit else 1
 
+    @contextmanager
+    def watched(self) -> Iterator[None]:
+        """Look all the time, beside work that does not."""
+        if not self.limit:
+            yield
+            return
+        done = threading.Event()
+
+        def watch() -> None:
+            while not done.wait(WATCH_SECONDS):
+                self.look()
+
+        watcher = threading.Thread(target=watch, name="corenn-memory", daemon=True)
+        watcher.start()
+        try:
+            yield
+        finally:
+            done.set()
+            watcher.join()
+            self.look()
+
     def look(self) -> None:
         """Give pages back if there are too many. Called often, between steps of whatever is in work."""
-        if time.perf_counter() < self._next or not self._lock.acquire(blocking=False):
+        now = time.perf_counter()
+        if now < self._next or not self._lock.acquire(blocking=False):
             return
         try:
-            allowed = int(self.limit * (1 - RESERVE)) - self.anonymous()
+            if now >= self._count_next:
+                self.count()
+            allowed = max(int(self.limit * (1 - RESERVE)) - self.anonymous(), 0)
             for large in (True, False):
-                if self.mapped() <= max(allowed, 0):
+                if self.mapped() <= allowed:
                     break
                 self._give_back(large=large)
             self._next = time.perf_counter() + LOOK_SECONDS
@@ -100,6 +151,7 @@ class Residence:
         return self._store.metadata.memory_bytes() + sum(array.nbytes for array in kept)
 
     def _give_back(self, *, large: bool) -> None:
+        before = mapped_bytes()
         for name, slab in self._store.slabs.items():
             if (name in LARGE) == large and isinstance(slab, FileSlab):
                 slab.let_go()
@@ -107,3 +159,7 @@ class Residence:
             for memory in self._store.borrowed:
                 let_go(memory)
         self.given_back += 1
+        freed = max(before - mapped_bytes(), 0)
+        for other in list(Residence._open):
+            if other is not self:
+                other._others = max(other._others - freed, 0)

@@ -27,13 +27,12 @@ from typing import Any
 import numpy as np
 
 from ..errors import CorruptionError, NewerFormatError
-from ..kernels.codes import code_width
 from ..kernels.search import DEGREE, FIRST_NEIGHBOUR, LIFELINE
 from ..types import AnyArray, UInt32s, UInt64s
 from .changes import Stamp, changed_since
 from .commit import Head
 from .files import Files
-from .format import BOOK, CENTRE, CHOSEN, CODED, CODINGS, HEAP_END, NEVER, PAGE
+from .format import BOOK, CENTRE, CHOSEN, CODED, HEAP_END, NEVER, PAGE
 from .generation import FIRST
 from .rocks import RocksMetadata
 from .salvage import keep_settings
@@ -109,10 +108,7 @@ def _first_header(slab: Slab) -> bytes:
 def _coded_rows(store: Store, head: Head) -> int:
     """Rows of codes.slab, which are those of the widest codes, that hold the codes of the rows."""
     assert store.codes is not None
-    chosen = int(store.codes.header[CHOSEN])
-    if not 0 < chosen < len(CODINGS) or CODINGS[chosen] == "none":
-        return 0
-    size = min(int(store.codes.header[CODED]), head.rows) * code_width(store.settings, CODINGS[chosen])
+    size = min(int(store.codes.header[CODED]), head.rows) * store.code_bytes
     return min(-(-size // store.codes.spec.columns), len(store.codes.array))
 
 

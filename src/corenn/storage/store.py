@@ -35,7 +35,7 @@ from ..errors import (
     StorageError,
 )
 from ..kernels.candidates import VACANT
-from ..kernels.codes import code_width
+from ..kernels.codes import TRAINED, code_width, product_form
 from ..kernels.keytable import KIND_STR
 from ..kernels.link import mend_ring
 from ..kernels.product import Codebook
@@ -437,6 +437,17 @@ class Store:
     def folder(self) -> Path | None:
         """Where the slabs and the metadata are, None in memory."""
         return None if self.path is None else folder_of(self.path, self.generation)
+
+    @property
+    def code_bytes(self) -> int:
+        """Bytes of a row of the codes in use, 0 while there are none. Product codes are as wide as their codebook."""
+        chosen = 0 if self.codes is None else int(self.codes.header[fmt.CHOSEN])
+        if self.codes is None or not fmt.CODINGS.index("none") < chosen < len(fmt.CODINGS):
+            return 0
+        book = self.codebooks.get(int(self.codes.header[fmt.BOOK]))
+        if fmt.CODINGS[chosen] in TRAINED and book is not None:
+            return product_form(self.settings.dim, len(book.starts) - 1).row_bytes
+        return code_width(self.settings, fmt.CODINGS[chosen])
 
     def add_codes(self) -> None:
         """Make room for codes in a database that was created without. What an earlier handle has left there is old."""

@@ -72,6 +72,9 @@ class System(ABC):
         """Make what `build` has left in `folder` searchable; only for systems on disk."""
         raise NotImplementedError(f"{self.name} keeps nothing on disk")
 
+    def settle(self, seconds: float) -> None:  # noqa: B027
+        """Wait until what is done in the background after `open` is done, for so many seconds at most."""
+
     @abstractmethod
     def grid(self, k: int) -> list[Params]:
         """Query-time parameters, from hasty to thorough. Entries that differ in their last one alone form a curve."""

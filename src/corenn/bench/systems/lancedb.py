@@ -1,7 +1,10 @@
-"""LanceDB: HNSW over vectors of one byte per component, inside inverted lists, ranked again by full vectors."""
+"""LanceDB: HNSW over vectors of one byte per component inside inverted lists, or product codes in such lists; in either
+case ranked again by full vectors.
+"""
 
 from __future__ import annotations
 
+from math import isqrt
 from typing import Any, ClassVar
 
 import numpy as np
@@ -11,44 +14,64 @@ from ..recall import MISSING, table
 from .base import EFFORTS, Options, Params, System
 
 METRICS = {"l2": "l2", "cosine": "cosine", "ip": "dot"}
+HNSW, PRODUCT = "IVF_HNSW_SQ", "IVF_PQ"
+PROBES = (4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256)
+REFINED = (5, 10, 20, 40)
 
 
 class LanceDb(System):
-    """A table with an index of kind IVF_HNSW_SQ.
+    """A table with an index of kind IVF_HNSW_SQ, or IVF_PQ.
 
-    partitions: of its inverted file. refine: candidates that are ranked again, in multiples of k.
+    partitions: of its inverted file; 0 for the square root of the rows. refine: candidates that are ranked again, in
+    multiples of k; with IVF_PQ they are tried. width: components to a subspace of IVF_PQ. cache: bytes for parts of the
+    index in memory, 0 for the package's own choice.
     """
 
     name = "lancedb"
     module = "lancedb"
     package = "lancedb"
-    options: ClassVar[Options] = {"m": 20, "ef_construction": 300, "partitions": 1, "refine": 5}
+    options: ClassVar[Options] = {
+        "index": HNSW, "m": 20, "ef_construction": 300, "partitions": 1, "refine": 5, "width": 4, "cache": 0,
+    }  # fmt: skip
     on_disk = True
     notes = ("a database",)
     table: Any
-    ef: int
+    ef: int = 0
+    probes: int = 0
+    refine: int = 0
 
     def build(self, base: Float32s, metric: str, threads: int) -> None:
         """Add all rows, then index them."""
-        import lancedb
         import pyarrow
 
         vectors = pyarrow.FixedSizeListArray.from_arrays(pyarrow.array(base.reshape(-1)), base.shape[1])
         rows = pyarrow.table({"id": np.arange(len(base), dtype=np.int64), "vector": vectors})
-        self.table = lancedb.connect(str(self.folder)).create_table("rows", rows)
+        self.table = self._connect().create_table("rows", rows)
+        index = self.option["index"]
+        if index == HNSW:
+            asked = {"m": self.option["m"], "ef_construction": self.option["ef_construction"]}
+        else:
+            asked = {"num_sub_vectors": divisor(base.shape[1], base.shape[1] // self.option["width"])}
         self.table.create_index(
-            metric=METRICS[metric], index_type="IVF_HNSW_SQ", num_partitions=self.option["partitions"],
-            m=self.option["m"], ef_construction=self.option["ef_construction"],
+            metric=METRICS[metric], index_type=index, num_partitions=self.option["partitions"] or isqrt(len(base)),
+            **asked,
         )  # fmt: skip
 
     def open(self, dim: int, metric: str) -> None:
         """Open the table."""
+        self.table = self._connect().open_table("rows")
+
+    def _connect(self) -> Any:
         import lancedb
 
-        self.table = lancedb.connect(str(self.folder)).open_table("rows")
+        cache = self.option["cache"]
+        session = lancedb.Session(index_cache_size_bytes=cache, metadata_cache_size_bytes=cache // 4) if cache else None
+        return lancedb.connect(str(self.folder), session=session)
 
     def grid(self, k: int) -> list[Params]:
-        """Values of ef, which must not be below the candidates."""
+        """Values of ef, which must not be below the candidates; or of lists to look into, for each of some refine."""
+        if self.option["index"] != HNSW:
+            return [{"refine": refine, "probes": probes} for refine in REFINED for probes in PROBES]
         least = k * int(self.option["refine"])
         return [{"ef": ef} for ef in sorted({least, *(ef for ef in EFFORTS if ef > least)})]
 
@@ -65,5 +88,14 @@ class LanceDb(System):
         return found
 
     def _search(self, asked: Float32s, k: int) -> Any:
-        search = self.table.search(asked).limit(k).nprobes(self.option["partitions"]).ef(self.ef)
-        return search.refine_factor(self.option["refine"]).select(["id", "_distance"]).to_arrow()
+        search = self.table.search(asked).limit(k)
+        if self.option["index"] == HNSW:
+            search = search.nprobes(self.option["partitions"]).ef(self.ef).refine_factor(self.option["refine"])
+        else:
+            search = search.nprobes(self.probes).refine_factor(self.refine)
+        return search.select(["id", "_distance"]).to_arrow()
+
+
+def divisor(dim: int, most: int) -> int:
+    """The largest number of equal parts of `dim` components that is at most `most`."""
+    return max(parts for parts in range(1, max(most, 1) + 1) if dim % parts == 0)
