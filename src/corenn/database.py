@@ -573,6 +573,7 @@ class CoreNN:
             repair_backlog=view.head.dead if self._writer is None else self._writer.mender.backlog,
             compression_mode="none" if view.codes is None else chosen_mode(self._store),
             disk_backlog=0 if self._writer is None else self._writer.spiller.backlog,
+            codes_backlog=0 if self._writer is None else self._writer.recoder.backlog(view),
             memory=memory,
             memory_limit=self.settings.memory_limit,
             mapped_bytes=self._residence.count(),

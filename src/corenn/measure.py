@@ -30,6 +30,7 @@ from .database import CoreNN
 from .datasets.synthetic import Shape, Synthetic
 from .errors import FormatError, StorageError
 from .graph.codes import Coder
+from .graph.recode import Recoder
 from .graph.scratch import ScratchPool
 from .graph.threads import Helpers
 from .graph.view import rows_of, take_view
@@ -37,7 +38,7 @@ from .kernels.rows import decode_rows
 from .storage.commit import NO_IDS, Commit
 from .storage.encode import encode
 from .storage.files import translated
-from .storage.format import CHOSEN, NO_ID
+from .storage.format import NO_ID
 from .storage.platform import cpu_count, map_anonymous, memory_bytes
 from .storage.store import Store
 from .types import Float32s
@@ -431,15 +432,9 @@ def _measure_encoding() -> float:
     encoded, ids = encode(settings, _made(dim, "f32")), np.arange(ROWS, dtype=np.uint32)
     store, helpers = Store.in_memory(settings), Helpers(1)
     store.commit(Commit(1, ids, range(ROWS), [NO_ID] * ROWS, [None] * ROWS, encoded.rows, encoded.seals))
-    coder, view = Coder(store, ScratchPool(), helpers), take_view(store, store.metadata.head, NO_IDS)
-    assert store.codes is not None
-
-    def run() -> None:
-        store.codes.header[CHOSEN] = 0  # type: ignore[union-attr]
-        coder.begin(view, ROWS)
-
-    run()
-    taken = _best(run)
+    coder, view = Coder(store, helpers), take_view(store, store.metadata.head, NO_IDS)
+    Recoder(store, coder, ScratchPool(), helpers).first(view, 0, ROWS)
+    taken = _best(lambda: coder.make_again(view))
     helpers.close()
     store.close()
     return taken / (ROWS * dim) * 1e9

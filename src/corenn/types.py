@@ -242,6 +242,7 @@ class Stats:
     rows: live rows. tombstones: deleted rows whose ids cannot be used again yet. free: ids that new rows will take.
     reclaimable_bytes: what compact() would give back of the slabs. repair_backlog: deleted rows that edges may still
     lead to. disk_backlog: rows that disk.slab does not have as they are, 0 where searches do not go over the disk.
+    codes_backlog: rows that have yet to get codes of the kind, or by the codebook, that walks are to go over.
     pending: committed rows that are not linked into the graph yet and are found by an exact scan. commit: number of the
     last commit. generation: 1, and one more with each compaction. readers: other processes that read; oldest_reader:
     the id of the one with the oldest snapshot, for which ids of rows deleted since are kept. memory: bytes of the rows
@@ -267,6 +268,7 @@ class Stats:
     reclaimable_bytes: int
     repair_backlog: int
     disk_backlog: int
+    codes_backlog: int
     compression_mode: str
     memory: dict[str, int]
     memory_limit: int

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -23,10 +24,10 @@ from .config import Settings
 from .errors import ClosedError, CoreNNError, DiskFullError, DuplicateKeyError, KeyNotFoundError, ReadOnlyError
 from .graph.bulk import Progress
 from .graph.calibrate import Calibrator
-from .graph.codes import chosen_mode, codes_due
 from .graph.disk import STEP_ROWS, Spiller
 from .graph.insert import Linker
 from .graph.mend import Mender
+from .graph.recode import STEP_SECONDS
 from .graph.view import View, norms_of, radius_of, raise_radius, take_view
 from .storage.commit import CURVES, NO_IDS, Commit, Head
 from .storage.encode import Encoded
@@ -49,6 +50,7 @@ NEW = 1 << 32  # beyond all ids
 IDLE_ROWS = 512  # rows of the backlog linked before new requests are looked for
 IDLE_SECONDS = 1.0  # without a request, after which dead rows are taken out and recall is measured
 SPILLED_PER_CHANGE = 32  # rows of disk.slab written for each row that comes or goes, while many are behind; see `owed`
+RECODED_SHARE = 0.25  # of the time that a commit takes, after it, for making other codes
 MENDED_PER_CHANGE = 32  # rows whose edges are looked at for each row that comes or goes, while a pass is worth it
 
 
@@ -193,6 +195,8 @@ class Writer:
         self.spiller = spiller
         self.snapshots = snapshots
         self.calibrator = calibrator
+        self.recoder = linker.recoder
+        self._owed = 0.0  # seconds for making other codes, by the commits that were made meanwhile
         self._calm = False  # no request has come for IDLE_SECONDS
         self._backlog: list[tuple[int, UInt32s]] = list(store.recovered.backlog)
         self._changed = threading.Condition()
@@ -213,11 +217,10 @@ class Writer:
         for _, ids in self._backlog:
             self._raise_radius(ids)  # who committed them may have been killed before
         self.view = self._take()
-        if self._backlog or calibrator.due(self.view) or spiller.due(calm=True):
+        self.recoder.settle()
+        recoding = self.recoder.rest(self.view) is not None
+        if self._backlog or recoding or calibrator.due(self.view) or spiller.due(calm=True):
             self._start()
-        missing = chosen_mode(store) != "none" and self.view.codes is None
-        if missing or codes_due(store, self.view.head.live):
-            self.schedule(Task(self._make_codes))  # queries measure vectors, or go over other codes, until then
 
     # --- callers ---------------------------------------------------------------------------------------------------
 
@@ -287,8 +290,11 @@ class Writer:
     def _run(self) -> None:
         while True:
             with self._changed:
-                while not (self._queue or self._closing or self._job or self._may_link()):
-                    if not self._changed.wait(self._patience()):
+                while not (self._queue or self._closing or self._job or self._may_link() or self._recoding() == 0):
+                    patience, rest = self._patience(), self._recoding()
+                    if rest is not None and (patience is None or rest < patience):
+                        self._changed.wait(rest)
+                    elif not self._changed.wait(patience):
                         self._calm = True
                         break
                 self._calm = self._calm and not self._queue
@@ -302,6 +308,7 @@ class Writer:
             try:
                 if requests:
                     self._serve(requests)
+                    self.recoder.pause()
                 if self._job is not None:
                     self._advance(*self._job)
                 elif not requests:
@@ -316,6 +323,8 @@ class Writer:
         """Go on with what nobody waits for."""
         if self._may_link():
             self._link_backlog()
+        elif self._recoding() == 0:
+            self._recode()
         elif self._may_mend(calm=True):
             self._mend(1)
         elif self._may_spill(calm=True):
@@ -345,6 +354,17 @@ class Writer:
             self.spiller.step(self.view, min(left, STEP_ROWS))
             self.store.look()
         self.publish()
+
+    def _recoding(self, *, paid: bool = False) -> float | None:
+        """Seconds until the next step of making other codes may be taken, None if there is none. paid: by a write."""
+        if self.store.fault is not None or self._backlog or self._loading or self._job is not None:
+            return None
+        return self.recoder.rest(self.view, paid=paid)
+
+    def _recode(self, seconds: float = STEP_SECONDS) -> None:
+        """Go on making other codes."""
+        if self.recoder.step(self.view, seconds):
+            self.publish()
 
     def _patience(self) -> float | None:
         """How long to wait for requests before dead rows are taken out of the graph and recall is measured; for ever
@@ -454,6 +474,7 @@ class Writer:
         self.publish()
 
     def _commit(self, group: _Group, writes: Sequence[Write]) -> None:
+        began = time.monotonic()
         oldest = self._oldest() if self.mender.holds_ids else 0
         freed = self.mender.freeable(oldest)
         ids = self.mender.take(len(group.keys))
@@ -481,6 +502,20 @@ class Writer:
             self._spill(self.spiller.owed(least))
         if self._checkpoint_due():
             self._try_checkpoint()
+        if self._recoding(paid=True) is None:
+            self._owed = 0.0
+        else:
+            self._recode_beside(time.monotonic() - began)
+
+    def _recode_beside(self, took: float) -> None:
+        """Let a commit, which has taken so many seconds, pay its share: writes that follow each other closely leave
+        no other time.
+        """
+        self._owed += RECODED_SHARE * took
+        if self._owed > 0 and self._recoding(paid=True) == 0:
+            began = time.monotonic()
+            self._recode(self._owed)
+            self._owed -= time.monotonic() - began
 
     def _checkpoint_due(self) -> bool:
         """Whether there is much to recover from, or many rows wait for their deaths to be durable."""
@@ -550,15 +585,6 @@ class Writer:
         self._since_checkpoint = [0, 0]
         self._checkpointed = self.view.head.commit
 
-    def _make_codes(self) -> None:
-        linked = self.view.head.live - len(self.view.pending)
-        if codes_due(self.store, linked):
-            if not self._closing:  # the next opening sees to it
-                self.linker.coder.begin(self.view, linked)
-        else:
-            self.linker.coder.extend(self.view)
-        self.publish()
-
     def keep_curves(self) -> None:
         """Store the calibration curves, which are soft. Called in the writer thread."""
         if self.store.fault is None:
@@ -590,11 +616,13 @@ class Writer:
             raise ClosedError("the database was closed before it could be copied; open it again")
         cut = take_cut(self.store)
         self.mender.paused += 1
+        self.recoder.paused += 1
         return cut
 
     def end_copy(self) -> None:
         """What `begin_copy` has told is copied. Called in the writer thread."""
         self.mender.paused -= 1
+        self.recoder.paused -= 1
 
     def settle(self, stop: Callable[[], bool]) -> Iterator[str]:
         """Link what waits, then take all that is dead now out of the graph, unless `stop` becomes true.
@@ -627,6 +655,7 @@ class Writer:
         self.linker.restart()
         self.mender.restart()
         self.spiller.restart()
+        self.recoder.restart()
         self.publish()
         self._since_checkpoint = [0, 0]
         self._checkpointed = self.view.head.commit
@@ -693,6 +722,5 @@ class Writer:
 
     def follow_limit(self) -> None:
         """Have the codes that go with the settings as they are now. Called in the writer thread."""
+        self.recoder.settle()
         self.publish()
-        if codes_due(self.store, self.view.head.live):
-            self.schedule(Task(self._make_codes))

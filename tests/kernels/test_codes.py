@@ -195,7 +195,7 @@ def test_principal_axes_keep_lengths_and_are_dealt_out(
     mixed = np.linalg.qr(rng.normal(size=(dim, dim)))[0]
     points = (rng.normal(size=(500, dim)) * 0.95 ** np.arange(dim) @ mixed).astype(np.float32)
     starts = subspaces_of(dim, 4 if dim > 7 else 2)
-    turn = codebook.rotation(points, starts)
+    turn = codebook.at_once(codebook.rotation(points, starts))
     assert turn.shape == (dim, width)
     assert np.allclose(whole(turn) @ whole(turn).T, np.eye(dim), atol=1e-5)
     turned = codebook.rotate(points, turn)

@@ -365,7 +365,7 @@ def _walk_of(view: View) -> str:
     """What decides about the recall of a list beside the rows and their edges."""
     codes = "none" if view.codes is None else f"{view.codes.bits}/{len(view.codes.signs)}"
     if view.codes is not None and len(view.codes.starts) > 1:
-        codes = f"{len(view.codes.starts) - 1} tables/{view.codes.slack:.6g}"
+        codes = f"{len(view.codes.starts) - 1} tables/{view.codes.slack:.6g}, book {view.book >> 32}"
     elif view.codes is not None and view.codes.signs.shape[1] < view.settings.dim:
         codes = f"first {view.codes.signs.shape[1]}/{view.codes.slack:.6g}"
     return f"{codes}, disk" if view.codes is not None and view.disk is not None else f"{codes}, beam {view.beam_width}"

@@ -26,6 +26,7 @@ from .bulk import Builder
 from .codes import Coder
 from .entries import elect
 from .parts import Parts
+from .recode import Recoder
 from .scratch import ScratchPool, workbench
 from .threads import Helpers
 from .view import View, entries_of, note_growth, set_entries, take_view
@@ -50,7 +51,8 @@ class Linker:
         self._store = store
         self._scratches = scratches
         self._helpers = helpers
-        self.coder = Coder(store, scratches, helpers)
+        self.coder = Coder(store, helpers)
+        self.recoder = Recoder(store, self.coder, scratches, helpers)
         self._builder = Builder(store, scratches, helpers)
         self._parts = Parts(store, scratches, helpers, self._builder)
         self.restart()
@@ -88,11 +90,11 @@ class Linker:
             self.elect_entries(head, len(ids), stop)
             if whole:
                 self._builder.measure_growth(self._view(head))
-            self.coder.extend(self._view(head), ids)
-            self.coder.begin(self._view(head), len(ids))
+            self._encode(ids, head)
+            self.recoder.first(self._view(head), 0, len(ids))
             return NO_IDS
         elected = int(self._store.edges.header[ELECTED])
-        self.coder.extend(self._view(head), ids)
+        self._encode(ids, head)
         while len(ids) and not stop():
             linked = max(0, head.live - len(ids))
             size = min(BATCH_ROWS, max(FIRST_ROWS, linked // SHARE))
@@ -102,8 +104,14 @@ class Linker:
                 elected = linked + len(batch)
                 self.elect_entries(head, elected, stop)
             self._lately = np.concatenate((self._lately, batch))[-LATELY_ROWS:]
-            self.coder.begin(self._view(head), linked + len(batch))
+            self.recoder.first(self._view(head), linked, linked + len(batch))
         return ids
+
+    def _encode(self, ids: UInt32s, head: Head) -> None:
+        """Give new rows their codes, over which they are linked."""
+        view = self._view(head)
+        self.coder.extend(view, ids)
+        self.recoder.again(view, ids)
 
     def link_again(self, ids: UInt32s, head: Head) -> None:
         """Search new edges for rows that are in the graph, and have lost many of those that they had.

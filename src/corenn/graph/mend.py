@@ -27,7 +27,7 @@ from ..storage.format import ELECTED, JOURNAL, NEVER
 from ..storage.state import seen_up_to
 from ..storage.store import NO_NAVIGATION, NOT_DRAWN, Store
 from ..types import AnyArray, Bytes, UInt32s
-from .codes import centre_of
+from .codes import centres_of
 from .insert import Linker
 from .scratch import workbench
 from .threads import Helpers
@@ -218,7 +218,7 @@ class Mender:
         if self.paused or not len(self._buried):
             return NO_IDS
         died = self._store.state.array[self._buried, DIED]
-        kept = self._buried == centre_of(self._store)
+        kept = np.isin(self._buried, centres_of(self._store))
         freed: UInt32s = self._buried[(died <= np.uint64(seen_up_to(min(oldest, self._store.forgotten)))) & ~kept]
         return freed
 

@@ -143,13 +143,10 @@ class Searcher:
 
     def _walk(self, view: View, plan: Plan, queries: Float32s, results: Results, room: int = TOMBSTONE_ROOM) -> int:
         size, scratch = self._scratches.take(view, plan, room=room)
-        fewest = -1
-        if view.codes is not None and view.marks is not None:
+        if view.codes is not None:
             walk = self._walk_codes if view.disk is None else self._walk_disk
             fewest = walk(view, plan, queries, scratch, results)
-            if view.marks.changed:
-                fewest = -1  # others were written over them, before or meanwhile: what was found may be anything
-        if fewest < 0:
+        else:
             fewest = self._call(search_batch, view.rows, view.graph, view.live, plan, queries, scratch, results)
         self._scratches.give(size, scratch)
         return fewest

@@ -10,7 +10,7 @@ from ..errors import CorruptionError
 from ..kernels.renumber import translate_edges
 from ..kernels.rows import NORM
 from ..storage.commit import NO_IDS
-from ..storage.format import CHOSEN, GROWN, GROWTH, LINKED, SLACK, TRIED
+from ..storage.format import AGREED, BOOK, CHOSEN, GROWN, GROWTH, LINKED, LOOKED, MISSED, SINCE, SLACK, TRIED
 from ..storage.renumber import Renumbering
 from ..storage.store import Store
 from . import codebook
@@ -18,6 +18,8 @@ from .insert import Linker
 from .scratch import ScratchPool
 from .threads import Helpers
 from .view import entries_of, raise_radius, take_view
+
+MADE_BY = [CHOSEN, SLACK, MISSED, AGREED, SINCE]  # what the header of codes.slab says of codes that are made alike
 
 
 def copy_edges(source: Store, target: Store, renumbering: Renumbering) -> Iterator[int]:
@@ -54,10 +56,11 @@ def finish_graph(
     linker = Linker(target, ScratchPool(), helpers)
     linker.elect_entries(head, head.live, stop)
     if source.codes is not None and target.codes is not None:
-        target.codes.header[[CHOSEN, SLACK]] = source.codes.header[[CHOSEN, SLACK]]
-        if source.codebook is not None:
-            codebook.keep(target, source.codebook[1])
-        target.codes.header[TRIED] = min(int(source.codes.header[TRIED]), head.live)
+        target.codes.header[MADE_BY] = source.codes.header[MADE_BY]
+        if (book := codebook.codebook_of(source, source.codes)) is not None:
+            target.codes.header[BOOK] = codebook.keep(target, book)
+        for word in (TRIED, LOOKED):
+            target.codes.header[word] = min(int(source.codes.header[word]), head.live)
         entries = entries_of(target)
         linker.coder.make_again(take_view(target, head, NO_IDS), int(entries[0]) if len(entries) else 0)
 

@@ -35,6 +35,10 @@ class Helpers:
         shared._guests = guests
         return shared
 
+    def visited(self) -> bool:
+        """Whether there are guests now, to whom a processor is left."""
+        return self._guests is not None and self._guests()
+
     def run(self, work: Callable[[int, int], None], count: int, step: int, threads: int | None = None) -> None:
         """Call work(start, stop) on ranges that cover 0 … count, here and on up to `threads` - 1 helpers.
 
@@ -43,7 +47,7 @@ class Helpers:
         The first error is raised. After an error or Ctrl-C no further range is begun.
         """
         if threads is None:
-            threads = self.threads if self._guests is None or not self._guests() else max(self.threads - 1, 1)
+            threads = max(self.threads - 1, 1) if self.visited() else self.threads
         step = max(1, step // self.grain())
         threads = min(threads, -(-count // step))
         starts = iter(range(0, count, step))  # taking the next one is atomic

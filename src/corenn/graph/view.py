@@ -17,11 +17,11 @@ from ..kernels.codes import Codes
 from ..kernels.rows import NORM, BFloat16Rows, CodeRows, Float16Rows, Float32Rows, Rows
 from ..kernels.search import BORN, DIED, Graph, Live, Navigation
 from ..storage.commit import NO_IDS, Head, LiveView, Metadata
-from ..storage.format import ENTRIES, ENTRY_COUNT, GROWN, GROWTH, MAX_ENTRIES, RADIUS
+from ..storage.format import BOOK, ENTRIES, ENTRY_COUNT, GROWN, GROWTH, MAX_ENTRIES, RADIUS
 from ..storage.state import checksums_of, commit_of, salted, seen_up_to
 from ..storage.store import NO_NAVIGATION, Store
 from ..types import AnyArray, Bytes, Float32s, UInt32s, UInt64s
-from .codes import CodeMarks, codes_for
+from .codes import codes_for
 from .disk import OnDisk, disk_for
 
 CACHE_BYTES = 1 << 24  # up to here one row per step was quicker, beyond four: docs/performance.md
@@ -37,7 +37,7 @@ class View:
     metadata: where the keys and payloads of these ids are looked up; after a compaction those of the store have others.
 
     tombstones: whether walks may meet rows that the snapshot does not see. growth: see growth_of. codes: over which
-    walks go, None while there are none. marks: by which it is told that they have become others. disk: where walks over
+    walks go, None while there are none. book: the word of their codebook, 0 if they have none. disk: where walks over
     codes read the rows, None while these are mapped.
     """
 
@@ -52,7 +52,7 @@ class View:
     tombstones: bool
     growth: float
     codes: Codes | None
-    marks: CodeMarks | None
+    book: int
     disk: OnDisk | None
     metadata: Metadata
 
@@ -202,7 +202,6 @@ def take_view(store: Store, head: Head, pending: UInt32s, uncounted: UInt32s = N
     """
     radius = _raised(store, norms_of(store, uncounted)) if len(uncounted) else radius_of(store)
     rows = rows_of(store.settings, store.vectors.array, store.seals.array, radius)
-    marks = None if store.codes is None else CodeMarks.of(store.codes.header)  # before what they are the marks of
     navigation = store.navigation if store.navigation.rows <= head.rows else NO_NAVIGATION
     return View(
         head=head,
@@ -216,7 +215,7 @@ def take_view(store: Store, head: Head, pending: UInt32s, uncounted: UInt32s = N
         tombstones=head.dead > store.buried,
         growth=growth_of(store),
         codes=codes_for(store, rows, head.rows),
-        marks=marks,
+        book=0 if store.codes is None else int(store.codes.header[BOOK]),
         disk=disk_for(store),
         metadata=store.metadata,
     )

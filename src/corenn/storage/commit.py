@@ -14,8 +14,8 @@ from ..types import AnyArray, Key, UInt32s
 from .format import NO_ID
 from .state import broken_states
 
-# Calibration curves, the navigation graph, and the codebook of product codes.
-CURVES, NAVIGATION, CODEBOOK = SOFT = "curves", "navigation", "codebook"
+# Calibration curves, the navigation graph, and two codebooks: of the product codes, and of those that are being made.
+CURVES, NAVIGATION, *BOOKS = SOFT = "curves", "navigation", "codebook", "codebook2"
 NO_IDS: UInt32s = np.empty(0, np.uint32)
 _COUNTS = struct.Struct("<III")
 

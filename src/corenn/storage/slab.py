@@ -175,9 +175,9 @@ class FileSlab:
             raise
 
     @classmethod
-    def create(cls, files: Files, folder: Path, spec: SlabSpec) -> None:
-        """Write an empty slab."""
-        path = folder / spec.name
+    def create(cls, files: Files, folder: Path, spec: SlabSpec, name: str | None = None) -> None:
+        """Write an empty slab. name: of the file, if that is not yet its own."""
+        path = folder / (name or spec.name)
         descriptor = files.open(path, writable=True, create=True)
         try:
             files.allocate(descriptor, PAGE, path)
@@ -326,6 +326,11 @@ class FileSlab:
 
     def sync(self) -> None:
         self._files.sync(self._descriptor, self.path)
+
+    def rename(self, path: Path) -> None:
+        """Give the file another name. Whoever has mapped what was there goes on with that."""
+        self._files.rename(self.path, path)
+        self.path = path
 
     def rewrite(self, ids: UInt32s) -> None:
         """Write rows, and the header, once more as they are, so that the next sync brings them to the disk."""

@@ -61,6 +61,7 @@ from .keys import pack_keys, unpack_key
 from .memory import MemoryMetadata
 from .platform import boot_id, give_way
 from .readers import Registration
+from .recoded import as_created, discard_draft, follow_codes
 from .resume import Failing, rewrite
 from .rocks import RocksMetadata
 from .rocksdb import require_threads
@@ -129,18 +130,6 @@ def slab_specs(settings: Settings, database: int = 0, generation: int = FIRST) -
         codes = code_width(settings, settings.compression_mode)
         specs.append(SlabSpec("codes.slab", np.dtype(np.uint8), codes, hard=False, dim=settings.dim))
     return {spec.name: replace(spec, database=database, generation=generation) for spec in specs}
-
-
-def _as_created(path: Path, spec: SlabSpec) -> SlabSpec:
-    """The shape of a file of codes, which keeps the width that it was created with whatever codes it holds later."""
-    if spec.name != "codes.slab":
-        return spec
-    try:
-        with path.open("rb") as file:
-            width = fmt.row_bytes_in(file.read(fmt.PAGE))
-    except OSError:
-        return spec
-    return replace(spec, columns=width) if width else spec
 
 
 def _require_vacant(path: Path) -> None:
@@ -234,8 +223,9 @@ class Store:
         self.vectors, self.seals, self.state = (slabs[f"{name}.slab"] for name in ("vectors", "seals", "state"))
         self.edges, self.keys, self.heap = slabs["edges.slab"], slabs["keys.slab"], slabs["keys.heap"]
         self.codes: Slab | None = slabs.get("codes.slab")
-        self.centre: tuple[int, Float32s] | None = None  # of RaBitQ's codes: its row and its vector
-        self.codebook: tuple[int, Codebook] | None = None  # of product codes: the word BOOK that goes with it, and it
+        self.draft: Slab | None = None  # codes that are being made: see storage/recoded.py
+        self.centre: tuple[Slab, int, Float32s] | None = None  # of RaBitQ's codes: its row and its vector
+        self.codebooks: dict[int, Codebook] = {}  # of product codes, by the word BOOK that goes with each
         self.navigation, self.drawn = NO_NAVIGATION, NOT_DRAWN
         self.disk: DiskRows | None = None  # where there is a disk.slab
         self.source: Descriptors | None = None  # of what searches over the disk read: see graph/disk.py
@@ -392,7 +382,7 @@ class Store:
         slabs: dict[str, Any] = {}
         try:
             for name, spec in slab_specs(settings, stored["database"], number).items():
-                spec = _as_created(folder / name, spec)
+                spec = as_created(folder / name, spec)
                 slabs[name] = cls._open_slab(folder / name, spec, mode, files, metadata, recovered)
             store = cls(settings, slabs, metadata, path=path, writable=mode != "r")
             store.files, store.generation = files, number
@@ -456,8 +446,9 @@ class Store:
         chosen = 0 if self.codes is None else int(self.codes.header[fmt.CHOSEN])
         if self.codes is None or not fmt.CODINGS.index("none") < chosen < len(fmt.CODINGS):
             return 0
-        if fmt.CODINGS[chosen] in TRAINED and self.codebook is not None:
-            return product_form(self.settings.dim, len(self.codebook[1].starts) - 1).row_bytes
+        book = self.codebooks.get(int(self.codes.header[fmt.BOOK]))
+        if fmt.CODINGS[chosen] in TRAINED and book is not None:
+            return product_form(self.settings.dim, len(book.starts) - 1).row_bytes
         return code_width(self.settings, fmt.CODINGS[chosen])
 
     def add_codes(self) -> None:
@@ -473,7 +464,7 @@ class Store:
                 FileSlab.create(self.files, self.folder, spec)
                 self.files.sync_folder(self.folder)
             assert isinstance(self.metadata, RocksMetadata)
-            self.codes = self._open_slab(path, _as_created(path, spec), "rw", self.files, self.metadata, self.recovered)
+            self.codes = self._open_slab(path, as_created(path, spec), "rw", self.files, self.metadata, self.recovered)
             if self.changes is not None:
                 self.changes.watch(self.codes)
         self.codes.header[[fmt.CHOSEN, fmt.CODED]] = 0
@@ -537,8 +528,10 @@ class Store:
         head = metadata.head
         durable, boot = metadata.marks()
         restarted = boot != boot_id() and head.commit > 0
-        if self.codes is not None and self.writable and restarted:
-            self.codes.header[fmt.CODED] = 0  # what was not brought to the disk is made again
+        if self.writable and restarted:  # what was not brought to the disk is made again
+            if self.codes is not None:
+                self.codes.header[fmt.CODED] = 0
+            discard_draft(self)
         if head.commit > 0 and (durable is None or boot is None) and self.writable:
             self.recovered.faults.append("the mark of the last checkpoint is lost; edges are checked in full")
             self.recovered.suspect = True
@@ -895,6 +888,7 @@ class Store:
         self.metadata.follow(int(self.state.header[PUBLISHED]))
         give_way()
         head = self.metadata.head
+        follow_codes(self)
         for slab in self.slabs.values():
             assert isinstance(slab, FileSlab)
             slab.follow()
@@ -924,11 +918,13 @@ class Store:
         Arrays that were handed out stay valid; what looks up keys or payloads has to be done with the former metadata
         before that is closed.
         """
+        if self.writable:
+            discard_draft(self)
         former = Former(self.metadata, self.slabs, self.disk)
         self._hold(other.slabs, other.metadata)
         self.disk = other.disk
         self.generation, self.navigation, self.drawn = other.generation, other.navigation, other.drawn
-        self.codebook = other.codebook
+        self.codebooks = other.codebooks
         self._burnt = (self._burnt[0], NO_IDS)
         self.failing, self.unsure = None, set()
         self.buried, self.forgotten = 0, max(other.forgotten, self.metadata.head.commit)
@@ -962,12 +958,13 @@ class Store:
         """Bytes that the collection takes on disk."""
         self._require_folder()
         while True:
-            generation = self.generation
+            held = self.generation, self.codes, self.draft
             try:
                 beside = 0 if self.disk is None else self.disk.disk_bytes()
+                beside += 0 if (draft := self.draft) is None else draft.disk_bytes()
                 return sum(slab.disk_bytes() for slab in self.slabs.values()) + beside + self.metadata.disk_bytes()
-            except CoreNNError:  # its files may have gone to a compaction
-                if generation == self.generation:
+            except CoreNNError:  # its files may have gone to a compaction, or its codes to others
+                if held == (self.generation, self.codes, self.draft):
                     raise
 
     def close(self) -> None:
@@ -980,6 +977,8 @@ class Store:
                 stack.callback(self.changes.close)
             if self.disk is not None:
                 stack.callback(self.disk.close)
+            if self.draft is not None:
+                stack.callback(self.draft.close)
             for slab in self.slabs.values():
                 stack.callback(slab.close)
             if self.registration is not None:
