@@ -72,6 +72,7 @@ simulate: setup
 # What is too long for every change, and should run every night: an hour on two cores.
 long:
 	$(MAKE) crash
+	$(BIN)/python -m pytest -q $(PARALLEL) -m slow --ignore=tests/faults
 	$(MAKE) simulate SECONDS=300
 
 bench-core: setup

@@ -211,6 +211,7 @@ def test_systems_are_told_of_the_limit() -> None:
 
 
 @pytest.mark.compiled
+@pytest.mark.slow
 def test_the_goals_of_data_larger_than_memory(tmp_path: Path, rng: np.random.Generator) -> None:
     data, written = tmp_path / "clusters-16-euclidean.hdf5", tmp_path / "made" / "limit.json"
     write(data, rng)

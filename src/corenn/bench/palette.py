@@ -45,6 +45,7 @@ FIXED: dict[str, Look] = {
     "pynndescent": Look(GREY, "s"),
     "lancedb": Look(GREY, ">", DASHED),
     "sqlite-vec": Look(GREY, "*", DOTTED),
+    "diskann": Look(BLACK, "D", MIXED),
 }
 OTHERS = tuple(Look(colour, marker, MIXED) for marker in "d8H" for colour in (BLUE, GREEN, PURPLE, SKY, BLACK, ORANGE))
 VARIANTS: tuple[tuple[bool, tuple[float, ...] | None], ...] = (
