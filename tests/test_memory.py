@@ -129,3 +129,17 @@ def test_pages_are_given_back_and_come_again(tmp_path: Path, monkeypatch: pytest
         assert db.verify().ok
     with CoreNN.open(tmp_path / "db") as db:
         assert db.verify().ok and db.query(rows[:50], k=5, exact=True) == after
+
+
+def test_work_goes_on_where_nobody_can_tell_how_much_memory_is_in_use(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails() -> int:
+        raise OSError(24, "Too many open files")
+
+    with CoreNN.create(tmp_path / "db", dim=8, metric="l2", memory_limit="64MB") as db:
+        monkeypatch.setattr(residence, "mapped_bytes", fails)
+        for key in range(3):  # the thread that writes has looked after each
+            db.insert([key], np.ones((1, 8), np.float32))
+        assert len(db.query(np.ones(8, np.float32), k=3, exact=True)) == 3
+        monkeypatch.undo()

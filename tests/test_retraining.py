@@ -7,6 +7,7 @@ training that never ends because rows are hard to tell apart.
 
 from __future__ import annotations
 
+import shutil
 import signal
 import subprocess
 import sys
@@ -21,6 +22,7 @@ import pytest
 from numpy.typing import NDArray
 
 from corenn import CoreNN
+from corenn import writer as writer_module
 from corenn.errors import DiskFullError
 from corenn.graph import codebook, codes, recode
 from corenn.graph.threads import Helpers
@@ -516,6 +518,68 @@ def test_a_snapshot_holds_the_old_codes_or_the_new(tmp_path: Path, sift: Sample)
             assert found(copy, rows, queries) >= 0.96
             assert copy.verify().ok
         db.close()
+
+
+def test_a_snapshot_is_told_of_codes_by_a_process_that_was_killed_when_they_had_their_name(
+    tmp_path: Path, sift: Sample, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, killed, copy = tmp_path / "db", tmp_path / "killed", tmp_path / "copy"
+    rename = FileSlab.rename
+
+    def dying(slab: FileSlab, to: Path) -> None:
+        rename(slab, to)
+        shutil.copytree(path, killed)  # what a kill leaves at this moment
+
+    with by_hand():
+        db = fill(CoreNN.create(path, dim=128, metric="l2", compression_mode="sq8", compression_threshold=500),
+                  sift[0][:1_200])  # fmt: skip
+        db.snapshot(copy)
+        db.configure(compression_mode="sq4")
+        monkeypatch.setattr(FileSlab, "rename", dying)
+        stepped(db, lambda: not db.stats().codes_backlog)
+        db.close()
+        with CoreNN.open(killed) as db:
+            assert db.stats().compression_mode == "sq4" and db.verify().ok
+            db.snapshot(copy)
+    with CoreNN.open(copy, mode="r") as reader:
+        assert reader.stats().compression_mode == "sq4" and reader.verify().ok
+
+
+def test_a_limit_that_changes_on_the_way_ends_what_does_not_fit_it(
+    tmp_path: Path, sift: Sample, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    most = {"none": 0, "sq8": 500, "sq4": 5_000}
+    with by_hand():
+        db = fill(CoreNN.create(tmp_path / "db", dim=128, metric="l2", compression_mode="sq8",
+                                compression_threshold=500), sift[0][:1_200])  # fmt: skip
+        for module in (codes, recode):
+            monkeypatch.setattr(module, "fits", lambda store, mode, live: live <= most[mode])
+        for whole in (False, True):  # while rows are encoded, and while it is tried what that is worth
+            most["sq4"] = 5_000
+            db.configure(compression_mode="auto")
+            writer, enough = writer_of(db), encoded(db, 1_200 if whole else 512)
+            while not enough():
+                writer.submit(Task(lambda at=writer: at._recode(0.0)))
+            assert codes.mode_in(draft_of(db)) == "sq4"
+            most["sq4"] = 100
+            db.configure(memory_limit=1 << 40)
+            assert db._store.draft is None and writer_of(db).recoder._work is None
+            step(db)
+            assert not writer_of(db).recoder._later and db._store.fault is None
+            db.configure(compression_mode="sq8")
+        db.close()
+
+
+def test_a_write_does_not_pay_for_the_time_in_which_nothing_could_be_done(memory: Create, sift: Sample) -> None:
+    db = fill(memory(dim=128, metric="l2", compression_mode="sq8", compression_threshold=500), sift[0][:1_200])
+    with by_hand():
+        db.configure(compression_mode="sq4")
+        writer = writer_of(db)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(Writer, "_recoding", lambda self, paid=False: 60.0)  # as after a failure
+            for _ in range(100):
+                writer._recode_beside(1.0)
+            assert writer._owed <= max(writer_module.MOST_OWED, writer_module.RECODED_SHARE)
 
 
 def test_a_compaction_takes_the_place_of_it(create: Create, sift: Sample) -> None:

@@ -122,6 +122,9 @@ class Recoder:
         if store.draft is None:
             open_draft(store)
         if store.draft is not None and not self._usable(store.draft):
+            if self._work is not None:  # it counts on what is given up
+                self._work.steps.close()
+                self._work = None
             discard_draft(store)
 
     def _usable(self, draft: Slab) -> bool:

@@ -93,10 +93,10 @@ def adopt_draft(store: Store) -> None:
     assert draft is not None and former is not None
     if isinstance(draft, FileSlab):
         assert store.folder is not None
-        draft.rename(store.folder / NAME)
-        if store.changes is not None:
+        if store.changes is not None:  # before: nobody may find the new codes there who has not been told of them
             store.changes.watch(draft)
             draft.note(slice(0, len(draft.array)))
+        draft.rename(store.folder / NAME)
     store.codes = store.slabs[NAME] = draft
     store.draft = None
     former.header[CODED] = 0  # rows that come from now on have no codes there: no view taken later may count on it
