@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ from corenn.storage.memory import MemoryMetadata
 from corenn.storage.recoded import DRAFT
 from corenn.storage.rocks import RocksMetadata
 from corenn.storage.slab import FileSlab, Slab
+from corenn.storage.store import Recovered, Store
 from corenn.writer import Task, Writer
 from tests.conftest import Create, Sample
 from tests.crash.harness import ROOT, environment, pretend_restart
@@ -419,6 +421,34 @@ def test_what_fails_on_the_way_goes_on_where_it_was(create: Create, sift: Sample
         stepped(db, lambda: version(db) == 2)
         assert db._store.codes is kept and coded >= 1_000
         assert db.verify().ok
+
+
+@pytest.mark.parametrize("beside", [False, True])
+def test_no_write_fails_for_whatever_ends_it(create: Create, sift: Sample, *, beside: bool) -> None:
+    def broken(*given: Any) -> None:
+        raise AssertionError("a fault of ours")
+
+    with by_hand():
+        db = due(create, sift[0][:5_000])
+        stepped(db, encoded(db, 1_000))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(recode.Recoder, "_write", broken)
+        if beside:
+            patch.setattr(recode, "PAUSE_SECONDS", 3_600.0)
+        db.upsert([0], sift[0][:1])  # whose row has its new code, too
+        db.delete([1])
+        assert db._store.fault is None
+    assert db.verify().ok
+
+
+def test_a_reader_that_meets_the_moment_reads_the_new_file(tmp_path: Path, sift: Sample) -> None:
+    with CoreNN.create(tmp_path / "db", dim=128, metric="l2") as db:
+        codes_slab, metadata = db._store.codes, db._store.metadata
+        assert isinstance(codes_slab, FileSlab) and isinstance(metadata, RocksMetadata)
+        before = replace(codes_slab.spec, columns=16)  # as it was read from the file that had the name
+        slab = Store._open_slab(codes_slab.path, before, "r", Files(), metadata, Recovered())
+        assert slab.spec == codes_slab.spec
+        slab.close()
 
 
 def test_no_room_for_a_codebook(create: Create, sift: Sample) -> None:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..config import MAX_ROWS
-from ..errors import CoreNNError, FormatError, NewerFormatError, OlderFormatError
+from ..errors import CoreNNError, NewerFormatError, OlderFormatError
 from .format import CODED, PAGE, row_bytes_in
 from .slab import FileSlab, MemorySlab, SlabSpec
 
@@ -68,7 +68,7 @@ def open_draft(store: Store) -> None:
         store.draft = FileSlab(store.files, path, as_created(path, store.codes.spec), writable=True)
     except (NewerFormatError, OlderFormatError):
         raise
-    except (FormatError, OSError) as error:
+    except (CoreNNError, OSError) as error:
         log.warning("%s; the codes that were being made are begun anew", error)
         discard_draft(store)
 
