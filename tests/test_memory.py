@@ -15,6 +15,8 @@ from corenn import CoreNN
 from corenn.errors import CapacityError, InvalidSettingError
 from corenn.storage import residence
 from corenn.storage.platform import mapped_bytes
+from corenn.storage.rocks import RocksMetadata
+from corenn.storage.rocksdb import Rocks
 
 DIM = 256
 LIMIT = 64 << 20
@@ -129,3 +131,43 @@ def test_pages_are_given_back_and_come_again(tmp_path: Path, monkeypatch: pytest
         assert db.verify().ok
     with CoreNN.open(tmp_path / "db") as db:
         assert db.verify().ok and db.query(rows[:50], k=5, exact=True) == after
+
+
+def test_work_goes_on_where_nobody_can_tell_how_much_memory_is_in_use(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails() -> int:
+        raise OSError(24, "Too many open files")
+
+    with CoreNN.create(tmp_path / "db", dim=8, metric="l2", memory_limit="64MB") as db:
+        monkeypatch.setattr(residence, "mapped_bytes", fails)
+        for key in range(3):  # the thread that writes has looked after each
+            db.insert([key], np.ones((1, 8), np.float32))
+        assert len(db.query(np.ones(8, np.float32), k=3, exact=True)) == 3
+        monkeypatch.undo()
+
+
+def test_the_metadata_keep_within_the_limit_whichever_instance_holds_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[tuple[Rocks, int]] = []
+    hold = Rocks.hold_at_most
+
+    def holding(rocks: Rocks, size: int) -> None:
+        hold(rocks, size)
+        told.append((rocks, size))
+
+    monkeypatch.setattr(Rocks, "hold_at_most", holding)
+    with CoreNN.create(tmp_path / "db", dim=8, metric="l2", memory_limit="64MB") as db:
+        db.insert(range(3), np.ones((3, 8), np.float32))
+        metadata = db._store.metadata
+        assert isinstance(metadata, RocksMetadata)
+        assert told[-1] == (metadata._rocks, 2_000_000)
+        metadata._stand_by()  # as when the disk is full
+        db._limit_memory(80_000_000)  # a root opens and closes others meanwhile
+        assert told[-1][1] == 2_000_000
+        metadata.resume(metadata.head)
+        assert told[-1] == (metadata._rocks, 2_500_000)
+        db.compact()
+        assert isinstance(db._store.metadata, RocksMetadata) and db._store.metadata is not metadata
+        assert told[-1] == (db._store.metadata._rocks, 2_500_000)

@@ -7,12 +7,14 @@ training that never ends because rows are hard to tell apart.
 
 from __future__ import annotations
 
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,7 @@ import pytest
 from numpy.typing import NDArray
 
 from corenn import CoreNN
+from corenn import writer as writer_module
 from corenn.errors import DiskFullError
 from corenn.graph import codebook, codes, recode
 from corenn.graph.threads import Helpers
@@ -30,6 +33,7 @@ from corenn.storage.memory import MemoryMetadata
 from corenn.storage.recoded import DRAFT
 from corenn.storage.rocks import RocksMetadata
 from corenn.storage.slab import FileSlab, Slab
+from corenn.storage.store import Recovered, Store
 from corenn.writer import Task, Writer
 from tests.conftest import Create, Sample
 from tests.crash.harness import ROOT, environment, pretend_restart
@@ -419,6 +423,34 @@ def test_what_fails_on_the_way_goes_on_where_it_was(create: Create, sift: Sample
         assert db.verify().ok
 
 
+@pytest.mark.parametrize("beside", [False, True])
+def test_no_write_fails_for_whatever_ends_it(create: Create, sift: Sample, *, beside: bool) -> None:
+    def broken(*given: Any) -> None:
+        raise AssertionError("a fault of ours")
+
+    with by_hand():
+        db = due(create, sift[0][:5_000])
+        stepped(db, encoded(db, 1_000))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(recode.Recoder, "_write", broken)
+        if beside:
+            patch.setattr(recode, "PAUSE_SECONDS", 3_600.0)
+        db.upsert([0], sift[0][:1])  # whose row has its new code, too
+        db.delete([1])
+        assert db._store.fault is None
+    assert db.verify().ok
+
+
+def test_a_reader_that_meets_the_moment_reads_the_new_file(tmp_path: Path, sift: Sample) -> None:
+    with CoreNN.create(tmp_path / "db", dim=128, metric="l2") as db:
+        codes_slab, metadata = db._store.codes, db._store.metadata
+        assert isinstance(codes_slab, FileSlab) and isinstance(metadata, RocksMetadata)
+        before = replace(codes_slab.spec, columns=16)  # as it was read from the file that had the name
+        slab = Store._open_slab(codes_slab.path, before, "r", Files(), metadata, Recovered())
+        assert slab.spec == codes_slab.spec
+        slab.close()
+
+
 def test_no_room_for_a_codebook(create: Create, sift: Sample) -> None:
     with by_hand():
         db = due(create, sift[0][:5_000])
@@ -516,6 +548,68 @@ def test_a_snapshot_holds_the_old_codes_or_the_new(tmp_path: Path, sift: Sample)
             assert found(copy, rows, queries) >= 0.96
             assert copy.verify().ok
         db.close()
+
+
+def test_a_snapshot_is_told_of_codes_by_a_process_that_was_killed_when_they_had_their_name(
+    tmp_path: Path, sift: Sample, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, killed, copy = tmp_path / "db", tmp_path / "killed", tmp_path / "copy"
+    rename = FileSlab.rename
+
+    def dying(slab: FileSlab, to: Path) -> None:
+        rename(slab, to)
+        shutil.copytree(path, killed)  # what a kill leaves at this moment
+
+    with by_hand():
+        db = fill(CoreNN.create(path, dim=128, metric="l2", compression_mode="sq8", compression_threshold=500),
+                  sift[0][:1_200])  # fmt: skip
+        db.snapshot(copy)
+        db.configure(compression_mode="sq4")
+        monkeypatch.setattr(FileSlab, "rename", dying)
+        stepped(db, lambda: not db.stats().codes_backlog)
+        db.close()
+        with CoreNN.open(killed) as db:
+            assert db.stats().compression_mode == "sq4" and db.verify().ok
+            db.snapshot(copy)
+    with CoreNN.open(copy, mode="r") as reader:
+        assert reader.stats().compression_mode == "sq4" and reader.verify().ok
+
+
+def test_a_limit_that_changes_on_the_way_ends_what_does_not_fit_it(
+    tmp_path: Path, sift: Sample, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    most = {"none": 0, "sq8": 500, "sq4": 5_000}
+    with by_hand():
+        db = fill(CoreNN.create(tmp_path / "db", dim=128, metric="l2", compression_mode="sq8",
+                                compression_threshold=500), sift[0][:1_200])  # fmt: skip
+        for module in (codes, recode):
+            monkeypatch.setattr(module, "fits", lambda store, mode, live: live <= most[mode])
+        for whole in (False, True):  # while rows are encoded, and while it is tried what that is worth
+            most["sq4"] = 5_000
+            db.configure(compression_mode="auto")
+            writer, enough = writer_of(db), encoded(db, 1_200 if whole else 512)
+            while not enough():
+                writer.submit(Task(lambda at=writer: at._recode(0.0)))
+            assert codes.mode_in(draft_of(db)) == "sq4"
+            most["sq4"] = 100
+            db.configure(memory_limit=1 << 40)
+            assert db._store.draft is None and writer_of(db).recoder._work is None
+            step(db)
+            assert not writer_of(db).recoder._later and db._store.fault is None
+            db.configure(compression_mode="sq8")
+        db.close()
+
+
+def test_a_write_does_not_pay_for_the_time_in_which_nothing_could_be_done(memory: Create, sift: Sample) -> None:
+    db = fill(memory(dim=128, metric="l2", compression_mode="sq8", compression_threshold=500), sift[0][:1_200])
+    with by_hand():
+        db.configure(compression_mode="sq4")
+        writer = writer_of(db)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(Writer, "_recoding", lambda self, paid=False: 60.0)  # as after a failure
+            for _ in range(100):
+                writer._recode_beside(1.0)
+            assert writer._owed <= max(writer_module.MOST_OWED, writer_module.RECODED_SHARE)
 
 
 def test_a_compaction_takes_the_place_of_it(create: Create, sift: Sample) -> None:

@@ -8,7 +8,7 @@ import os
 import threading
 import weakref
 from collections.abc import Iterator, KeysView, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from itertools import repeat
 from pathlib import Path
@@ -23,6 +23,7 @@ from .compact import Compaction
 from .config import MAX_K, Settings
 from .errors import (
     ClosedError,
+    CoreNNError,
     CorruptionError,
     ForkedError,
     InvalidArgumentError,
@@ -694,6 +695,8 @@ class CoreNN:
         compaction = Compaction(writer, self._beside_queries, progress)
         with self._upkeep, self._residence.watched():
             writer.submit(Job(compaction.steps, compaction.note))
+        with suppress(CoreNNError):  # it was closed since
+            self._residence.renew()  # the metadata are others
 
     def refresh(self) -> None:
         """In mode "r": see what the writer has committed since. For the writer itself there is nothing to do."""

@@ -51,6 +51,7 @@ IDLE_ROWS = 512  # rows of the backlog linked before new requests are looked for
 IDLE_SECONDS = 1.0  # without a request, after which dead rows are taken out and recall is measured
 SPILLED_PER_CHANGE = 32  # rows of disk.slab written for each row that comes or goes, while many are behind; see `owed`
 RECODED_SHARE = 0.25  # of the time that a commit takes, after it, for making other codes
+MOST_OWED = 0.05  # seconds of it that may have gathered while nothing could be done, which one commit then waits for
 MENDED_PER_CHANGE = 32  # rows whose edges are looked at for each row that comes or goes, while a pass is worth it
 
 
@@ -511,7 +512,8 @@ class Writer:
         """Let a commit, which has taken so many seconds, pay its share: writes that follow each other closely leave
         no other time.
         """
-        self._owed += RECODED_SHARE * took
+        share = RECODED_SHARE * took
+        self._owed = min(self._owed + share, max(share, MOST_OWED))
         if self._owed > 0 and self._recoding(paid=True) == 0:
             began = time.monotonic()
             self._recode(self._owed)

@@ -122,6 +122,9 @@ class Recoder:
         if store.draft is None:
             open_draft(store)
         if store.draft is not None and not self._usable(store.draft):
+            if self._work is not None:  # it counts on what is given up
+                self._work.steps.close()
+                self._work = None
             discard_draft(store)
 
     def _usable(self, draft: Slab) -> bool:
@@ -187,7 +190,7 @@ class Recoder:
         if self._wanted is not None:
             return _Work(self._make(self._wanted), rows=True)
         if mode in TRAINED:
-            if codebook.codebook_of(store, store.codes) is None:
+            if linked and codebook.codebook_of(store, store.codes) is None:
                 return _Work(self._make((mode,)), rows=True)
             trained = int(header[TRIED])
             if linked >= GROWN * trained and trained < view.settings.pq_sample_size:
@@ -222,7 +225,7 @@ class Recoder:
                     self._work = None
                 if time.monotonic() - began >= seconds:
                     break
-        except (CoreNNError, OSError, MemoryError):
+        except Exception:  # whatever it is: codes are soft, and the write that pays for them holds
             log.warning("no other codes could be made; it is tried again, and walks go on as before", exc_info=True)
             self._work = None
             self._later = time.monotonic() + RETRY_SECONDS
@@ -244,10 +247,11 @@ class Recoder:
         self._view, self._hurried = view, True
         try:
             codebook.at_once(self._make(self._modes(linked)))
-        except (CoreNNError, OSError, MemoryError):
+        except Exception:  # see `step`
             log.warning("no codes could be made; it is tried again, and walks measure vectors", exc_info=True)
             self._later = time.monotonic() + RETRY_SECONDS
-        self._hurried = False
+        finally:
+            self._hurried = False
 
     def again(self, view: View, ids: UInt32s) -> None:
         """Rows have come, of which some may have ids that belonged to others before."""
@@ -258,7 +262,7 @@ class Recoder:
         try:
             for first, count in as_runs(ids[ids < int(draft.header[CODED])]).tolist():
                 self._write(view, draft, first, first + count)
-        except CoreNNError:
+        except Exception:  # see `step`
             log.warning("the codes that were being made are begun anew", exc_info=True)
             self._work = None
             discard_draft(self._store)

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..config import MAX_ROWS
-from ..errors import CoreNNError, FormatError, NewerFormatError, OlderFormatError
+from ..errors import CoreNNError, NewerFormatError, OlderFormatError
 from .format import CODED, PAGE, row_bytes_in
 from .slab import FileSlab, MemorySlab, SlabSpec
 
@@ -68,7 +68,7 @@ def open_draft(store: Store) -> None:
         store.draft = FileSlab(store.files, path, as_created(path, store.codes.spec), writable=True)
     except (NewerFormatError, OlderFormatError):
         raise
-    except (FormatError, OSError) as error:
+    except (CoreNNError, OSError) as error:
         log.warning("%s; the codes that were being made are begun anew", error)
         discard_draft(store)
 
@@ -93,10 +93,10 @@ def adopt_draft(store: Store) -> None:
     assert draft is not None and former is not None
     if isinstance(draft, FileSlab):
         assert store.folder is not None
-        draft.rename(store.folder / NAME)
-        if store.changes is not None:
+        if store.changes is not None:  # before: nobody may find the new codes there who has not been told of them
             store.changes.watch(draft)
             draft.note(slice(0, len(draft.array)))
+        draft.rename(store.folder / NAME)
     store.codes = store.slabs[NAME] = draft
     store.draft = None
     former.header[CODED] = 0  # rows that come from now on have no codes there: no view taken later may count on it

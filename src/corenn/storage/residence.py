@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, ClassVar
 
-from ..errors import InvalidSettingError
+from ..errors import CoreNNError, InvalidSettingError
 from .platform import let_go, mapped_bytes, mapped_of
 from .rocks import RocksMetadata
 from .slab import FileSlab
@@ -141,8 +141,10 @@ class Residence:
                 if self.mapped() <= allowed:
                     break
                 self._give_back(large=large)
-            self._next = time.perf_counter() + LOOK_SECONDS
+        except (CoreNNError, OSError):  # no descriptor is left, say: nobody who works may fail for this
+            log.debug("it cannot be told how much memory is in use", exc_info=True)
         finally:
+            self._next = time.perf_counter() + LOOK_SECONDS
             self._lock.release()
 
     def leave(self) -> None:
@@ -161,7 +163,7 @@ class Residence:
     def _give_back(self, *, large: bool) -> None:
         before = mapped_bytes()
         for store in (self._store, *self._store.beside):
-            for name, slab in store.slabs.items():
+            for name, slab in list(store.slabs.items()):  # codes may be added meanwhile
                 if (name in LARGE) == large and isinstance(slab, FileSlab):
                     slab.let_go()
         if large:

@@ -67,6 +67,7 @@ class RocksMetadata:
         self._list: str | None = None  # of the tables, as it was called when the reader opened it
         self._standby: Path | None = None  # the folder of a secondary instance that serves reads while none can write
         self._undo: tuple[bytes, bytes] | None = None  # what a change that failed was to replace
+        self._most = 0  # bytes of changes that an instance holds in memory, 0 for what it does by itself
         if not (folder / "CURRENT").exists():
             raise NotADatabaseError(f"{folder.parent} is not a CoreNN database: it has no metadata")
         if reader:
@@ -392,8 +393,10 @@ class RocksMetadata:
 
     def live_within(self, size: int) -> None:
         """Take no more memory than so many bytes, about, for what is not in tables yet. For the writer."""
-        with rocks_translated("set up", self._folder):
-            self._rocks.hold_at_most(min(WRITE_BUFFER_BYTES, max(LEAST_BUFFER_BYTES, size // 2)))
+        self._most = min(WRITE_BUFFER_BYTES, max(LEAST_BUFFER_BYTES, size // 2))
+        if self._standby is None:  # else it is for the instance that takes its place
+            with rocks_translated("set up", self._folder):
+                self._rocks.hold_at_most(self._most)
 
     def write_rows(self, rows: Iterable[tuple[bytes, bytes | None]]) -> None:
         """Write rows as they are, and remove those of None, into a store that nobody reads yet."""
@@ -474,6 +477,8 @@ class RocksMetadata:
                 if self._undo is not None:
                     opened.put(*self._undo)
                     opened.flush_wal(True)
+                if self._most:
+                    opened.hold_at_most(self._most)
         except BaseException:
             with suppress(Exception):  # what went wrong before it is told
                 opened.close()

@@ -488,6 +488,8 @@ class Store:
                 raise FormatError(f"{path} is missing; run `corenn repair` to save what the other files hold")
             slab = FileSlab(files, path, spec, writable=mode != "r")
         except FormatError as error:
+            if mode == "r" and (now := as_created(path, spec)) != spec:  # other codes have taken their place just now
+                return Store._open_slab(path, now, mode, files, metadata, recovered)
             if not mendable or isinstance(error, NewerFormatError | OlderFormatError):
                 raise
             if spec.hard and isinstance(error, ForeignFileError):
