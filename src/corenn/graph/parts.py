@@ -24,6 +24,7 @@ import numpy as np
 
 from ..errors import StorageError
 from ..kernels.candidates import VACANT
+from ..kernels.carve import MOST
 from ..kernels.search import DEGREE, FIRST_NEIGHBOUR, LIFELINE
 from ..storage.commit import NO_IDS, Commit, Head
 from ..storage.format import NO_ID
@@ -43,7 +44,7 @@ LEAST_ROWS = 4_000  # of a part: with fewer, inserting is as quick
 SHARE = 3  # one part takes at most one in so many bytes of the limit
 BORDER = 16  # leaders of a row, by which it is told whether it lies near a border
 LEADERS = 16  # for each part
-FEWEST, MOST = 64, 4096
+FEWEST = 64  # and MOST, which the kernel tells apart
 OWN = 0.45  # of the room of a part, for rows whose nearest leader is in it
 GATHERED = 256  # rows copied between two looks at what is resident
 MERGED = 4_096
