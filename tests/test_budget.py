@@ -44,7 +44,7 @@ needs_proc = pytest.mark.skipif(not mapped_bytes(), reason="only Linux tells wha
 
 @pytest.fixture
 def any_limit(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Residence, "check", lambda self, fixed: None)
+    monkeypatch.setattr(Residence, "check", lambda self, fixed, limit=None: None)
     monkeypatch.setattr(writer, "IDLE_SECONDS", 0.001)
 
 

@@ -40,7 +40,7 @@ pytestmark = pytest.mark.compiled
 @pytest.fixture(autouse=True)
 def _any_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     """So small a limit that everything outgrows it."""
-    monkeypatch.setattr(Residence, "check", lambda self, fixed: None)
+    monkeypatch.setattr(Residence, "check", lambda self, fixed, limit=None: None)
 
 
 @pytest.fixture(autouse=True)
@@ -367,7 +367,7 @@ def counted(self, ids, words):
     write(self, ids, words)
 DiskRows.write = counted
 from corenn.storage.residence import Residence
-Residence.check = lambda self, fixed: None
+Residence.check = lambda self, fixed, limit=None: None
 with CoreNN.open(sys.argv[1], memory_limit=1) as db:
     import time
     for turn in range(200):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import subprocess
 import sys
@@ -93,6 +94,9 @@ def test_a_database_larger_than_its_limit_stays_within_it(tmp_path: Path) -> Non
 def test_too_small_a_limit_is_refused_with_the_least(tmp_path: Path) -> None:
     with pytest.raises(InvalidSettingError, match=r"memory_limit=1,000,000: .* needs [0-9,]+ bytes at least"):
         CoreNN.create(tmp_path / "db", dim=8, memory_limit="1MB")
+    with pytest.raises(InvalidSettingError, match="at least"):
+        CoreNN.build(tmp_path / "db", range(10), np.ones((10, 8)), dim=8, memory_limit="1MB")
+    assert not list(tmp_path.iterdir())
     CoreNN.create(tmp_path / "other", dim=8).close()
     with pytest.raises(InvalidSettingError, match="at least"):
         CoreNN.open(tmp_path / "other", memory_limit=1 << 20)
@@ -101,6 +105,8 @@ def test_too_small_a_limit_is_refused_with_the_least(tmp_path: Path) -> None:
         db.insert(["a"], np.ones((1, 8), np.float32))
     with CoreNN.open(tmp_path / "other") as db:
         assert db.stats().memory_limit == 0, "for that handle only"
+        with pytest.raises(InvalidSettingError, match=r"memory_limit=1: .* at least"):
+            db.configure(memory_limit=1)
         db.configure(memory_limit="1GiB")
     with CoreNN.open(tmp_path / "other") as db:
         assert db.stats().memory_limit == 1 << 30
@@ -171,3 +177,16 @@ def test_the_metadata_keep_within_the_limit_whichever_instance_holds_them(
         db.compact()
         assert isinstance(db._store.metadata, RocksMetadata) and db._store.metadata is not metadata
         assert told[-1] == (db._store.metadata._rocks, 2_500_000)
+
+
+@needs_proc
+@pytest.mark.parametrize("way", ["link/db", "inner/../db", "."])
+def test_pages_are_told_by_any_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, way: str) -> None:
+    CoreNN.create(tmp_path / "db", dim=8).close()
+    (tmp_path / "inner").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path)
+    if way == ".":
+        monkeypatch.chdir(tmp_path / "db")
+    with CoreNN.open(way if way == "." else tmp_path / way) as db:
+        db.insert(range(50), np.ones((50, 8), np.float32))
+        assert db.stats().mapped_bytes > 0

@@ -19,6 +19,7 @@ from corenn import CoreNN, errors
 from corenn.graph import bulk, parts, threads
 from corenn.graph.insert import Linker
 from corenn.kernels.candidates import VACANT
+from corenn.kernels.carve import MOST
 from corenn.storage import residence
 from corenn.types import Float32s
 from tests import oracle
@@ -91,6 +92,39 @@ def test_parts_find_what_the_whole_finds(
         assert not db.verify().problems
         assert db.get([17])[0] is not None and len(db) == ROWS
     assert [each.name for each in tmp_path.iterdir()] == ["db"]
+
+
+@pytest.mark.compiled
+def test_many_parts_have_no_more_leaders_than_can_be_told_apart(
+    scarce: None, dealt: list[tuple[int, int]], tmp_path: Path, rng: np.random.Generator,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    plain, own = bulk.Builder.assign_leaders, []
+
+    def noted(self: bulk.Builder, view: Any, ids: Any, leaders: Any, fanout: int, step: str, **more: Any) -> Any:
+        labels = plain(self, view, ids, leaders, fanout, step, **more)
+        if step == "dealing":
+            own.append(labels[np.searchsorted(ids, leaders), 0] == np.arange(len(leaders)))
+        return labels
+
+    monkeypatch.setattr(bulk.Builder, "assign_leaders", noted)
+    rows = clustered(rng, 3_000)
+    with CoreNN.build(tmp_path / "db", range(3_000), rows, dim=DIM, metric="l2", memory_limit=250_000) as db:
+        assert dealt[0][0] > 2 * 32, "parts, for which there would be more leaders"
+        assert len(own[0]) == MOST and own[0].all(), "each leader is nearest to itself"
+        assert not db.verify().problems
+
+
+@pytest.mark.parametrize("left", [0, 1])
+def test_rows_that_have_died_before_they_are_linked(
+    scarce: None, tmp_path: Path, rng: np.random.Generator, left: int
+) -> None:
+    with CoreNN.create(tmp_path / "db", dim=DIM, metric="l2", memory_limit=SMALL_LIMIT) as db:
+        with db.loading():
+            db.insert(range(SMALL), clustered(rng, SMALL))
+            db.delete(range(left, SMALL))
+        assert len(db) == left and len(db.query(np.zeros(DIM), k=3)) == left
+        assert not db.verify().problems
 
 
 def test_the_graph_does_not_depend_on_threads(

@@ -113,7 +113,7 @@ def test_names_that_can_be(root: Root, name: str) -> None:
     "name",
     [
         "", ".", "..", ".hidden", "../up", "a/b", "/etc", "a\\b", "-flag", "a.", "x" * 129, "a b", "a\n", "a\0", "é",
-        "nul", "CON", "con.txt", "Lpt1.x.y", 1, None, b"a", ("a",), True,
+        "nul", "CON", "con.txt", "Lpt1.x.y", "settings.json", "GENERATION", "generation-2", 1, None, b"a", ("a",), True,
     ],
 )  # fmt: skip
 def test_names_that_cannot_be(root: Root, name: Any) -> None:
@@ -541,3 +541,16 @@ def test_no_collection_is_opened_for_which_there_is_no_memory(tmp_path: Path) ->
         assert granted.keys() == {"b", "c"} and all(size >= LEAST for size in granted.values())
     assert not list(tmp_path.glob(".*"))
     shutil.rmtree(tmp_path)
+
+
+def test_collections_that_have_outgrown_the_limit_can_be_dropped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Root(tmp_path, memory_limit=4 * LEAST) as root:
+        for name in ("a", "b", "c"):
+            root.create(name, dim=2)
+        monkeypatch.setattr("corenn.root._want", lambda *_: Want(0, 3 * LEAST))
+        root.drop("c")
+        assert root.list() == ["a", "b"]
+        with pytest.raises(InvalidSettingError, match="2 open collections"):
+            root.share_memory()

@@ -147,7 +147,7 @@ def _unknown(name: str) -> InvalidSettingError:
 
 
 def _size(name: str, value: Any) -> int:
-    if value is None or (isinstance(value, int) and not value):
+    if value is None or (isinstance(value, Integral) and not isinstance(value, bool) and value == 0):
         return 0
     try:
         return parse_bytes(value)

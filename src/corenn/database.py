@@ -133,7 +133,11 @@ class CoreNN:
         warm(chosen)
         folder, files = as_path(path), Files()
         Store.create(folder, chosen, files)
-        return cls(Store.open(folder, "rw", files), "rw")
+        try:
+            return cls._over(Store.open(folder, "rw", files))
+        except InvalidSettingError:  # a limit in which no database is to be held
+            files.remove_tree(folder)
+            raise
 
     @classmethod
     def open(cls, path: str | os.PathLike[str], mode: Literal["rw", "r", "rescue"] = "rw", **overrides: Any) -> CoreNN:
@@ -211,10 +215,22 @@ class CoreNN:
             Store.create(draft, chosen, files)
             store = Store.open(draft, "rw", files)
             try:
+                residence = Residence(store)
+                residence.check(len(load) * store.state.spec.row_bytes)
                 load.run(store, progress)
+                residence.check(_kept_bytes(store))
             finally:
                 store.close()
-        return cls(Store.open(folder, "rw", files), "rw")
+        return cls._over(Store.open(folder, "rw", files))
+
+    @classmethod
+    def _over(cls, store: Store) -> CoreNN:
+        """A handle for writing, or else the store is closed."""
+        try:
+            return cls(store, "rw")
+        except BaseException:
+            store.close()
+            raise
 
     def close(self) -> None:
         """Finish what is in work, bring everything to the disk and release the files. A second call does nothing."""
@@ -530,10 +546,13 @@ class CoreNN:
         """Change settings that may change after creation, and store them.
 
         Raises:
-            InvalidSettingError: for an unknown name, a value out of bounds, or a setting fixed at creation.
+            InvalidSettingError: for an unknown name, a value out of bounds, a setting fixed at creation, or a
+            memory_limit within which it could not be opened again.
         """
         writer = self._needs_writer()
-        self._store.settings.changed(changes)
+        changed = self._store.settings.changed(changes)
+        if "memory_limit" in changes:
+            self._residence.check(_kept_bytes(self._store), changed.memory_limit)
         writer.submit(Task(lambda: writer.configure(changes)))
         self._residence.renew()
 

@@ -12,6 +12,7 @@ import threading
 import weakref
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from numbers import Integral
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, NamedTuple, NoReturn, TypeAlias
@@ -46,6 +47,7 @@ MAX_NAME = 128
 NAME = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_.-]*[A-Za-z0-9_-])?")
 # Names that Windows keeps for devices, whatever follows a dot: a root is to be one wherever it is copied.
 RESERVED = {"con", "prn", "aux", "nul", *(f"{port}{n}" for port in ("com", "lpt") for n in range(1, 10))}
+OWN = re.compile(r"settings\.json|generation(?:-[0-9]+)?")  # by which a root would pass for a database
 DROPPED = re.compile(r"\..+\.dropped-[0-9a-f]{16}")
 READ_ALONE = ("disk.slab", "fresh.slab")  # read by calls, never mapped as a whole
 LOOKED_UP = ("codes.slab", "state.slab")  # at random, for every row: what a collection cannot do without
@@ -249,7 +251,7 @@ class Root:
                 os.close(lock)
             if database is not None:
                 database._close_because(self._gone(name))
-            self._share()
+            self._share_again()
 
     def _take_lock(self, name: str) -> int:
         """The lock of a collection's writer, which nobody holds who could still write to it."""
@@ -312,6 +314,11 @@ class Root:
         finally:
             with self._lock:
                 del self._coming[name]
+            self._share_again()
+
+    def _share_again(self) -> None:
+        """Share after what has been done, which does not fail any more if collections have outgrown the limit since."""
+        with suppress(InvalidSettingError):
             self._share()
 
     def _share(self) -> dict[str, int]:
@@ -480,7 +487,8 @@ class _Slot:
 
 def check_name(name: object) -> str:
     """A name that a collection may have: 1 to 128 of the ASCII letters and digits, `_`, `.` and `-`, of which `.` and
-    `-` do not begin it and `.` does not end it, and not one that Windows reserves for a device.
+    `-` do not begin it and `.` does not end it, and not one that Windows reserves for a device, or by which a
+    database is known.
 
     Raises:
         InvalidArgumentError
@@ -490,13 +498,15 @@ def check_name(name: object) -> str:
             f"{name!r} cannot name a collection: take 1 to {MAX_NAME} of the letters A to Z and a to z, digits, '_', "
             "'.' and '-', not beginning with '.' or '-' nor ending with '.'"
         )
+    if OWN.fullmatch(name.lower()):
+        raise InvalidArgumentError(f"{name!r} cannot name a collection: by files of this name a database is known")
     if name.partition(".")[0].lower() in RESERVED:
         raise InvalidArgumentError(f"{name!r} cannot name a collection: Windows keeps it for a device; choose another")
     return name
 
 
 def _as_limit(value: int | str | None) -> int:
-    if value is None or (isinstance(value, int) and not isinstance(value, bool) and value == 0):
+    if value is None or (isinstance(value, Integral) and not isinstance(value, bool) and value == 0):
         return 0
     try:
         return parse_bytes(value)

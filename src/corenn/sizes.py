@@ -21,11 +21,14 @@ def parse_bytes(value: Any) -> int:
     Raises:
         ValueError: for anything else, or a size that is not positive.
     """
+    number: float
     if isinstance(value, str):
         found = _SIZE.fullmatch(value)
         unit = None if found is None else _UNITS.get(found[2].lower())
         number = 0.0 if found is None or unit is None else float(found[1]) * unit
-    elif isinstance(value, Integral | Real) and not isinstance(value, bool):
+    elif isinstance(value, Integral) and not isinstance(value, bool):
+        number = int(value)  # of any length
+    elif isinstance(value, Real) and not isinstance(value, bool):
         number = float(value)
     else:
         number = 0.0

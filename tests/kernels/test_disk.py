@@ -23,7 +23,7 @@ from tests.oracle import distances
 @pytest.fixture(autouse=True)
 def _any_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     """So small a limit that everything outgrows it."""
-    monkeypatch.setattr(Residence, "check", lambda self, fixed: None)
+    monkeypatch.setattr(Residence, "check", lambda self, fixed, limit=None: None)
 
 
 @kernel

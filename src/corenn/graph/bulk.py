@@ -231,7 +231,8 @@ class Builder:
     def assign_leaders(
         self, view: View, ids: UInt32s, leaders: UInt32s, fanout: int, step: str, *, asking: bool = False
     ) -> AnyArray:
-        """For each row the places of its nearest leaders, uint16 (ids, fanout), 65,535 for none."""
+        """For each row the places of its nearest leaders, MOST at most, uint16 (ids, fanout), 65,535 for none."""
+        assert len(leaders) <= MOST, "the kernel would take one for another"
         around: Leaders = leaders_of(self.places(view, leaders))
         labels = np.empty((len(ids), fanout), np.uint16)
 

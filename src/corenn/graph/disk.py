@@ -75,7 +75,7 @@ def source_of(store: Store) -> OnDisk:
         disk = None  # the machine has restarted, and no writer has looked at it since
     if store.source is None:
         slabs = [store.vectors, store.edges, *([] if disk is None else [disk.rows])]
-        store.source = Descriptors(store.files, [slab.path for slab in slabs if isinstance(slab, FileSlab)])
+        store.source = Descriptors(store.files, [slab for slab in slabs if isinstance(slab, FileSlab)])
     vectors, edges, rows = (*store.source.numbers, -1, -1, -1)[:3]
     edge_words, words = store.edges.spec.columns, words_of(store.settings, store.edges.spec.columns)
     kernel = Disk(

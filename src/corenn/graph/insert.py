@@ -84,7 +84,9 @@ class Linker:
         """Link ids that are committed at `head`; returns those left over if `stop` became true on the way."""
         if self.in_bulk(len(ids)):
             alive = ids[self._store.state.array[ids, DIED] == 0]
-            whole = self._fits(len(ids))
+            if not len(alive):
+                return NO_IDS
+            whole = self._fits(len(alive))
             if not (self._builder if whole else self._parts).build(alive, head, stop, progress):
                 return ids
             self.elect_entries(head, len(ids), stop)
@@ -161,7 +163,7 @@ class Linker:
         for start in range(0, len(batch), step):
             thread_ring(view.rows, view.graph.edges, batch[start : start + step], root, journal, vector)
             self._helpers.between()
-        if self._store.changes is not None:
+        if self._store.changes is not None or self._store.disk is not None:
             self._touch_behind(view, np.concatenate((touched, batch)), fresh)
         self._link_back(view, np.repeat(batch, view.graph.edges[batch, DEGREE]), targets)
 

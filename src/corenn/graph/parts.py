@@ -24,6 +24,7 @@ import numpy as np
 
 from ..errors import StorageError
 from ..kernels.candidates import VACANT
+from ..kernels.carve import MOST
 from ..kernels.search import DEGREE, FIRST_NEIGHBOUR, LIFELINE
 from ..storage.commit import NO_IDS, Commit, Head
 from ..storage.format import NO_ID
@@ -43,10 +44,12 @@ LEAST_ROWS = 4_000  # of a part: with fewer, inserting is as quick
 SHARE = 3  # one part takes at most one in so many bytes of the limit
 BORDER = 16  # leaders of a row, by which it is told whether it lies near a border
 LEADERS = 16  # for each part
-FEWEST, MOST = 64, 4096
+FEWEST = 64  # and MOST, which the kernel tells apart
 OWN = 0.45  # of the room of a part, for rows whose nearest leader is in it
 GATHERED = 256  # rows copied between two looks at what is resident
 MERGED = 4_096
+HELD_BYTES = 4 + 3 * 2 + 4  # per row, all the time: its id, its parts, the next one on the ring
+DEALT_BYTES = 2 * BORDER  # while it is dealt out: its leaders
 MEASURED = 4  # parts in which the growth of distances is measured
 NOWHERE = 0xFFFF
 
@@ -94,9 +97,11 @@ class Parts:
         self._store.edges.note(slice(0, head.rows))
         self._builder.begin(stop, progress)
         try:
+            self._store.working = len(ids) * (HELD_BYTES + DEALT_BYTES)
             self._builder.clear(ids)
             view = take_view(self._store, head, NO_IDS)
             dealt = self._deal(view, ids, room_of(self._store))
+            self._store.working = len(ids) * HELD_BYTES
             self._ring, self._ends = np.zeros(len(ids), np.uint32), []
             with _file(self._store.path) as file:
                 starts = [0]
@@ -118,6 +123,7 @@ class Parts:
             ) from error
         finally:
             self._ring, self._ends = NO_IDS, []
+            self._store.working = 0
         return True
 
     def _deal(self, view: View, ids: UInt32s, room: int) -> AnyArray:
@@ -148,7 +154,7 @@ class Parts:
         members: places in `everything`. home: which of them stand on the ring of this part, and not of another one.
         """
         ids = everything[members]
-        self._store.working = len(ids) * _row_bytes(self._store)
+        self._store.working = len(everything) * HELD_BYTES + len(ids) * _row_bytes(self._store)
         settings = replace(view.settings, memory_limit=0, compression_mode="none", durability="os")
         part = Store.in_memory(settings)
         try:
@@ -175,7 +181,7 @@ class Parts:
             part.close()
             del part
             give_back_heap()
-            self._store.working = 0
+            self._store.working = len(everything) * HELD_BYTES
 
     def _measure(self, part: Store, builder: Builder) -> None:
         """Note how distances grow with rank: as they do within some of the parts."""

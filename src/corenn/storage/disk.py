@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from ..config import Settings
-from ..errors import CoreNNError, FormatError, NewerFormatError, OlderFormatError
+from ..errors import CoreNNError, DiskFullError, FormatError, NewerFormatError, OlderFormatError, StorageError
 from ..kernels.disk import row_words, unit_of
 from ..types import AnyArray, Bytes, UInt32s
 from . import platform
@@ -34,6 +34,7 @@ log = logging.getLogger("corenn.storage")
 
 ROWS, BITS = "disk.slab", "fresh.slab"
 LINE_BYTES = 64
+ROOM = 1.125  # times what it grows by, as files do, has to be free
 
 
 def words_of(settings: Settings, edge_columns: int) -> int:
@@ -56,11 +57,20 @@ def disk_specs(settings: Settings, edges: SlabSpec) -> tuple[SlabSpec, SlabSpec]
 class Descriptors:
     """Open files, closed when nobody holds this object any more: a query reads what its view was taken of."""
 
-    def __init__(self, files: Files, paths: list[Path]) -> None:
+    def __init__(self, files: Files, slabs: list[FileSlab]) -> None:
+        """Open the files of some slabs once more.
+
+        Raises:
+            StorageError: also if another file has taken the place of one.
+        """
         self.numbers: list[int] = []
         self._finalizer = weakref.finalize(self, _close_all, self.numbers)
-        for path in paths:
-            self.numbers.append(files.open(path, writable=False))
+        # At the end of the process threads may still read by these numbers, which must not become those of other files.
+        self._finalizer.atexit = False
+        for slab in slabs:
+            self.numbers.append(files.open(slab.path, writable=False))
+            if not slab.is_file(self.numbers[-1]):
+                raise StorageError(f"{slab.path} is not the file that was opened: the database was removed or replaced")
             platform.read_at_random(self.numbers[-1])
 
 
@@ -80,7 +90,7 @@ class DiskRows:
         """
         self.words = words_of(settings, edges.columns)
         self.unit_rows, self.unit_bytes = unit_of(self.words)
-        self._writable = writable
+        self._writable, self._files = writable, files
         rows, bits = disk_specs(settings, edges)
         for spec in (rows, bits):
             if not (folder / spec.name).exists():
@@ -201,7 +211,13 @@ class DiskRows:
             DiskFullError, StorageError
         """
         self.bits.reserve(-(-rows // (8 * LINE_BYTES)))
-        self.rows.reserve(-(-rows // self.unit_rows))
+        units = -(-rows // self.unit_rows)
+        if units > self.rows.capacity:
+            # Some systems allocate what there is before they say that it is not enough, and nothing could be written.
+            free, more = self._files.free_bytes(self.rows.path.parent), (units - self.rows.capacity) * self.unit_bytes
+            if ROOM * more > free:
+                raise DiskFullError(f"{self.rows.path} needs {more:,} bytes more, and the disk has {free:,} free")
+        self.rows.reserve(units)
 
     def write(self, ids: UInt32s, words: AnyArray) -> None:
         """Write rows at ascending ids, uint32 (ids, words), and set their bits.

@@ -83,7 +83,8 @@ def mapped_of(folder: Path) -> int:
     smaps = Path("/proc/self/smaps")
     if not smaps.exists():
         return 0
-    prefix, inside, found = f"{folder}{os.sep}".encode(), False, 0
+    # The system names files as they are found without links and dots.
+    prefix, inside, found = os.fsencode(f"{folder.resolve()}{os.sep}"), False, 0
     for line in smaps.read_bytes().splitlines():
         if line.startswith(b"Rss:"):
             found += int(line.split()[1]) * 1024 if inside else 0

@@ -70,18 +70,18 @@ class Residence:
         """Bytes, 0 for none. A database in memory has no pages to give back."""
         return self._store.settings.memory_limit if self._store.path is not None else 0
 
-    def check(self, fixed: int) -> None:
+    def check(self, fixed: int, limit: int | None = None) -> None:
         """Refuse a limit that is too small for what cannot be given back.
 
-        fixed: bytes of that, of which codes are the larger part.
+        fixed: bytes of that, of which codes are the larger part. limit: another one than that in force.
 
         Raises:
             InvalidSettingError
         """
-        least = LEAST + fixed
-        if 0 < self.limit < least:
+        least, limit = LEAST + fixed, self.limit if limit is None or self._store.path is None else limit
+        if 0 < limit < least:
             raise InvalidSettingError(
-                f"memory_limit={self.limit:,}: this database needs {least:,} bytes at least, {fixed:,} of them for its "
+                f"memory_limit={limit:,}: this database needs {least:,} bytes at least, {fixed:,} of them for its "
                 "codes and states; raise the limit, or leave it out"
             )
 
@@ -129,7 +129,10 @@ class Residence:
             self.look()
 
     def look(self) -> None:
-        """Give pages back if there are too many. Called often, between steps of whatever is in work."""
+        """Give pages back if there are too many. Called often, between steps of whatever is in work.
+
+        None of that fails for it: where the system does not tell, as without a descriptor left, it is tried later.
+        """
         now = time.perf_counter()
         if now < self._next or not self._lock.acquire(blocking=False):
             return
@@ -141,10 +144,11 @@ class Residence:
                 if self.mapped() <= allowed:
                     break
                 self._give_back(large=large)
-        except (CoreNNError, OSError):  # no descriptor is left, say: nobody who works may fail for this
-            log.debug("it cannot be told how much memory is in use", exc_info=True)
-        finally:
             self._next = time.perf_counter() + LOOK_SECONDS
+        except (OSError, CoreNNError):
+            log.debug("it cannot be told what is resident", exc_info=True)
+            self._next = time.perf_counter() + COUNT_SECONDS
+        finally:
             self._lock.release()
 
     def leave(self) -> None:
@@ -163,14 +167,26 @@ class Residence:
     def _give_back(self, *, large: bool) -> None:
         before = mapped_bytes()
         for store in (self._store, *self._store.beside):
-            for name, slab in list(store.slabs.items()):  # codes may be added meanwhile
-                if (name in LARGE) == large and isinstance(slab, FileSlab):
+            held = [slab for name, slab in list(store.slabs.items()) if (name in LARGE) == large]
+            if not large and store.draft is not None:
+                held.append(store.draft)
+            for slab in held:
+                if isinstance(slab, FileSlab):
                     slab.let_go()
         if large:
             for memory in self._store.borrowed:
                 let_go(memory)
         self.given_back += 1
         freed = max(before - mapped_bytes(), 0)
-        for other in list(Residence._open):
+        for other in _all(Residence._open):
             if other is not self:
                 other._others = max(other._others - freed, 0)
+
+
+def _all(some: weakref.WeakSet[Residence]) -> list[Residence]:
+    """What a set holds, to which other threads may add meanwhile."""
+    while True:
+        try:
+            return list(some)
+        except RuntimeError:  # it has changed in the middle
+            continue

@@ -320,6 +320,13 @@ class FileSlab:
         except OSError:
             return True
 
+    def is_file(self, descriptor: int) -> bool:
+        """Whether a descriptor is one of this file."""
+        try:
+            return os.path.samestat(os.fstat(self._descriptor), os.fstat(descriptor))
+        except OSError:  # it is closed
+            return False
+
     def write_header(self, word: int, value: int) -> None:
         data = memoryview(int(value).to_bytes(8, "little"))
         self._files.write(self._descriptor, data, word * 8, self.path)
