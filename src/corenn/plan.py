@@ -369,7 +369,7 @@ def _with_codes(ask: Ask, machine: Machine, mode: str, size: int, worse: float) 
     return Way(
         name="on disk",
         codes=f"{mode} codes of {size} bytes",
-        settings=_chosen(ask, mode, size),
+        settings={**_chosen(ask, mode, size), "memory_limit": max(ask.memory - PROCESS_BYTES, 1)},
         fits=least <= ask.memory,
         memory=memory,
         memory_bytes=sum(memory.values()),

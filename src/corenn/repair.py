@@ -185,6 +185,7 @@ def repair(writer: Writer) -> Report:
         mended.append(Problem("payloads", PAYLOADS, len(store.recovered.lost), store.recovered.lost))
     store.recovered.faults.clear()
     store.recovered.lost = ()
+    writer.recoder.give_up()  # it may have codes of rows that are about to be blanked
     mended += _mend_state(writer)
     mended += _mend_vectors(writer)
     mended += _mend_keys(writer)

@@ -331,6 +331,8 @@ class Root:
                 database = slot.database
                 if name not in wants and database is not None and not database.closed:
                     there[name] = database
+                    with suppress(CoreNNError):  # it may have been configured, or closed, since
+                        slot.own_limit = database._stored_memory_limit()
                     wants[name] = _want(self._path / name, slot.own_limit)
             granted = shares(self._limit, wants)
             for name, database in there.items():

@@ -113,7 +113,7 @@ def codes_for(store: Store, rows: Rows, count: int) -> Codes | None:
     """The codes of a store as kernels take them, if all of the first `count` rows have theirs."""
     if store.codes is None or "none" in (chosen_mode(store), store.settings.compression_mode):
         return None
-    if int(store.codes.header[CODED]) < count:
+    if int(store.codes.header[CODED]) < count or not store.trusts_codes:
         return None
     codes = codes_in(store, store.codes, rows)
     return codes if codes is not None and len(codes.vectors) >= count else None
@@ -224,7 +224,7 @@ def wrong_codes(store: Store, view: View) -> UInt32s:
     """
     slab, mode = store.codes, chosen_mode(store)
     codes = None if slab is None or mode == "none" else codes_in(store, slab, view.rows)
-    if slab is None or codes is None:
+    if slab is None or codes is None or not store.trusts_codes:
         return NO_IDS
     rows = min(int(slab.header[CODED]), view.head.rows)
     coded = min(rows, len(codes.vectors))

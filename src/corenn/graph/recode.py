@@ -111,8 +111,8 @@ class Recoder:
         store, asked = self._store, self._store.settings.compression_mode
         self._nothing_for = None
         if self._work is not None and self._asked != asked:
-            self._work.steps.close()
-            self._work, self._wanted = None, None
+            self._stop()
+            self._wanted = None
         self._later = 0.0
         if store.codes is None or asked == "none":
             if store.codes is not None:
@@ -122,10 +122,17 @@ class Recoder:
         if store.draft is None:
             open_draft(store)
         if store.draft is not None and not self._usable(store.draft):
-            if self._work is not None:  # it counts on what is given up
-                self._work.steps.close()
-                self._work = None
-            discard_draft(store)
+            self.give_up()
+
+    def give_up(self) -> None:
+        """Throw away what was made so far; what is still wanted begins anew."""
+        self._stop()  # it counts on what is thrown away
+        discard_draft(self._store)
+
+    def _stop(self) -> None:
+        if self._work is not None:
+            self._work.steps.close()
+            self._work = None
 
     def _usable(self, draft: Slab) -> bool:
         """Whether to go on with what an earlier handle has left, or this one before it was told otherwise."""

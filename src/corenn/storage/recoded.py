@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 from ..config import MAX_ROWS
 from ..errors import CoreNNError, NewerFormatError, OlderFormatError
-from .format import CODED, PAGE, row_bytes_in
+from .format import CHOSEN, CODED, PAGE, row_bytes_in
 from .slab import FileSlab, MemorySlab, SlabSpec
 
 if TYPE_CHECKING:
@@ -78,6 +78,7 @@ def discard_draft(store: Store) -> None:
     draft, store.draft = store.draft, None
     with suppress(CoreNNError):
         if draft is not None:
+            draft.header[CHOSEN] = 0  # should it stay, nobody is to go on with it: rows may come without codes there
             draft.close()
         if store.folder is not None:
             store.files.remove(store.folder / DRAFT)

@@ -139,9 +139,9 @@ class Residence:
         try:
             if now >= self._count_next:
                 self.count()
-            allowed = max(int(self.limit * (1 - RESERVE)) - self.anonymous(), 0)
-            for large in (True, False):
-                if self.mapped() <= allowed:
+            # Codes and states are given back for want of nothing but themselves: they would come again at once.
+            for large, part in ((True, 1 - RESERVE), (False, 1.0)):
+                if self.mapped() <= max(int(self.limit * part) - self.anonymous(), 0):
                     break
                 self._give_back(large=large)
             self._next = time.perf_counter() + LOOK_SECONDS

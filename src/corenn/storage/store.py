@@ -212,6 +212,7 @@ class Store:
         self.changes: Changes | None = None  # on disk, of the writer
         self.borrowed: list[mmap.mmap] = []  # temporary files that are mapped
         self.beside: list[Store] = []  # what is made to take its place, and lives within the same limit
+        self.trusts_codes = True  # whether the file of codes holds what its header says
         self.working = 0  # bytes of anonymous memory that a first load has taken for a while
         self.look: Callable[[], None] = _nothing  # called now and then by what goes over many rows: see Residence
         self.buried = 0  # dead rows to which no edge leads any more
@@ -530,6 +531,7 @@ class Store:
         head = metadata.head
         durable, boot = metadata.marks()
         restarted = boot != boot_id() and head.commit > 0
+        self.trusts_codes = self.writable or not restarted
         if self.writable and restarted:  # what was not brought to the disk is made again
             if self.codes is not None:
                 self.codes.header[fmt.CODED] = 0
