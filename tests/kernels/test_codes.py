@@ -67,6 +67,12 @@ KINDS = [Kind("sq8", 8, False), Kind("sq4", 4, False), Kind("rabitq4", 4, True),
          Kind("rabitq1", 1, True), Kind("pq", 8, False), Kind("opq", 8, False), Kind("trunc", 8, False)]  # fmt: skip
 
 
+def need_training(kind: Kind) -> None:
+    """Leave out what trains by many rows where the kernels are plain Python."""
+    if kind.trained and not COMPILED:
+        pytest.skip("training by so many rows takes minutes as plain Python")
+
+
 @kernel
 def estimate_all(codes: Any, asked: Any, queries: Any, out: Any) -> None:
     scorer = scorer_of(codes, asked)
@@ -214,6 +220,8 @@ class TestEveryKind:
         """Of scalar codes: half a step per component, of the row and of the query, and what is cut off. Of RaBitQ: with
         a probability of 1 - exp(-2 e²) or so, e / sqrt(D) times what the code misses of a residual (their theorem 3.2).
         """
+        if dim > 5:
+            need_training(kind)
         vectors = rng.normal(size=(200, dim)).astype(np.float32) + 3
         queries = rng.normal(size=(20, dim)).astype(np.float32) + 3
         errors = estimates(kind, vectors, queries) - meant(kind, vectors, queries)
@@ -247,6 +255,7 @@ class TestEveryKind:
         """Of scalar codes for queries near the vector; of RaBitQ for any, over all rotations. Of product codes at the
         vector, but for the square of what they miss.
         """
+        need_training(kind)
         vectors = rng.normal(size=(100, 64)).astype(np.float32)
         if not kind.turned:
             queries = vectors + 0.1 * rng.normal(size=vectors.shape).astype(np.float32)
@@ -264,6 +273,7 @@ class TestEveryKind:
 
     def test_the_order_is_kept(self, sift: Sample, embeddings: Sample, kind: Kind) -> None:
         """Of the ten nearest, nearly all are among the first few by estimate."""
+        need_training(kind)
         wide = 60 if kind.trained else {8: 12, 4: 20, 2: 60, 1: 200}[kind.bits]
         for rows, queries in (sift, embeddings):
             if kind.name == "trunc":  # of vectors whose first components say most
