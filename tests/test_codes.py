@@ -6,7 +6,6 @@ deletes or a reopening, codes that cannot be made again after damage or loss, an
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +25,7 @@ from corenn.storage.rocks import RocksMetadata
 from corenn.storage.slab import FileSlab
 from tests.conftest import COMPILED, Create, Sample
 from tests.oracle import DTYPES, METRICS, distances, recall
+from tests.test_retraining import settled
 
 Rows = NDArray[np.float32]
 MODES = ("sq8", "sq4", "rabitq", "pq", "opq", "trunc")
@@ -42,15 +42,6 @@ def fill(db: CoreNN, rows: Rows, first: int = 0) -> CoreNN:
         part = rows[start : start + BATCH]
         db.insert(range(first + start, first + start + len(part)), part)
     return db
-
-
-def settled(db: CoreNN) -> str:
-    """The codes in use once what is to be done in the background is done."""
-    until = time.monotonic() + 60
-    while db.stats().codes_backlog:
-        assert time.monotonic() < until, "other codes do not come"
-        time.sleep(0.002)
-    return db.stats().compression_mode
 
 
 def book(db: CoreNN) -> Codebook:
@@ -408,7 +399,7 @@ def test_lost_codes_are_made_again(tmp_path: Path, sift: Sample, damage: str) ->
         assert report.ok
         assert db.verify().ok
         fill(db, rows[:10], MANY)
-        assert db.stats().compression_mode == "sq4"
+        assert settled(db) == "sq4"
         assert found(db, rows, queries) >= FLOOR["sq4"]
 
 
