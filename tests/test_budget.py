@@ -50,7 +50,7 @@ def any_limit(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def coded(db: CoreNN) -> tuple[str, int]:
     """The codes in use, and bytes of each, once what is to be done in the background is done."""
-    until = time.monotonic() + 60
+    until = time.monotonic() + 240
     while (stats := db.stats()).codes_backlog:
         assert time.monotonic() < until, "other codes do not come"
         time.sleep(0.002)

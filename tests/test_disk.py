@@ -58,7 +58,7 @@ def created(path: Path, dim: int = 128, **given: Any) -> CoreNN:
 def settle(db: CoreNN) -> CoreNN:
     """Wait until disk.slab is as the graph is, and rows are chosen to be kept in memory."""
     assert db._writer is not None
-    until = time.monotonic() + 60
+    until = time.monotonic() + 240
     while db.stats().disk_backlog or db._writer.spiller.due(calm=True):
         assert time.monotonic() < until
         time.sleep(0.002)
@@ -314,7 +314,7 @@ def test_a_full_disk_stops_nothing(tmp_path: Path, sift: Sample, monkeypatch: py
         db.insert(range(2_000, 2_500), rows[2_000:])
         check_answers(db, rows, queries)
         full = False
-        until = time.monotonic() + 30
+        until = time.monotonic() + 240
         while db.stats().disk_backlog and time.monotonic() < until:
             time.sleep(0.01)
         assert db.stats().disk_backlog == 0

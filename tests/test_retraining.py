@@ -40,7 +40,7 @@ from tests.crash.harness import ROOT, environment, pretend_restart
 from tests.oracle import recall
 
 Rows = NDArray[np.float32]
-PATIENCE = 60.0
+PATIENCE = 240.0
 pytestmark = pytest.mark.compiled
 
 
