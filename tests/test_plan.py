@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from corenn import CoreNN, measure
 from corenn.errors import CapacityError, FormatError, InvalidArgumentError, InvalidSettingError, StorageError
 from corenn.measure import DEFAULT, Line, Machine, keep, kept_file, known_machine, read_machine
-from corenn.plan import Ask, Figure, Plan, Way, plan, smallest
+from corenn.plan import Ask, Figure, Plan, Way, plan
 
 GB = 10**9
 MACHINE = replace(DEFAULT, cores=8, memory=64 * GB, reads_per_s=400_000.0, read_us=90.0)
@@ -30,6 +30,11 @@ MACHINE = replace(DEFAULT, cores=8, memory=64 * GB, reads_per_s=400_000.0, read_
 def planned(**changes: Any) -> Plan:
     asked: dict[str, Any] = {"rows": 10**6, "dim": 96, "memory": 64 * GB, **changes}
     return plan(Ask(**asked), MACHINE)
+
+
+def smallest(ask: Ask) -> int:
+    """Bytes of memory with which some way fits."""
+    return min(way.least_memory for way in plan(replace(ask, memory=1), MACHINE).ways)
 
 
 def way(name: str, **changes: Any) -> Way:
@@ -90,7 +95,7 @@ def test_every_plan_makes_sense(rows: int, dim: int, dtype: str, memory: int, re
         for figure in (each.build_s, each.distances, each.pages, each.latency_ms, each.qps):
             assert 0 <= figure.low <= figure.value <= figure.high < math.inf and figure.why
         assert each.latency_ms.value > 0 and each.qps.value > 0
-    least = smallest(asked, MACHINE)
+    least = smallest(asked)
     assert any(each.fits for each in found.ways) == (memory >= least)
     assert any(each.fits for each in plan(replace(asked, memory=least), MACHINE).ways)
     assert not any(each.fits for each in plan(replace(asked, memory=least - 1), MACHINE).ways)
@@ -99,7 +104,7 @@ def test_every_plan_makes_sense(rows: int, dim: int, dtype: str, memory: int, re
 
 def test_what_does_not_fit_says_what_would() -> None:
     found = planned(rows=10**9, memory=GB)
-    least = smallest(found.ask, MACHINE)
+    least = smallest(found.ask)
     assert "does not fit" in found.advice and f"{least:,}" in found.advice
     assert "on disk" in planned(rows=10**9, memory=least).advice
 

@@ -493,8 +493,3 @@ def _advice(ask: Ask, ways: tuple[Way, ...]) -> str:
             return f"{way.name}, with {', '.join(f'{name}={value!r}' for name, value in way.settings.items())}"
     least = min(way.least_memory for way in ways)
     return f"does not fit: it takes {least:,} bytes of memory at least, {least - ask.memory:,} more than there are"
-
-
-def smallest(ask: Ask, machine: Machine) -> int:
-    """Bytes of memory with which some way fits."""
-    return min(way.least_memory for way in plan(replace(ask, memory=1), machine).ways)

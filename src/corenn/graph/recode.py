@@ -271,8 +271,7 @@ class Recoder:
                 self._write(view, draft, first, first + count)
         except Exception:  # see `step`
             log.warning("the codes that were being made are begun anew", exc_info=True)
-            self._work = None
-            discard_draft(self._store)
+            self.give_up()
 
     # --- making them -----------------------------------------------------------------------------------------------
 

@@ -18,7 +18,6 @@ from ..errors import UnsupportedPlatformError
 
 GIVE_WAY_SECONDS = 2e-5  # long enough for another thread to wake up
 PAGE_BYTES = mmap.PAGESIZE
-HUGE_PAGE_BYTES = 2 << 20
 _NORESERVE = getattr(mmap, "MAP_NORESERVE", 0x4000 if sys.platform == "linux" else 0x40)
 _NOT_FOR_THESE = (errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EPERM)
 _ANONYMOUS = getattr(mmap, "MAP_ANONYMOUS", getattr(mmap, "MAP_ANON", 0))
