@@ -93,6 +93,7 @@ def test_without_readers_nobody_asks(tmp_path: Path) -> None:
     assert not Snapshots(tmp_path, Files()).asked()
 
 
+@pytest.mark.compiled
 def test_the_graph_is_the_same_with_fewer_threads(rng: np.random.Generator) -> None:
     rows = rng.normal(size=(3000, DIM)).astype(np.float32)
     made = []
@@ -106,6 +107,7 @@ def test_the_graph_is_the_same_with_fewer_threads(rng: np.random.Generator) -> N
     np.testing.assert_array_equal(made[0], made[1])
 
 
+@pytest.mark.compiled
 def test_a_refresh_keeps_what_is_mapped_if_no_file_has_grown(path: Path, rng: np.random.Generator) -> None:
     rows = rng.normal(size=(100, DIM)).astype(np.float32)
     with CoreNN.create(path, dim=DIM, metric="l2") as db:

@@ -81,6 +81,7 @@ def live(path: Path, limit: int, count: int) -> dict[str, Any]:
 
 @needs_proc
 @pytest.mark.compiled
+@pytest.mark.slow
 def test_a_database_larger_than_its_limit_stays_within_it(tmp_path: Path) -> None:
     told = live(tmp_path / "db", LIMIT, 60_000)
     assert told["files"] > 1.2 * LIMIT, "else nothing is tested"

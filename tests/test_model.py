@@ -23,7 +23,7 @@ from tests.conftest import COMPILED
 from tests.oracle import DTYPES, METRICS, Model, RefusedError, check_hits, rounding
 
 DIM = 5
-EXAMPLES, STEPS, MANY = (25, 40, 300) if COMPILED else (3, 15, 30)
+EXAMPLES, STEPS, MANY = (15, 40, 300) if COMPILED else (3, 15, 30)
 
 names = st.sampled_from([*"abcdefgh", *range(8), "0", "1", "ключ", 2**63 - 1])
 some_keys = st.lists(names, max_size=12, unique=True)

@@ -271,15 +271,15 @@ class TestEveryKind:
         assert abs(means.mean()) < 5 * spread / np.sqrt(len(means)) + 2e-3
         assert means.std() < 1.5 * spread + 1e-3
 
+    @pytest.mark.compiled
     def test_the_order_is_kept(self, sift: Sample, embeddings: Sample, kind: Kind) -> None:
         """Of the ten nearest, nearly all are among the first few by estimate."""
-        need_training(kind)
         wide = 60 if kind.trained else {8: 12, 4: 20, 2: 60, 1: 200}[kind.bits]
         for rows, queries in (sift, embeddings):
             if kind.name == "trunc":  # of vectors whose first components say most
                 rows, queries = (each * 0.97 ** np.arange(rows.shape[1], dtype=np.float32) for each in (rows, queries))
                 wide = 40
-            near, few = np.ascontiguousarray(rows[:1500]), np.ascontiguousarray(queries[: 40 if COMPILED else 4])
+            near, few = np.ascontiguousarray(rows[:1500]), np.ascontiguousarray(queries[:40])
             found = np.argsort(estimates(kind, near, few), axis=1)[:, :wide]
             best = np.argsort(exact(near, few), axis=1)[:, :10]
             assert np.mean([np.isin(one, other).mean() for one, other in zip(best, found, strict=True)]) > 0.97
