@@ -227,10 +227,18 @@ def ftp(folder: Path) -> Iterator[Ftp]:
     handler.authorizer.add_user("reader", "s3cret:@", str(folder))
     server = ThreadedFTPServer(("127.0.0.1", 0), handler)
     state.port = server.address[1]
-    thread = threading.Thread(target=server.serve_forever, kwargs={"timeout": 0.01, "handle_exit": False}, daemon=True)
+    closing = threading.Event()
+
+    def serve() -> None:
+        # The thread that polls is the one that closes: descriptors that close under a poll are an error in its thread.
+        while not closing.is_set():
+            server.serve_forever(timeout=0.01, blocking=False, handle_exit=False)
+        server.close_all()
+
+    thread = threading.Thread(target=serve, daemon=True)
     thread.start()
     try:
         yield state
     finally:
-        server.close_all()
+        closing.set()
         thread.join()
