@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,10 +18,11 @@ import pytest
 from corenn import CoreNN
 from corenn.bench import limit_child, memory
 from corenn.bench.cage import Cage, Watch, new_group
-from corenn.bench.limit import OURS, Amount, markdown, options_of
+from corenn.bench.limit import OURS, Amount, keeping, markdown, options_of
 from corenn.bench.limit_rows import Bench, beyond, bytes_per_row, searches, space_of
 from corenn.bench.limit_search import Phase, Searched
 from corenn.bench.sample import Sample
+from corenn.bench.spec import Spec
 from corenn.bench.systems.lancedb import divisor
 from corenn.types import Float32s
 
@@ -198,6 +200,21 @@ def test_systems_side_by_side() -> None:
         "| corenn-disk 1.0 | search_list 13 | 0.9570 | 900 | 3,000 | 16 | 81.9 | 19.7 | 0.50 | 80 | 9 | 10 |"
     )
     assert lines[3] == "diskann failed: start: not installed"
+
+
+def test_an_index_is_kept_for_the_same_rows_and_options(tmp_path: Path) -> None:
+    rows = tmp_path / "rows.npy"
+    np.save(rows, np.arange(8, dtype=np.float32).reshape(2, 4))
+    bench, spec = replace(_bench(), base_file=rows), Spec("diskann", {"memory": 5})
+    kept = keeping(tmp_path, spec, bench)
+    assert keeping(tmp_path, Spec("diskann", {"memory": 6}), bench) != kept
+    kept.mkdir()
+    assert keeping(tmp_path, spec, bench) == kept and not kept.exists(), "a build that was never through"
+    kept.mkdir()
+    (kept / "built.json").write_text("[null, 1.0]")
+    assert keeping(tmp_path, spec, bench) == kept and kept.exists()
+    np.save(rows, np.ones((2, 4), np.float32))
+    assert keeping(tmp_path, spec, bench) != kept
 
 
 def test_systems_are_told_of_the_limit() -> None:
