@@ -40,6 +40,7 @@ PARTS = ("codes", "product", "search", "build", "insert")
 OURS, PEERS = "corenn-disk", ("diskann", "lancedb")
 SHARE = 0.15
 SPARE = 50_000
+TOGETHER = 32  # queries per call of a system that holds all candidates of a call in memory
 WAITING = 8  # threads for each core, where they wait for a disk
 BUILD_SECONDS, REQUEST_SECONDS = 14_400.0, 1_800.0
 
@@ -70,7 +71,7 @@ def options_of(name: str, limit: int, rows: int, dim: int) -> dict[str, Option]:
         OURS: {"limit": limit},
         # Half of it for codes, a quarter for rows; the rest is for what is in work.
         "diskann": {"memory": limit // 2, "cached": min(limit // 4 // node, rows // 10)},
-        "lancedb": {"index": "IVF_PQ", "partitions": 0, "cache": limit // 2},
+        "lancedb": {"index": "IVF_PQ", "partitions": 0, "cache": limit // 2, "together": TOGETHER},
     }.get(name, {})  # type: ignore[return-value]
 
 
