@@ -27,6 +27,7 @@ from ..database import CoreNN
 from ..warmup import warm
 from .core import CORES
 from .curve import K
+from .limit_retrain import retraining
 from .limit_rows import RECALL, Bench, building, bytes_per_row, inserting, lost_by_codes, product_rates, searches
 from .limit_search import Held, Plan, Searched
 from .process import Fault
@@ -36,7 +37,7 @@ from .spec import Spec
 from .subject import Subject
 from .systems.base import Option
 
-PARTS = ("codes", "product", "search", "build", "insert")
+PARTS = ("codes", "product", "retraining", "search", "build", "insert")
 OURS, PEERS = "corenn-disk", ("diskann", "lancedb")
 SHARE = 0.15
 SPARE = 50_000
@@ -47,7 +48,9 @@ BUILD_SECONDS, REQUEST_SECONDS = 14_400.0, 1_800.0
 
 @dataclass(frozen=True, slots=True)
 class Amount:
-    """How much of everything. passes, pass_seconds: of each timing at least. lasting: seconds of inserts at most."""
+    """How much of everything. passes, pass_seconds: of each timing at least. lasting: seconds of inserts at most, and
+    of queries beside retraining.
+    """
 
     rows: int
     queries: int
@@ -122,6 +125,9 @@ def measure(bench: Bench, asked: argparse.Namespace, amount: Amount) -> tuple[li
     if "product" in asked.parts:
         _say("training and encoding")
         rows += product_rates(bench)
+    if "retraining" in asked.parts:
+        _say("queries beside retraining")
+        rows += retraining(bench, bench.folder / "retrained", amount.lasting)
     if "search" in asked.parts:
         made, found, failed = search(bench, asked, amount)
         rows += made
