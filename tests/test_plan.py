@@ -67,7 +67,7 @@ def test_sizes_are_those_of_a_database(
 
 
 def test_a_row_never_straddles_pages() -> None:
-    assert way("on disk", dtype="u8", max_edges=32).disk["disk.slab"] == math.ceil(10**6 / 11) * 4096  # 352 bytes
+    assert way("on disk", dtype="u8", max_edges=32).disk["disk.slab"] == math.ceil(10**6 / 11) * 4096  # 360 bytes
     assert way("on disk", dim=3_000).disk["disk.slab"] == 10**6 * 3 * 4096  # 12,032 + 192 + 24 bytes
     assert way("on disk", dim=1_000, rows=5, k=1).disk["disk.slab"] == 5 * 2 * 4096
 
