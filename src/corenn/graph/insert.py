@@ -15,16 +15,17 @@ import numpy as np
 
 from ..config import Settings
 from ..kernels.codes import scorer_of
-from ..kernels.link import Shape, choose_edges, link_back, rank_batch, thread_ring
+from ..kernels.link import NO_CODES, Shape, choose_edges, link_back, rank_batch, thread_ring
 from ..kernels.search import DEGREE, DIED, FIRST_NEIGHBOUR, GEOMETRY, INFO, LIFELINE, Plan
 from ..storage.commit import NO_IDS, Head
 from ..storage.format import ELECTED, JOURNAL
 from ..storage.store import Store
-from ..types import AnyArray, UInt32s
-from . import bulk, navigation, parts
+from ..types import AnyArray, Float32s, UInt32s
+from . import bulk, insert_disk, navigation, parts
 from .bulk import Builder
 from .codes import Coder
 from .entries import elect
+from .insert_disk import DiskLinker, by_codes
 from .parts import Parts
 from .recode import Recoder
 from .scratch import ScratchPool, workbench
@@ -55,6 +56,7 @@ class Linker:
         self.recoder = Recoder(store, self.coder, scratches, helpers)
         self._builder = Builder(store, scratches, helpers)
         self._parts = Parts(store, scratches, helpers, self._builder)
+        self._by_codes = DiskLinker(scratches, helpers)
         self.restart()
 
     def restart(self) -> None:
@@ -99,7 +101,7 @@ class Linker:
         self._encode(ids, head)
         while len(ids) and not stop():
             linked = max(0, head.live - len(ids))
-            size = min(BATCH_ROWS, max(FIRST_ROWS, linked // SHARE))
+            size = min(self._most(head), max(FIRST_ROWS, linked // SHARE))
             batch, ids = ids[:size], ids[size:]
             self._link_batch(batch, head)
             if linked + len(batch) >= elected * ELECTION + FIRST_ROWS:
@@ -122,8 +124,8 @@ class Linker:
         """
         edges = self._store.edges.array
         alive = ids[self._store.state.array[ids, DIED] == 0]
-        for start in range(0, len(alive), BATCH_ROWS):
-            batch = alive[start : start + BATCH_ROWS]
+        for start in range(0, len(alive), most := self._most(head)):
+            batch = alive[start : start + most]
             former, degrees = self._targets(edges, batch), edges[batch, DEGREE]
             self._link_batch(batch, head)
             self._link_back(self._view(head), former, np.repeat(batch, degrees))
@@ -136,6 +138,10 @@ class Linker:
         self._store.edges.header[ELECTED] = linked
         if navigation.due(self._store, linked):
             navigation.make(self._store, self._view(head), partial(link_apart, self._scratches, self._helpers, stop))
+
+    def _most(self, head: Head) -> int:
+        """Rows of a batch at most."""
+        return insert_disk.BATCH_ROWS if by_codes(self._view(head)) else BATCH_ROWS
 
     def _view(self, head: Head) -> View:
         return take_view(self._store, head, NO_IDS)
@@ -154,14 +160,17 @@ class Linker:
         targets = self._targets(view.graph.edges, batch)
         if not len(entries_of(self._store)):
             set_entries(self._store, batch[:1])
+        if by_codes(view):
+            self._by_codes.ask_for(view, np.unique(targets))
         root = int(entries_of(self._store)[0])
         touched = np.append(targets, np.uint32(root))
         self._store.edges.note(touched)
         fresh = batch[view.graph.edges[batch, LIFELINE] == 0]
         journal = self._store.edges.header[JOURNAL : JOURNAL + 2]
         vector, step = np.empty(settings.dim, np.float32), max(1, BATCH_ROWS // self._helpers.grain())
+        codes, body = (NO_CODES, 0) if view.codes is None else (view.codes.vectors, view.codes.body)
         for start in range(0, len(batch), step):
-            thread_ring(view.rows, view.graph.edges, batch[start : start + step], root, journal, vector)
+            thread_ring(view.rows, view.graph.edges, batch[start : start + step], root, journal, vector, codes, body)
             self._helpers.between()
         if self._store.changes is not None or self._store.disk is not None:
             self._touch_behind(view, np.concatenate((touched, batch)), fresh)
@@ -190,6 +199,9 @@ class Linker:
         settings = view.settings
         size = settings.update_search_list_cap
         plan = Plan(size, view.beam_width, GEOMETRY, view.tombstones, TO_THE_END, np.float32(1))
+        if by_codes(view):
+            self._put(view, batch, *self._by_codes.choose(view, shape, batch, nearest, plan))
+            return
         room = (TRAIL + 9) * plan.search_list + nearest.shape[1]
         growth = np.zeros(len(batch), np.float32)
         chosen = np.zeros((len(batch), view.graph.edges.shape[1]), np.uint32)
@@ -210,6 +222,10 @@ class Linker:
                 self._scratches.give_asked(view.codes, asked)
 
         self._helpers.run(choose, len(batch), SLICE)
+        self._put(view, batch, chosen, growth)
+
+    def _put(self, view: View, batch: UInt32s, chosen: UInt32s, growth: Float32s) -> None:
+        """Write the edges that were chosen for a batch."""
         # The degree last, since walks go on. Whatever they meet in between are ids of rows.
         view.graph.edges[batch, FIRST_NEIGHBOUR:] = chosen[:, FIRST_NEIGHBOUR:]
         view.graph.edges[batch, DEGREE] = chosen[:, DEGREE]
@@ -246,6 +262,9 @@ class Linker:
         np.not_equal(targets[1:], targets[:-1], out=fresh[1:-1])
         starts = np.flatnonzero(fresh) if len(targets) else np.zeros(1, np.int64)
         targets = targets[starts[:-1]]
+        if by_codes(view):
+            self._by_codes.link_back(view, shape, targets, sources, starts)
+            return
 
         def back(start: int, stop: int) -> None:
             bench = workbench(view.settings.dim, 4 * view.graph.edges.shape[1] + BATCH_ROWS)
