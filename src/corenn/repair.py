@@ -377,4 +377,4 @@ def _thread_all(writer: Writer) -> None:
     for start in range(0, len(linked), BLOCK):
         batch = np.concatenate((root, linked[start : start + BLOCK]))
         vector = np.empty(view.settings.dim, np.float32)
-        thread_ring(view.rows, edges, batch, int(root[0]), journal, vector, NO_CODES, 0)
+        thread_ring(view.rows, edges, batch, int(root[0]), journal, vector, NO_CODES, 0, np.empty_like(batch))

@@ -66,8 +66,9 @@ class Adopter:
         for start in range(0, rows, RING_ROWS):
             batch = np.arange(start, min(start + RING_ROWS, rows), dtype=np.uint32)
             thread_ring(
-                view.rows, view.graph.edges, batch, int(entries[0]), header[JOURNAL : JOURNAL + 2], vector, NO_CODES, 0
-            )
+                view.rows, view.graph.edges, batch, int(entries[0]), header[JOURNAL : JOURNAL + 2], vector, NO_CODES, 0,
+                np.empty_like(batch),
+            )  # fmt: skip
             progress(len(batch))
         spread = elect(view)
         set_entries(self._store, np.concatenate((entries, spread[~np.isin(spread, entries)])))

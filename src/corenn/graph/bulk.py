@@ -307,7 +307,7 @@ class Builder:
         def part(start: int, stop: int) -> None:
             thread_ring(
                 view.rows, view.graph.edges, ids[start:stop], int(ids[0]), header[JOURNAL : JOURNAL + 2], vector,
-                NO_CODES, 0,
+                NO_CODES, 0, np.empty(stop - start, np.uint32),
             )  # fmt: skip
 
         self._run("ring", part, len(ids), RING_ROWS, threads=1)

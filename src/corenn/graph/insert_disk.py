@@ -15,7 +15,6 @@ from ..kernels.link import Shape
 from ..kernels.link_disk import EdgeFile, ask_for_edges, choose_by_codes, link_back_by_codes
 from ..kernels.search import DISTANCES, GEOMETRY, INFO, LOST, PAGES, Plan
 from ..types import AnyArray, Float32s, UInt32s
-from .disk import MOST_WIDTH
 from .scratch import ScratchPool
 from .threads import WAITERS, Helpers
 from .view import View
@@ -25,7 +24,7 @@ log = logging.getLogger("corenn.insert")
 BATCH_ROWS = 256  # so few that pages which a batch has read are still cached when it writes them
 EXPANDED_SHARE = 3  # of its search list, an insert expands one in so many
 TRAIL = 1  # expanded candidates kept beside the list, in search lists
-FIRST_WIDTH = 2  # rows asked for at once where a walk begins
+FIRST_WIDTH, MOST_WIDTH = 1, 4  # rows asked for at once: other walks go on meanwhile, and what is in vain costs them
 SLICE = 4  # rows per kernel call: some milliseconds, most of them spent waiting
 TARGETS = 256  # rows that get reverse edges, per kernel call
 LEAST_BITS = 2  # signs alone do not tell how far rows are apart

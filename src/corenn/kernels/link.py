@@ -280,17 +280,19 @@ def _prune_row(rows: Any, row: Any, node: Any, degree: Any, live: Any, shape: An
 
 @kernel
 def thread_ring(
-    rows: Any, edges: Any, batch: Any, root: Any, journal: Any, vector: Any, codes: Any, body: Any
+    rows: Any, edges: Any, batch: Any, root: Any, journal: Any, vector: Any, codes: Any, body: Any, behinds: Any
 ) -> None:  # fmt: skip
     """Thread each row of `batch` onto the ring of lifelines, behind its nearest neighbour that is on it.
 
     Sequential. Rows that are equal stand together on the ring: prunes leave one edge among them, and a walk that comes
     to one finds the others along it. journal: uint64 (2,), mapped: the pair in work (plus one), so that a process
     killed between the two stores is mended by `mend_ring`. vector: float32 (dim,). codes: uint8 (rows, width), no rows
-    for none; where the first `body` bytes of two differ, their vectors do, and need not be read.
+    for none; where the first `body` bytes of two differ, their vectors do, and need not be read. behinds: uint32
+    (batch,), receives behind which row each was threaded; a row that was threaded already, itself.
     """
     for i in range(batch.shape[0]):
         node = np.int64(batch[i])
+        behinds[i] = np.uint32(node)
         if edges[node, LIFELINE] != 0:
             continue
         behind = _place_on_ring(rows, edges, node, np.int64(root), vector, codes, body)
@@ -298,6 +300,7 @@ def thread_ring(
             edges[behind, LIFELINE] = behind + 1  # the first row of all: a ring of one
             if behind == node:
                 continue
+        behinds[i] = np.uint32(behind)
         journal[1] = np.uint64(behind + 1)
         journal[0] = np.uint64(node + 1)
         edges[node, LIFELINE] = edges[behind, LIFELINE]

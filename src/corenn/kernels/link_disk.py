@@ -28,8 +28,8 @@ from .search import (
     LIFELINE,
     LOST,
     PAGES,
-    enter,
     keep_below,
+    navigate,
     score,
     usable,
     visible,
@@ -166,7 +166,7 @@ def _walk(
             if neighbour < live.rows:
                 frontier[waiting] = np.uint64(neighbour)
                 waiting += unseen(seen, neighbour)
-    info[HOPS] = min(hops, scratch.trail.shape[0])
+    info[HOPS] = min(hops, scratch.trail.shape[0])  # those of `navigate` were in memory
     info[DISTANCES] += scored
     return found if plan.tombstones else count
 
@@ -191,9 +191,10 @@ def choose_by_codes(
         place_among(codes, scratch.query, asked.turned)
         for at in range(bench.anchor.shape[0]):
             bench.anchor[at] = asked.turned[0, at]
+        lift = lift_of(rows, node)
         aim_at(scorer, scratch.query)
-        waiting = enter(graph, live, scratch)
-        count = _walk(scorer, graph, live, plan, lift_of(rows, node), file, scratch, bench, waiting, info)
+        waiting = navigate(scorer, graph, live, plan, lift, scratch, info)
+        count = _walk(scorer, graph, live, plan, lift, file, scratch, bench, waiting, info)
         found = scratch.best if plan.tombstones else scratch.pool
         growth[i] = growth_of(found, min(count, plan.nearest), plan.nearest)
         total = _gather(live, node, found, count, scratch.trail, info[HOPS], bench, 0)
@@ -207,7 +208,7 @@ def choose_by_codes(
             for at in range(rows.dim):
                 scratch.query[at] *= scale
             aim_at(scorer, scratch.query)
-            waiting = enter(graph, live, scratch)
+            waiting = navigate(scorer, graph, live, plan, np.float32(0), scratch, info)
             count = _walk(scorer, graph, live, plan, np.float32(0), file, scratch, bench, waiting, info)
             total = _gather(live, node, found, count, scratch.trail, 0, bench, total)
         _prune_decoded(codes, node, shape, bench, total, chosen[i])

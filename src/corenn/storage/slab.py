@@ -238,11 +238,14 @@ class FileSlab:
         for row in ids.tolist():
             platform.will_need(self._descriptor, PAGE + row * size, size)
 
-    def read_no_more_than_touched(self) -> None:
-        """From here on a touch brings in one page: where memory is scarce, what is read around it displaces others."""
-        self._scarce = True
-        if self._memory is not None:
-            platform.touch_at_random(self._memory)
+    def read_no_more_than_touched(self, scarce: bool = True) -> None:
+        """From here on a touch brings in one page: where memory is scarce, what is read around it displaces others.
+
+        scarce: False to have the system read around it again.
+        """
+        if scarce != self._scarce and self._memory is not None:
+            (platform.touch_at_random if scarce else platform.touch_as_usual)(self._memory)
+        self._scarce = scarce
 
     def release(self, first: int, stop: int) -> None:
         """Leave nothing of some rows resident in this process. Not for slabs with rows that `store` has changed."""
