@@ -22,6 +22,7 @@ from hypothesis import strategies as st
 
 from corenn import CoreNN, Root
 from corenn import root as module
+from corenn.config import Settings
 from corenn.errors import (
     ClosedError,
     CollectionNotFoundError,
@@ -525,6 +526,30 @@ def test_own_limits_hold_after_reopening(tmp_path: Path) -> None:
         with Root(tmp_path, mode=mode, memory_limit="10GB") as root:  # type: ignore[arg-type]
             assert root["own"].settings.memory_limit == 10**8
             assert root["other"].settings.memory_limit == 8 * 10**7
+
+
+def test_sharing_and_configuring_at_once_lose_nothing_of_each_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Root(tmp_path, memory_limit="1GB") as root:
+        db = root.create("db", dim=2)
+        changed, given = Settings.changed, db.settings.memory_limit // 2
+        sharers: list[threading.Thread] = []
+
+        def slowly(self: Settings, changes: Any) -> Settings:
+            made = changed(self, changes)
+            if threading.current_thread().name == "corenn-writer":  # a root shares in the middle of it
+                sharers.append(threading.Thread(target=db._limit_memory, args=(given + len(sharers),)))
+                sharers[-1].start()
+                sharers[-1].join(0.1)
+            return made
+
+        monkeypatch.setattr(Settings, "changed", slowly)
+        db.configure(beam_width=2)
+        for sharer in sharers:
+            sharer.join()
+        assert sharers and db.settings.beam_width == 2
+        assert db.settings.memory_limit == given + len(sharers) - 1
 
 
 def test_no_collection_is_opened_for_which_there_is_no_memory(tmp_path: Path) -> None:

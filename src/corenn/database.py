@@ -155,7 +155,7 @@ class CoreNN:
             raise InvalidArgumentError(f"mode={mode!r}: choose 'rw', 'r' or 'rescue'")
         store = Store.open(as_path(path), mode, Files())
         try:
-            store.settings = store.settings.changed(overrides)
+            store.change_settings(overrides)
             if store.writable:
                 store.add_codes()
             warm(store.settings)
@@ -774,7 +774,7 @@ class CoreNN:
         """Live within so many bytes from now on, through this handle alone: nothing is stored."""
         if limit == self._store.settings.memory_limit:
             return
-        self._store.settings = self._store.settings.changed({"memory_limit": limit})
+        self._store.change_settings({"memory_limit": limit})
         self._residence.renew()
         if self._writer is not None:
             self._writer.schedule(Task(self._writer.follow_limit))

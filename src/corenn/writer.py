@@ -718,7 +718,7 @@ class Writer:
         if isinstance(self.store.metadata, RocksMetadata):
             stored = Settings.from_dict(self.store.metadata.settings()["settings"]).changed(changes)
             self.store.metadata.store_settings(stored.as_dict(), sync=settings.durability == "sync")
-        self.store.settings = self.store.settings.changed(changes)  # a root may have changed the memory meanwhile
+        self.store.change_settings(changes)
         self.store.add_codes()
         self.follow_limit()
 

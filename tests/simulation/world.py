@@ -278,7 +278,7 @@ def simulated(scheduler: Scheduler, files: Callable[[], SimulatedFiles], disk: D
     replaced: dict[str, Any] = {
         **{
             f"corenn.{name}.threading": threads
-            for name in ("writer", "database", "storage.readers", "graph.calibrate", "graph.bulk")
+            for name in ("writer", "database", "storage.readers", "storage.store", "graph.calibrate", "graph.bulk")
         },
         **{
             f"corenn.{name}.time": clock

@@ -11,7 +11,8 @@ import mmap
 import os
 import secrets
 import shutil
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -196,6 +197,7 @@ class Store:
         self, settings: Settings, slabs: dict[str, Any], metadata: Metadata, *, path: Path | None, writable: bool
     ) -> None:
         self.settings = settings
+        self._changing = threading.Lock()  # of the settings, which the writer changes, and a root beside it
         self.path = path
         self.writable = writable
         self.files = Files()
@@ -435,6 +437,11 @@ class Store:
         if self.folder is not None:
             with suppress(CoreNNError):
                 remove(self.files, self.folder)
+
+    def change_settings(self, changes: Mapping[str, Any]) -> None:
+        """Go by other settings from now on, in this handle. Safe for any number of threads: none loses another's."""
+        with self._changing:
+            self.settings = self.settings.changed(changes)
 
     @property
     def folder(self) -> Path | None:
