@@ -7,6 +7,7 @@ that exceed the memory that they are of.
 
 from __future__ import annotations
 
+import gc
 import os
 import pickle
 import shutil
@@ -526,6 +527,33 @@ def test_own_limits_hold_after_reopening(tmp_path: Path) -> None:
         with Root(tmp_path, mode=mode, memory_limit="10GB") as root:  # type: ignore[arg-type]
             assert root["own"].settings.memory_limit == 10**8
             assert root["other"].settings.memory_limit == 8 * 10**7
+
+
+def test_a_limit_of_its_own_holds_at_once_and_never_beyond_the_share(tmp_path: Path) -> None:
+    with Root(tmp_path, memory_limit="1GB") as root:
+        db, other = filled(root, "db", "other")
+        before = db.settings.memory_limit
+        db.configure(memory_limit="100MB")
+        assert db.settings.memory_limit == 10**8
+        assert other.settings.memory_limit > before, "it has what is left"
+        for limit in ("8GB", None):
+            db.configure(memory_limit=limit, beam_width=2)
+            assert db.settings.memory_limit + other.settings.memory_limit <= 10**9
+            assert db.settings.beam_width == 2
+        db.configure(memory_limit="100MB")
+        root.close()
+    with Root(tmp_path) as root:
+        assert root["db"].settings.memory_limit == 10**8, "nothing is shared"
+        root["db"].configure(memory_limit="8GB")
+        assert root["db"].settings.memory_limit == 8 * 10**9
+
+
+def test_a_limit_holds_at_once_where_the_root_is_gone(tmp_path: Path) -> None:
+    db = Root(tmp_path, memory_limit="1GB").create("db", dim=2)
+    gc.collect()
+    db.configure(memory_limit="8GB")
+    assert db.settings.memory_limit == 8 * 10**9
+    db.close()
 
 
 def test_sharing_and_configuring_at_once_lose_nothing_of_each_other(

@@ -175,7 +175,7 @@ class Root:
                 made = CoreNN.create(
                     self._path / name, dim=dim, metric=metric, dtype=dtype, durability=durability, **settings
                 )
-                slot.hold(made, self._path / name)
+                self._hold(slot, made, name)
             return made
 
     def __getitem__(self, name: str) -> CoreNN:
@@ -200,11 +200,16 @@ class Root:
                 with self._admitted(name, _want(self._path / name)) as share:
                     overrides = {"memory_limit": share} if share else {}
                     opened = CoreNN.open(self._path / name, self._mode, **overrides)
-                    slot.hold(opened, self._path / name)
+                    self._hold(slot, opened, name)
             except CoreNNError:
                 self._require(name)  # another process may have dropped it meanwhile
                 raise
             return opened
+
+    def _hold(self, slot: _Slot, database: CoreNN, name: str) -> None:
+        slot.hold(database, self._path / name)
+        if self._limit:
+            database._live_on(self._share_again)
 
     def _require(self, name: str) -> None:
         if not self._holds(name):
