@@ -488,6 +488,14 @@ def test_the_mode_can_be_changed(create: Create, sift: Sample, before: str) -> N
             assert not again.verify().repaired
 
 
+@pytest.mark.parametrize("before", ["rabitq", "trunc", "pq"])
+def test_auto_does_not_keep_what_it_would_not_choose(memory: Create, sift: Sample, before: str) -> None:
+    db = fill(memory(dim=128, metric="l2", compression_mode=before, compression_threshold=500), sift[0][:1_500])
+    assert settled(db) == before
+    db.configure(compression_mode="auto")
+    assert settled(db) == "sq4"
+
+
 @pytest.mark.parametrize("before", ["none", "sq4"])
 def test_one_handle_may_have_other_codes(tmp_path: Path, sift: Sample, before: str) -> None:
     rows, queries = sift[0][:3_000].copy(), sift[1][:60]
