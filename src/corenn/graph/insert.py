@@ -15,7 +15,7 @@ import numpy as np
 
 from ..config import Settings
 from ..kernels.codes import scorer_of
-from ..kernels.link import Shape, choose_edges, link_back, rank_batch, thread_ring
+from ..kernels.link import ANY, Shape, choose_edges, link_back, rank_batch, thread_ring
 from ..kernels.search import DEGREE, DIED, FIRST_NEIGHBOUR, GEOMETRY, INFO, LIFELINE, Plan
 from ..storage.commit import NO_IDS, Head
 from ..storage.format import ELECTED, JOURNAL
@@ -39,7 +39,6 @@ LATELY = 10  # rows linked shortly before, at 1, 2, 4, 8, … rows back, at whic
 LATELY_ROWS = 1 << LATELY - 1
 TRAIL = 4  # expanded candidates kept, in search lists
 ELECTION = 1.1  # growth after which the entries are chosen anew
-MOST_EQUAL = 1 << 14  # rows that are equal, among which the end of the run is looked for
 SLICE = 16  # rows per kernel call: some milliseconds
 TO_THE_END = 1 << 31  # no distance ends a search: rows far away make the long edges
 
@@ -155,16 +154,8 @@ class Linker:
         if not len(entries_of(self._store)):
             set_entries(self._store, batch[:1])
         root = int(entries_of(self._store)[0])
-        touched = np.append(targets, np.uint32(root))
-        self._store.edges.note(touched)
-        fresh = batch[view.graph.edges[batch, LIFELINE] == 0]
-        journal = self._store.edges.header[JOURNAL : JOURNAL + 2]
-        vector, step = np.empty(settings.dim, np.float32), max(1, BATCH_ROWS // self._helpers.grain())
-        for start in range(0, len(batch), step):
-            thread_ring(view.rows, view.graph.edges, batch[start : start + step], root, journal, vector)
-            self._helpers.between()
-        if self._store.changes is not None or self._store.disk is not None:
-            self._touch_behind(view, np.concatenate((touched, batch)), fresh)
+        self._store.edges.note(np.append(targets, np.uint32(root)))
+        self._thread(view, batch, root)
         self._link_back(view, np.repeat(batch, view.graph.edges[batch, DEGREE]), targets)
 
     def _starting_lately(self, view: View) -> View:
@@ -215,19 +206,20 @@ class Linker:
         view.graph.edges[batch, DEGREE] = chosen[:, DEGREE]
         note_growth(self._store, growth[growth > 0])
 
-    def _touch_behind(self, view: View, touched: UInt32s, fresh: UInt32s) -> None:
-        """Where a row was threaded behind one that it has no edge to, at the end of a run of equal rows, nobody knows
-        behind which: all count as changed. For disk.slab, which would be written anew, it is looked for.
+    def _thread(self, view: View, batch: UInt32s, root: int) -> None:
+        """Thread a batch onto the ring. Behind which row one comes, beyond the last of a run of equal rows, only the
+        kernel finds: it says so before, so that nothing changes of which nobody is told.
         """
-        edges = view.graph.edges
-        left = set((fresh + np.uint32(1)).tolist()) - set(edges[touched, LIFELINE].tolist())
-        if not left:
-            return
-        self._store.edges.note(slice(0, view.head.rows), vague=True)
-        if self._store.disk is not None:
-            behind = [_behind(edges, lifeline - 1, int(entries_of(self._store)[0])) for lifeline in left]
-            known = all(row >= 0 for row in behind)
-            self._store.disk.stale(np.array(behind, np.uint32) if known else slice(0, view.head.rows))
+        edges, settings = self._store.edges, view.settings
+        journal = edges.header[JOURNAL : JOURNAL + 2]
+        asked = self._store.changes is not None or self._store.disk is not None
+        told = np.full(1, -1 if asked else ANY, np.int64)
+        vector, step = np.empty(settings.dim, np.float32), max(1, BATCH_ROWS // self._helpers.grain())
+        for start in range(0, len(batch), step):
+            left = batch[start : start + step]
+            while len(left := left[thread_ring(view.rows, view.graph.edges, left, root, journal, told, vector) :]):
+                edges.note(told.astype(np.uint32))
+            self._helpers.between()
 
     @staticmethod
     def _targets(edges: AnyArray, batch: UInt32s) -> UInt32s:
@@ -254,20 +246,6 @@ class Linker:
             )
 
         self._helpers.run(back, len(targets), 16 * SLICE)
-
-
-def _behind(edges: UInt32s, node: int, root: int) -> int:
-    """Behind which row one was threaded, beyond its first neighbour or the root on the ring; -1 if far from both."""
-    for start in (*edges[node, FIRST_NEIGHBOUR : FIRST_NEIGHBOUR + min(1, edges[node, DEGREE])].tolist(), root):
-        at = start
-        for _ in range(MOST_EQUAL):
-            after = int(edges[at, LIFELINE]) - 1
-            if after == node:
-                return int(at)
-            if after < 0:
-                break
-            at = after
-    return -1
 
 
 def _shape(settings: Settings) -> Shape:
