@@ -7,6 +7,7 @@ a query; a full disk that stops a write; and files that become resident as they 
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import shutil
@@ -30,8 +31,9 @@ from corenn.storage import changes
 from corenn.storage.changes import changed_since
 from corenn.storage.disk import BITS, ROWS
 from corenn.storage.files import Files
-from corenn.storage.format import PAGE
+from corenn.storage.format import PAGE, PUBLISHED
 from corenn.storage.residence import Residence
+from corenn.storage.store import Store
 from tests.conftest import COMPILED, Sample
 from tests.oracle import DTYPES, METRICS, distances, recall, rounded, rounding, tolerance
 
@@ -370,6 +372,7 @@ def counted(self, ids, words):
     write(self, ids, words)
 DiskRows.write = counted
 from corenn.storage.residence import Residence
+from corenn.storage.store import Store
 Residence.check = lambda self, fixed, limit=None: None
 with CoreNN.open(sys.argv[1], memory_limit=1) as db:
     import time
@@ -447,6 +450,42 @@ def test_nothing_changes_of_which_nobody_was_told_before(
         db.snapshot(tmp_path / "snapshot")
     with CoreNN.open(tmp_path / "snapshot", mode="r") as copy:
         assert copy.verify().ok
+
+
+def failing(*_: object) -> None:
+    raise StorageError("it cannot be done")
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="only Linux tells which files are open")
+@pytest.mark.parametrize("mode", ["rw", "r"])
+@pytest.mark.parametrize("step", ["_recover", "open_disk"])
+def test_an_opening_that_fails_leaves_nothing_open(
+    tmp_path: Path, sift: Sample, monkeypatch: pytest.MonkeyPatch, mode: Any, step: str
+) -> None:
+    path = tmp_path / "db"
+    with created(path) as db:
+        db.insert(range(1_100), sift[0][:1_100])
+        settle(db)
+    del db
+    gc.collect()
+    monkeypatch.setattr(Store, step, failing)
+    with pytest.raises(StorageError, match="cannot be done"):
+        CoreNN.open(path, mode=mode)
+    gc.collect()  # what is mapped stays open with its arrays, which the error holds
+    left = [os.readlink(each) for each in Path("/proc/self/fd").iterdir() if each.exists()]
+    assert not [each for each in left if each.startswith(str(path))]
+
+
+def test_a_reader_that_fails_to_look_again_is_no_reader(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with CoreNN.create(tmp_path / "db", dim=2) as db:
+        state = db._store.state
+        published = int(state.header[PUBLISHED])
+        state.write_header(PUBLISHED, published + 1)  # as if the writer had gone on while it is opened
+        monkeypatch.setattr(Store, "refresh", failing)
+        with pytest.raises(StorageError, match="cannot be done"):
+            CoreNN.open(tmp_path / "db", mode="r")
+        state.write_header(PUBLISHED, published)
+        assert not db.stats().readers
 
 
 def test_readers_in_their_own_handles(tmp_path: Path, sift: Sample) -> None:

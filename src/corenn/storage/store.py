@@ -327,7 +327,11 @@ class Store:
             raise
         store.lock, store.registration = lock, registration
         if mode == "r" and store.metadata.head.commit < int(store.state.header[PUBLISHED]):
-            store.refresh()  # the metadata was read while the writer moved its log
+            try:
+                store.refresh()  # the metadata was read while the writer moved its log
+            except BaseException:
+                store.close()
+                raise
         return store
 
     @classmethod
@@ -383,6 +387,7 @@ class Store:
             keep_settings(folder, stored, files)
         recovered = Recovered()
         slabs: dict[str, Any] = {}
+        store: Store | None = None
         try:
             for name, spec in slab_specs(settings, stored["database"], number).items():
                 spec = as_created(folder / name, spec)
@@ -397,10 +402,21 @@ class Store:
             store.open_disk()
             store._recover(metadata)
         except BaseException:
-            for slab in slabs.values():
-                slab.close()
+            with ExitStack() as stack:
+                for slab in slabs.values():
+                    stack.callback(slab.close)
+                if store is not None:
+                    store._close_beside(stack, settle=False)
             raise
         return store
+
+    def _close_beside(self, stack: ExitStack, *, settle: bool) -> None:
+        """Release what there is beside slabs and metadata. settle: these are on the disk, so that disk.slab may count."""
+        for other in (self.changes, self.draft):
+            if other is not None:
+                stack.callback(other.close)
+        if self.disk is not None:
+            stack.callback(self.disk.close, settle=settle)
 
     def open_disk(self, *, create: bool = False) -> None:
         """Take up disk.slab if it is there. create: make it anew.
@@ -514,7 +530,7 @@ class Store:
                 raise FormatError(
                     f"{path} is to be lengthened after a restart of the machine; open it for writing once"
                 )
-            slab.reserve(rows)
+            Store._lengthen(slab, rows)
         if len(slab.array) < rows:
             message = f"{path} is truncated: it holds {len(slab.array):,} of {rows:,} rows; run `corenn repair`"
             if not mendable:
@@ -524,8 +540,16 @@ class Store:
             recovered.suspect = recovered.suspect or spec.name == "edges.slab"
             log.warning("%s", message)
             if spec.hard:
-                slab.reserve(rows)
+                Store._lengthen(slab, rows)
         return slab
+
+    @staticmethod
+    def _lengthen(slab: FileSlab, rows: int) -> None:
+        try:
+            slab.reserve(rows)
+        except BaseException:
+            slab.close()
+            raise
 
     # --- recovery -------------------------------------------------------------------------------------------------
 
@@ -984,12 +1008,7 @@ class Store:
             if self.lock is not None:
                 stack.callback(os.close, self.lock)
                 self.lock = None
-            if self.changes is not None:
-                stack.callback(self.changes.close)
-            if self.disk is not None:
-                stack.callback(self.disk.close)
-            if self.draft is not None:
-                stack.callback(self.draft.close)
+            self._close_beside(stack, settle=self.fault is None)
             for slab in self.slabs.values():
                 stack.callback(slab.close)
             if self.registration is not None:
