@@ -277,6 +277,22 @@ def test_drop_removes_all_of_one_alone(root: Root) -> None:
     assert root["a"] is again and len(again) == 0 and again.settings.dim == 7
 
 
+def test_names_that_are_gone_leave_nothing_behind(root: Root) -> None:
+    for number in range(4):
+        name = f"one-{number}"
+        filled(root, name)[0].close()
+        assert root[name] is root[name]
+        with pytest.raises(CollectionNotFoundError):
+            root[f"none-{number}"]
+        if number % 2:
+            root.drop(name)
+        else:
+            root[name].close()
+    assert len(root._slots) <= 1, "that which nobody has looked for since it was closed"
+    filled(root, "last")
+    assert set(root._slots) == {"last"}
+
+
 def test_drop_refuses_what_another_one_writes(root: Root) -> None:
     filled(root, "a")[0].close()
     with CoreNN.open(root.path / "a") as writer:
