@@ -472,8 +472,8 @@ class Root:
 
 
 class _Slot:
-    """Where the handle of one collection is kept. All but `database` is used by who holds `lock` alone, or who holds the
-    lock of the root while there are no `users`.
+    """Where the handle of one collection is kept. All but `database` is used by who holds `lock` alone, or the lock of
+    the root while there are no `users`.
     """
 
     def __init__(self) -> None:

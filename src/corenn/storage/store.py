@@ -411,7 +411,7 @@ class Store:
         return store
 
     def _close_beside(self, stack: ExitStack, *, settle: bool) -> None:
-        """Release what there is beside slabs and metadata. settle: these are on the disk, so that disk.slab may count."""
+        """Release what there is beside slabs and metadata. settle: all of these are on the disk."""
         for other in (self.changes, self.draft):
             if other is not None:
                 stack.callback(other.close)
