@@ -44,7 +44,7 @@ from ..kernels.search import FIRST_NEIGHBOUR, Navigation
 from ..types import AnyArray, Bytes, Float32s, Key, UInt32s, UInt64s
 from . import format as fmt
 from .archive import MANIFEST
-from .changes import Changes
+from .changes import Changes, settled_in
 from .commit import NO_IDS, Commit, Head, Metadata, Record, as_runs
 from .disk import Descriptors, DiskRows, remove
 from .encode import STORED, seal_columns, stored_columns
@@ -214,6 +214,7 @@ class Store:
         self.changes: Changes | None = None  # on disk, of the writer
         self.borrowed: list[mmap.mmap] = []  # temporary files that are mapped
         self.beside: list[Store] = []  # what is made to take its place, and lives within the same limit
+        self.renamed = False  # whether codes.slab is another file since the last checkpoint
         self.trusts_codes = True  # whether the file of codes holds what its header says
         self.working = 0  # bytes of anonymous memory that a first load has taken for a while
         self.look: Callable[[], None] = _nothing  # called now and then by what goes over many rows: see Residence
@@ -562,9 +563,9 @@ class Store:
         head = metadata.head
         durable, boot = metadata.marks()
         restarted = boot != boot_id() and head.commit > 0
-        self.trusts_codes = self.writable or not restarted
+        self.trusts_codes = self.writable or not restarted or self._settled()
         if self.writable and restarted:  # what was not brought to the disk is made again
-            if self.codes is not None:
+            if self.codes is not None and not self._settled():
                 self.codes.header[fmt.CODED] = 0
             discard_draft(self)
         if head.commit > 0 and (durable is None or boot is None) and self.writable:
@@ -596,6 +597,12 @@ class Store:
                     slice(0, head.rows), vague=True
                 )  # who was killed on the way may not have said what it changed
             self.state.write_header(PUBLISHED, head.commit)
+
+    def _settled(self) -> bool:
+        """Whether every slab is on the disk as it is here."""
+        if self.changes is not None:
+            return self.changes.settled
+        return self.folder is not None and settled_in(self.files, self.folder, self.vectors.spec.database)
 
     def _drop_reborn(self) -> None:
         """Link each row once: an id that came in one commit, was freed and came again waits for the last one only."""
@@ -826,6 +833,10 @@ class Store:
             rewrite(self, self.metadata)
         for slab in self.slabs.values():
             self.sync(slab)
+        if self.renamed:
+            assert self.folder is not None
+            self.files.sync_folder(self.folder)
+            self.renamed = False
         self.unsure.clear()
         self._settle_disk()
         if self.changes is not None:
