@@ -722,17 +722,17 @@ class Writer:
         """Publish after a repair has changed slabs in place. Called in the writer thread."""
         self.publish()
 
-    def configure(self, changes: dict[str, Any]) -> None:
+    def configure(self, changes: dict[str, Any], *, shared: bool = False) -> None:
         """Change settings here and as they are stored; what this handle alone overrides is not stored.
 
-        Called in the writer thread.
+        shared: the memory is, and this handle is told by others what it has of it. Called in the writer thread.
         """
         self._resume_after_fault()
         settings = self.store.settings.changed(changes)
         if isinstance(self.store.metadata, RocksMetadata):
             stored = Settings.from_dict(self.store.metadata.settings()["settings"]).changed(changes)
             self.store.metadata.store_settings(stored.as_dict(), sync=settings.durability == "sync")
-        self.store.settings = self.store.settings.changed(changes)  # a root may have changed the memory meanwhile
+        self.store.change_settings({name: changes[name] for name in changes if not (shared and name == "memory_limit")})
         self.store.add_codes()
         self.follow_limit()
 

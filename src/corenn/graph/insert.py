@@ -15,7 +15,7 @@ import numpy as np
 
 from ..config import Settings
 from ..kernels.codes import scorer_of
-from ..kernels.link import NO_CODES, Shape, choose_edges, link_back, rank_batch, thread_ring
+from ..kernels.link import ANY, NO_CODES, Shape, choose_edges, link_back, rank_batch, thread_ring
 from ..kernels.search import DEGREE, DIED, FIRST_NEIGHBOUR, GEOMETRY, INFO, LIFELINE, Plan
 from ..storage.commit import NO_IDS, Head
 from ..storage.format import ELECTED, JOURNAL
@@ -41,7 +41,6 @@ LATELY = 10  # rows linked shortly before, at 1, 2, 4, 8, … rows back, at whic
 LATELY_ROWS = 1 << LATELY - 1
 TRAIL = 4  # expanded candidates kept, in search lists
 ELECTION = 1.1  # growth after which the entries are chosen anew
-
 SLICE = 16  # rows per kernel call: some milliseconds
 TO_THE_END = 1 << 31  # no distance ends a search: rows far away make the long edges
 
@@ -166,18 +165,8 @@ class Linker:
         if by_codes(view):
             self._by_codes.ask_for(view, np.unique(targets))
         root = int(entries_of(self._store)[0])
-        touched = np.append(targets, np.uint32(root))
-        self._store.edges.note(touched)
-        journal = self._store.edges.header[JOURNAL : JOURNAL + 2]
-        vector, step = np.empty(settings.dim, np.float32), max(1, BATCH_ROWS // self._helpers.grain())
-        codes, body = (NO_CODES, 0) if view.codes is None else (view.codes.vectors, view.codes.body)
-        behinds = np.empty_like(batch)
-        for start in range(0, len(batch), step):
-            some = slice(start, start + step)
-            thread_ring(view.rows, view.graph.edges, batch[some], root, journal, vector, codes, body, behinds[some])
-            self._helpers.between()
-        # At the end of a run of equal rows one may be threaded behind a row that it has no edge to.
-        self._store.edges.note(np.setdiff1d(behinds, np.concatenate((touched, batch))))
+        self._store.edges.note(np.append(targets, np.uint32(root)))
+        self._thread(view, batch, root)
         self._link_back(view, np.repeat(batch, view.graph.edges[batch, DEGREE]), targets)
 
     def _starting_lately(self, view: View) -> View:
@@ -234,6 +223,24 @@ class Linker:
         view.graph.edges[batch, FIRST_NEIGHBOUR:] = chosen[:, FIRST_NEIGHBOUR:]
         view.graph.edges[batch, DEGREE] = chosen[:, DEGREE]
         note_growth(self._store, growth[growth > 0])
+
+    def _thread(self, view: View, batch: UInt32s, root: int) -> None:
+        """Thread a batch onto the ring. Behind which row one comes, beyond the last of a run of equal rows, only the
+        kernel finds: it says so before, so that nothing changes of which nobody is told.
+        """
+        edges, settings = self._store.edges, view.settings
+        journal = edges.header[JOURNAL : JOURNAL + 2]
+        asked = self._store.changes is not None or self._store.disk is not None
+        told = np.full(1, -1 if asked else ANY, np.int64)
+        codes, body = (NO_CODES, 0) if view.codes is None else (view.codes.vectors, view.codes.body)
+        vector, step = np.empty(settings.dim, np.float32), max(1, BATCH_ROWS // self._helpers.grain())
+        for start in range(0, len(batch), step):
+            left = batch[start : start + step]
+            while len(left):
+                done = thread_ring(view.rows, view.graph.edges, left, root, journal, told, vector, codes, body)
+                if len(left := left[done:]):
+                    edges.note(told.astype(np.uint32))
+            self._helpers.between()
 
     @staticmethod
     def _targets(edges: AnyArray, batch: UInt32s) -> UInt32s:

@@ -19,6 +19,7 @@ from .search import AHEAD, DEGREE, DISTANCES, FIRST_NEIGHBOUR, HOPS, LIFELINE, b
 
 NO_CODES: Bytes = np.zeros((0, 0), np.uint8)
 BEYOND = -2
+ANY = -2  # in `told` of thread_ring: any row may change
 LOSS = 8
 SEARCHES = 2  # for new edges, that a row gets on average while it loses as many edges as it has
 HEIRS = 3  # of a dead row, by which an edge to it is replaced
@@ -280,39 +281,45 @@ def _prune_row(rows: Any, row: Any, node: Any, degree: Any, live: Any, shape: An
 
 @kernel
 def thread_ring(
-    rows: Any, edges: Any, batch: Any, root: Any, journal: Any, vector: Any, codes: Any, body: Any, behinds: Any
-) -> None:  # fmt: skip
+    rows: Any, edges: Any, batch: Any, root: Any, journal: Any, told: Any, vector: Any, codes: Any, body: Any
+) -> Any:  # fmt: skip
     """Thread each row of `batch` onto the ring of lifelines, behind its nearest neighbour that is on it.
 
     Sequential. Rows that are equal stand together on the ring: prunes leave one edge among them, and a walk that comes
     to one finds the others along it. journal: uint64 (2,), mapped: the pair in work (plus one), so that a process
-    killed between the two stores is mended by `mend_ring`. vector: float32 (dim,). codes: uint8 (rows, width), no rows
-    for none; where the first `body` bytes of two differ, their vectors do, and need not be read. behinds: uint32
-    (batch,), receives behind which row each was threaded; a row that was threaded already, itself.
+    killed between the two stores is mended by `mend_ring`. told: int64 (1,), one row more, beside those of the batch,
+    their neighbours and the root, of which the caller knows that it may change, or ANY. Where another one has to, it is
+    put there, and nothing is changed from there on. vector: float32 (dim,). codes: uint8 (rows, width), no rows for
+    none; where the first `body` bytes of two differ, their vectors do, and need not be read. Returns how many rows are
+    done.
     """
     for i in range(batch.shape[0]):
         node = np.int64(batch[i])
-        behinds[i] = np.uint32(node)
         if edges[node, LIFELINE] != 0:
             continue
         behind = _place_on_ring(rows, edges, node, np.int64(root), vector, codes, body)
+        if behind < 0:
+            behind = -1 - behind
+            if told[0] != ANY and told[0] != behind:
+                told[0] = behind
+                return i
         if edges[behind, LIFELINE] == 0:
             edges[behind, LIFELINE] = behind + 1  # the first row of all: a ring of one
             if behind == node:
                 continue
-        behinds[i] = np.uint32(behind)
         journal[1] = np.uint64(behind + 1)
         journal[0] = np.uint64(node + 1)
         edges[node, LIFELINE] = edges[behind, LIFELINE]
         edges[behind, LIFELINE] = node + 1
         journal[0] = np.uint64(0)
+    return batch.shape[0]
 
 
 @inlined
-def _place_on_ring(
-    rows: Any, edges: Any, node: Any, root: Any, vector: Any, codes: Any, body: Any
-) -> Any:  # fmt: skip
-    """Behind an equal row, else behind the nearest one that does not stand within a run of equal rows."""
+def _place_on_ring(rows: Any, edges: Any, node: Any, root: Any, vector: Any, codes: Any, body: Any) -> Any:
+    """Behind an equal row, else behind the nearest one that does not stand within a run of equal rows; where all do,
+    -1 - the last row of a run, which may be no neighbour.
+    """
     first = np.int64(-1)
     for slot in range(FIRST_NEIGHBOUR, FIRST_NEIGHBOUR + np.int64(edges[node, DEGREE])):
         neighbour = np.int64(edges[node, slot])
@@ -331,7 +338,7 @@ def _place_on_ring(
         return first
     while after != start and _equal(rows, start, after, vector, codes, body):
         first, after = after, np.int64(edges[after, LIFELINE]) - 1
-    return first
+    return -1 - first
 
 
 @inlined

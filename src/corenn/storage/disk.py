@@ -292,10 +292,10 @@ class DiskRows:
         """Bytes taken on disk."""
         return self.rows.disk_bytes() + self.bits.disk_bytes()
 
-    def close(self) -> None:
-        """Release both; arrays handed out stay valid."""
+    def close(self, *, settle: bool = True) -> None:
+        """Release both; arrays handed out stay valid. settle: say on the disk that all of it is there."""
         try:
-            if self._writable:
+            if self._writable and settle:
                 with suppress(CoreNNError):
                     self.settle()
             self.rows.close()
