@@ -37,7 +37,7 @@ from .graph import codebook, navigation
 from .graph.bulk import Progress
 from .graph.calibrate import SAMPLES, Calibrator, Choice
 from .graph.codes import chosen_mode, least_code_bytes
-from .graph.disk import Spiller
+from .graph.disk import Spiller, walks_disk
 from .graph.insert import Linker
 from .graph.mend import Mender
 from .graph.query import DISTANCES, FOUND, HOPS, PAGES, Answers, Searcher, scans
@@ -46,6 +46,7 @@ from .graph.threads import Helpers
 from .graph.view import View, failing, take_view
 from .kernels.rows import NORM, decode_rows
 from .storage.commit import CURVES, NO_IDS
+from .storage.disk import SLOT_BYTES
 from .storage.draft import folder_draft
 from .storage.files import Files
 from .storage.format import CODED
@@ -930,9 +931,10 @@ class _Keys(KeysView[Key]):
 
 
 def _kept_bytes(store: Store) -> int:
-    """What a walk looks up at random for every row: its code and its state."""
+    """What a walk looks up at random for every row: its code, its state, and where it lies on the disk."""
     codes = 0 if store.codes is None else int(store.codes.header[CODED]) * least_code_bytes(store)
-    return codes + int(store.metadata.head.rows * store.state.spec.row_bytes)
+    slots = SLOT_BYTES if store.disk is not None or walks_disk(store) else 0
+    return codes + int(store.metadata.head.rows * (store.state.spec.row_bytes + slots))
 
 
 def _record(key: Key, vector: AnyArray, payload: bytes | None) -> Record:

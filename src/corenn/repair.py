@@ -356,7 +356,7 @@ def _mend_disk(writer: Writer) -> list[Problem]:
     wrong = wrong_rows(store, writer.view.head.rows)
     if store.disk is None or not len(wrong):
         return []
-    store.disk.stale(wrong)
+    store.disk.displace(wrong)  # where it lies may be what is wrong
     return [Problem("disk", WRONG_ROWS, len(wrong))]
 
 

@@ -50,7 +50,7 @@ RESERVED = {"con", "prn", "aux", "nul", *(f"{port}{n}" for port in ("com", "lpt"
 OWN = re.compile(r"settings\.json|generation(?:-[0-9]+)?")  # by which a root would pass for a database
 DROPPED = re.compile(r"\..+\.dropped-[0-9a-f]{16}")
 READ_ALONE = ("disk.slab", "fresh.slab")  # read by calls, never mapped as a whole
-LOOKED_UP = ("codes.slab", "state.slab")  # at random, for every row: what a collection cannot do without
+LOOKED_UP = ("codes.slab", "state.slab", "slots.slab")  # at random, for every row: what a collection cannot do without
 
 
 class Want(NamedTuple):

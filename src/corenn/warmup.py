@@ -15,7 +15,7 @@ from .graph import codebook
 from .graph.adopt import Adopter
 from .graph.bulk import Builder
 from .graph.check import check_graph
-from .graph.disk import rows_made, rows_read, source_of
+from .graph.disk import packed, rows_made, rows_read, source_of
 from .graph.insert import Linker
 from .graph.insert_disk import DiskLinker
 from .graph.mend import Mender
@@ -101,6 +101,7 @@ def _exercise(settings: Settings, progress: Callable[[str], None]) -> None:
     searcher.query(replace(view, codes=None), queries, 5, 16, exact=False, threads=1)
     searcher.query(view, queries, 5, 16, exact=False, threads=1)
     searcher.query(replace(view, disk=source_of(store)), queries, 5, 16, exact=False, threads=1)
+    packed(store, view, ids[:0], ids[:1], 0)
     rows_made(store, rows, ids[:1])
     rows_read(store, rows, ids[:1])
     index_rows(ids[:1], *(np.full(2, VACANT) for _ in range(2)))

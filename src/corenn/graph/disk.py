@@ -16,7 +16,10 @@ import numpy as np
 
 from ..errors import CoreNNError
 from ..kernels.candidates import VACANT
+from ..kernels.codes import asked_of, form_in
 from ..kernels.disk import PAGE, SEALS, Disk, cool_rows, index_rows, make_rows, read_rows, unit_of
+from ..kernels.pack import Packer, pack_rows
+from ..kernels.rows import one_row
 from ..kernels.search import BORN, DEGREE, FIRST_NEIGHBOUR, INFO, Live
 from ..storage.commit import NO_IDS
 from ..storage.disk import Descriptors, words_of
@@ -32,7 +35,9 @@ if TYPE_CHECKING:
 log = logging.getLogger("corenn.disk")
 
 FIRST_WIDTH, MOST_WIDTH = 1, 16  # rows asked for at once, where a walk begins and where it has converged
+BESIDE = 4  # rows expanded of a page at most, beside the one for which it was read; half of those that it holds
 STEP_ROWS = 1 << 11  # written per step: some milliseconds
+NEAR = 64  # candidates for a page
 WORTHWHILE = 16  # beside writes, steps are taken while a row in so many is behind
 RETRY_SECONDS = 60.0  # after a failure, such as a full disk
 HOT_SHARE = 16  # of the memory limit: a part in so many is for rows that are kept
@@ -78,9 +83,11 @@ def source_of(store: Store) -> OnDisk:
         store.source = Descriptors(store.files, [slab for slab in slabs if isinstance(slab, FileSlab)])
     vectors, edges, rows = (*store.source.numbers, -1, -1, -1)[:3]
     edge_words, words = store.edges.spec.columns, words_of(store.settings, store.edges.spec.columns)
+    unit_rows, unit_bytes = unit_of(words)
     kernel = Disk(
-        rows, vectors, edges, store.seals.array.view(np.float32), _NO_BITS if disk is None else disk.fresh,
-        *unit_of(words), edge_words, store.vectors.spec.row_bytes // 4, FIRST_WIDTH, MOST_WIDTH, *store.hot,
+        rows, vectors, edges, store.seals.array.view(np.float32), *((_NO_BITS, NO_IDS) if disk is None else
+        (disk.fresh, disk.slots)), unit_rows, unit_bytes, edge_words, store.vectors.spec.row_bytes // 4, FIRST_WIDTH,
+        MOST_WIDTH, min(unit_rows // 2, BESIDE), *store.hot,
     )  # fmt: skip
     return OnDisk(kernel, words, store.source, store.vectors)
 
@@ -167,7 +174,7 @@ class Spiller:
             store.open_disk(create=True)
         disk = store.disk
         assert disk is not None
-        disk.reserve(head.rows)
+        disk.reserve(head.rows, head.rows)
         count = max(rows // disk.unit_rows, 1) * disk.unit_rows
         ids = disk.next_stale(self._cursor, head.rows, count)
         if len(ids) < count:
@@ -180,7 +187,14 @@ class Spiller:
             return
         born = store.state.array[ids, BORN] != 0
         disk.skip(ids[~born])
-        ids = ids[born]
+        ids, homeless = disk.among_slots(ids[born])
+        if len(homeless):
+            if disk.vacant < len(homeless):  # some were lost by processes that were killed
+                disk.reserve(head.rows, disk.placed + len(homeless))
+            looked, placed = pack(store, view, homeless, max(count - len(ids), disk.unit_rows))
+            if looked < len(homeless):
+                self._cursor = min(int(homeless[looked]) // 8 * 8, self._cursor or head.rows)
+            ids = np.concatenate((ids, placed))
         words, made = rows_made(store, head.rows, ids)
         self._renew_hot(ids[made != 0], words[made != 0])
         disk.write(ids[made != 0], words[made != 0])
@@ -252,17 +266,61 @@ class Spiller:
         log.info("%d rows of disk.slab are kept in memory", len(ids))
 
 
+def pack(store: Store, view: View, ids: UInt32s, most: int) -> tuple[int, UInt32s]:
+    """Give slots to some rows that have none, and to what is near to them; so many in all, about.
+
+    Returns how many of the ids were looked at, and the rows that have got slots, in the order of these.
+    """
+    disk = store.disk
+    assert disk is not None
+    if view.codes is None:  # nothing tells what is near, and no search goes over the disk
+        ids = ids[:most]
+        first = disk.take_slots(len(ids))
+        disk.slots[ids] = np.arange(first + 1, first + 1 + len(ids), dtype=np.uint32)
+        return len(ids), ids
+    placed = np.empty(min(most + disk.unit_rows, disk.vacant), np.uint32)
+    first = disk.take_slots(len(placed))
+    looked, count = packed(store, view, ids, placed, first)
+    disk.give_back_slots(first + count)
+    return looked, placed[:count]
+
+
+def packed(store: Store, view: View, ids: UInt32s, placed: UInt32s, first: int) -> tuple[int, int]:
+    """Run the kernel that gives slots."""
+    source = source_of(store)
+    assert view.codes is not None
+    packer = Packer(
+        np.zeros((1, source.words), np.uint32), np.empty(store.settings.dim, np.float32),
+        np.empty(source.disk.edge_words, np.uint64), np.empty(NEAR, np.uint64),
+    )  # fmt: skip
+    looked, count = pack_rows(
+        one_row(view.rows), view.codes, asked_of(form_in(view.codes)), view.live, source.disk, packer, ids, first,
+        placed, np.zeros(INFO, np.int64),
+    )  # fmt: skip
+    return looked, count
+
+
 def rows_made(store: Store, rows: int, ids: UInt32s) -> tuple[UInt32s, Bytes]:
     """Rows as they are to be in disk.slab, uint32 (ids, words), and 0 for those that cannot be read."""
     source = source_of(store)
     disk = source.disk
-    if len(ids) and 2 * len(ids) > int(ids[-1]) - int(ids[0]):
-        for number, size in ((disk.vectors, 4 * disk.vector_words), (disk.edges, 4 * disk.edge_words)):
-            will_need(number, PAGE + int(ids[0]) * size, (int(ids[-1]) - int(ids[0]) + 1) * size)
+    for number, size in ((disk.vectors, 4 * disk.vector_words), (disk.edges, 4 * disk.edge_words)):
+        for first, last in _ranges(ids, size):
+            will_need(number, PAGE + first * size, (last - first + 1) * size)
     out, made = np.empty((len(ids), source.words), np.uint32), np.zeros(len(ids), np.uint8)
     one, info = np.zeros((1, source.words), np.uint32), np.zeros(INFO, np.int64)
     make_rows(disk, Live(store.state.array, np.uint64(0), rows), ids, one, out, made, info)
     return out, made
+
+
+def _ranges(ids: UInt32s, size: int) -> list[tuple[int, int]]:
+    """Rows of so many bytes as ranges, first and last: those between which there is less than a page are together."""
+    if not len(ids):
+        return []
+    ordered = np.sort(ids).astype(np.int64)
+    ends = np.flatnonzero(np.diff(ordered) * size > PAGE)
+    firsts, lasts = ordered[np.append(0, ends + 1)], ordered[np.append(ends, len(ordered) - 1)]
+    return list(zip(firsts.tolist(), lasts.tolist(), strict=True))
 
 
 def rows_read(store: Store, rows: int, ids: UInt32s) -> tuple[UInt32s, Bytes]:

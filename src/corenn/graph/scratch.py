@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 
 from ..kernels.codes import Asked, Codes, Form, asked_of, form_in
-from ..kernels.disk import Frame
+from ..kernels.disk import RING, Frame
 from ..kernels.link import Workbench
 from ..kernels.link_disk import CodeBench, EdgeFile
-from ..kernels.rows import Rows
+from ..kernels.rows import Rows, one_row
 from ..kernels.search import ENTERED, TOMBSTONE_ROOM, Plan, Scratch
 from .view import View
 
@@ -33,9 +33,10 @@ class ScratchPool:
         room: how many search lists its pool holds where there are tombstones.
         """
         columns = view.graph.edges.shape[1]
+        at_once = plan.beam_width if view.disk is None else max(plan.beam_width, 1 + view.disk.disk.beside)
         entries = max(len(view.graph.entries), view.graph.navigation.starts)
         pool = plan.search_list * (room if plan.tombstones else 1)
-        size = (view.settings.dim, columns, entries, plan.search_list, plan.beam_width, pool, trail)
+        size = (view.settings.dim, columns, entries, plan.search_list, at_once, pool, trail)
         free = self._free.get(size)
         return size, free.pop() if free else _make(*size)
 
@@ -53,9 +54,11 @@ class ScratchPool:
         """Room for one row as it is read from the disk, and for k answers, to be given back with its size."""
         assert view.disk is not None
         rows, disk = view.rows, view.disk
-        size = (disk.words, rows.vectors.shape[1], rows.seals.shape[1], disk.disk.most_width, k)
+        unit_bytes, unit_rows, beside = disk.disk.unit_bytes, disk.disk.unit_rows, disk.disk.beside
+        ring = RING if unit_rows > 1 else 1
+        size = (disk.words, ring, unit_bytes // 4, beside, disk.disk.most_width, k)
         free = self._frames.get(size)
-        one, frame = free.pop() if free else _make_frame(rows, *size)
+        one, frame = free.pop() if free else (one_row(rows), _make_frame(*size))
         return size, one._replace(radius=rows.radius), frame
 
     def give_frame(self, size: tuple[int, ...], one: Rows, frame: Frame) -> None:
@@ -82,7 +85,7 @@ class ScratchPool:
         self._free.setdefault(size, []).append(scratch)
 
 
-def _make(dim: int, columns: int, entries: int, search_list: int, beam_width: int, pool: int, trail: int) -> Scratch:
+def _make(dim: int, columns: int, entries: int, search_list: int, at_once: int, pool: int, trail: int) -> Scratch:
     # About half of a row's edges lead to something new. A table three times as long as what it is to hold forgets
     # one id in thirty.
     seen = 1 << (max(search_list, pool // TOMBSTONE_ROOM) * columns * 4 // 3 - 1).bit_length()
@@ -90,15 +93,17 @@ def _make(dim: int, columns: int, entries: int, search_list: int, beam_width: in
         pool=np.empty(pool, np.uint64),
         best=np.empty(search_list, np.uint64),
         seen=np.empty(min(max(seen, LEAST_SEEN), MOST_SEEN), np.uint32),
-        frontier=np.empty(max(beam_width * columns, ENTERED + 1) + entries, np.uint64),
+        frontier=np.empty(max(at_once * columns, ENTERED + 1) + entries, np.uint64),
         trail=np.empty(trail, np.uint64),
         query=np.empty(dim, np.float32),
     )
 
 
-def _make_frame(rows: Rows, words: int, columns: int, seals: int, width: int, k: int) -> tuple[Rows, Frame]:
-    one = rows._replace(vectors=np.zeros((1, columns), rows.vectors.dtype), seals=np.zeros((1, seals), np.float32))
-    return one, Frame(np.zeros((1, words), np.uint32), np.empty(width, np.uint64), np.empty(k, np.uint64))
+def _make_frame(words: int, ring: int, unit: int, beside: int, width: int, k: int) -> Frame:
+    return Frame(
+        np.zeros((1, words), np.uint32), np.zeros((ring, unit), np.uint32), np.zeros(1 + ring, np.int64),
+        np.empty(width, np.uint64), np.empty(k, np.uint64), np.empty(beside, np.uint64),
+    )  # fmt: skip
 
 
 def _make_bench(length: int, columns: int, width: int, room: int) -> CodeBench:

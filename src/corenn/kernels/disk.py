@@ -3,7 +3,11 @@
 Codes in memory steer the walk. Each row that it expands is read from the disk by one call: its exact vector, by which
 the answers are ranked, and its edges. A row of disk.slab is made of words of four bytes:
 
-    check (2) | birth (2) | seals | edges | vector
+    check (2) | birth (2) | id | seals | edges | vector
+
+Rows lie in *slots*, so that those of a page are near to each other, and a page is read as a whole: what else lies on it
+is measured as well, and the nearest of it expanded (Wang et al., Starling, 2024). Pages of a walk stay at hand until
+its end.
 
 A row that is not as new as its edges, or does not hold, is put together from the files that it was made of. So a walk
 needs nothing of disk.slab but its speed.
@@ -15,7 +19,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..types import Bytes, Float32s, UInt32s, UInt64s
+from ..types import Bytes, Float32s, Int64s, UInt32s, UInt64s
 from .candidates import EXPANDED, NOTHING, VACANT, id_of, insert_at, insert_sorted, place_of, unseen
 from .codes import scorer_of
 from .intrinsics import ask_for, copy_bytes, float_bits, read_at
@@ -46,7 +50,8 @@ from .search import (
 )
 
 PAGE = 4096  # bytes that a disk reads at once; the header of each file takes as many
-CHECK, BIRTH, SEALS = 0, 2, 4  # words of a row
+CHECK, BIRTH, ID, SEALS = 0, 2, 4, 5  # words of a row
+RING = 64  # pages of a walk that stay at hand
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _HIGH = np.uint64(32)
 _LOW = np.uint64(0xFFFFFFFF)
@@ -56,10 +61,11 @@ class Disk(NamedTuple):
     """Where rows are read from.
 
     disk, vectors, edges: descriptors of the slabs, below 0 for none. seals: float32 (rows, columns).
-    fresh: a bit for each row that disk.slab holds as it is now. unit_rows, unit_bytes: so many rows begin at every so
-    many bytes. edge_words, vector_words: of a row. first_width, most_width: rows that a walk asks for at once, at its
-    beginning and when it has converged. hot: uint32 (n, words), rows kept in memory. hot_ids, hot_places: where they
-    are, a table of a power of two; VACANT for none.
+    fresh: a bit for each row that disk.slab holds as it is now. slots: uint32, for each row the slot in which it lies,
+    plus one; 0 for none. unit_rows, unit_bytes: so many slots begin at every so many bytes, a *unit*. edge_words,
+    vector_words: of a row. first_width, most_width: rows that a walk asks for at once, at its beginning and when it has
+    converged. beside: rows that are expanded of a page at most, beside the one for which it was read. hot: uint32
+    (n, words), rows kept in memory. hot_ids, hot_places: where they are, a table of a power of two; VACANT for none.
     """
 
     disk: int
@@ -67,12 +73,14 @@ class Disk(NamedTuple):
     edges: int
     seals: Float32s
     fresh: Bytes
+    slots: UInt32s
     unit_rows: int
     unit_bytes: int
     edge_words: int
     vector_words: int
     first_width: int
     most_width: int
+    beside: int
     hot: UInt32s
     hot_ids: UInt32s
     hot_places: UInt32s
@@ -81,13 +89,18 @@ class Disk(NamedTuple):
 class Frame(NamedTuple):
     """Working memory of one thread.
 
-    words: uint32 (1, row_words), the row at hand. queue: uint64, what was asked for and is not read yet. found: uint64
-    (k,), the nearest so far by their measured distances.
+    words: uint32 (1, row_words), the row at hand. pages: uint32 (RING, words of a unit), the units that were read last,
+    in turns. units: int64 (1 + RING,), how many have been read, and which ones are in pages. queue: uint64, what was
+    asked for and is not read yet. found: uint64 (k,), the nearest so far by their measured distances. mates: uint64
+    (beside,), working memory.
     """
 
     words: UInt32s
+    pages: UInt32s
+    units: Int64s
     queue: UInt64s
     found: UInt64s
+    mates: UInt64s
 
 
 def row_words(seals: int, edges: int, vector: int) -> int:
@@ -108,10 +121,16 @@ def is_fresh(disk: Any, row: Any) -> Any:
 
 
 @inlined
-def place_on_disk(disk: Any, words: Any, row: Any) -> Any:
-    """The byte of disk.slab at which a row begins."""
-    unit = row // disk.unit_rows
-    return PAGE + unit * disk.unit_bytes + (row - unit * disk.unit_rows) * (4 * words)
+def slot_of(disk: Any, row: Any) -> Any:
+    """The slot in which a row lies, below 0 for none. Soft: it may be damaged, and be that of another row."""
+    return np.int64(disk.slots[row]) - 1 if row < disk.slots.shape[0] else np.int64(-1)
+
+
+@inlined
+def place_of_slot(disk: Any, words: Any, slot: Any) -> Any:
+    """The byte of disk.slab at which a slot begins."""
+    unit = slot // disk.unit_rows
+    return PAGE + unit * disk.unit_bytes + (slot - unit * disk.unit_rows) * (4 * words)
 
 
 @inlined
@@ -163,9 +182,10 @@ def _holds(words: Any, live: Any, row: Any) -> Any:
 
 
 @inlined
-def _assemble(disk: Any, live: Any, row: Any, words: Any, info: Any) -> Any:
+def assemble(disk: Any, live: Any, row: Any, words: Any, info: Any) -> Any:
     """Put a row together from the files that it is made of, without its check; False if they cannot be read."""
     _put_pair(words, BIRTH, live.state[row, BORN])
+    words[0, ID] = np.uint32(row)
     for column in range(disk.seals.shape[1]):
         words[0, SEALS + column] = float_bits(disk.seals[row, column])
     edges_at = 4 * (SEALS + disk.seals.shape[1])
@@ -181,29 +201,88 @@ def _assemble(disk: Any, live: Any, row: Any, words: Any, info: Any) -> Any:
 
 
 @inlined
-def fetch(disk: Any, live: Any, row: Any, words: Any, info: Any) -> Any:
-    """Bring a row to words[0]; False if it cannot be read."""
+def begin(frame: Any) -> None:
+    """Forget the pages of the walk before, which may have changed since."""
+    frame.units[0] = 0
+
+
+@inlined
+def page_at_hand(frame: Any, unit: Any) -> Any:
+    """Where in frame.pages a unit is, below 0 if it is not."""
+    for place in range(min(frame.units[0], frame.pages.shape[0])):
+        if frame.units[1 + place] == unit:
+            return np.int64(place)
+    return np.int64(-1)
+
+
+@inlined
+def _read_unit(disk: Any, unit: Any, frame: Any, info: Any) -> Any:
+    """Read a unit in the place of the oldest; returns where in frame.pages it is, below 0 if it cannot be read."""
+    place = frame.units[0] % frame.pages.shape[0]
+    offset = PAGE + unit * disk.unit_bytes
+    # Of a unit for one row what is behind it is nothing.
+    size = min(disk.unit_bytes, disk.unit_rows * 4 * frame.words.shape[1])
+    info[PAGES] += _pages(offset, size)
+    frame.units[1 + place] = -1
+    if read_at(disk.disk, offset, size, frame.pages, place, 0) != size:
+        return np.int64(-1)
+    frame.units[1 + place] = unit
+    frame.units[0] += 1
+    return place
+
+
+@inlined
+def _take(disk: Any, frame: Any, page: Any, slot: Any) -> None:
+    """Copy what is in a slot of a page at hand to frame.words."""
+    size = 4 * frame.words.shape[1]
+    copy_bytes(frame.pages, page, slot % disk.unit_rows * size, frame.words, 0, size)
+
+
+@inlined
+def fetch(disk: Any, live: Any, row: Any, frame: Any, info: Any) -> Any:
+    """Bring a row to frame.words[0]; False if it cannot be read.
+
+    frame.units[0] is higher by one if its page was read for it. The page is the last one then.
+    """
+    words = frame.words
     if is_fresh(disk, row):
         place = _hot_place(disk, row)
         if place >= 0:
             copy_bytes(disk.hot, place, 0, words, 0, 4 * words.shape[1])
             if _holds(words, live, row):
                 return True
-        if disk.disk >= 0:
-            offset, size = place_on_disk(disk, words.shape[1], row), 4 * words.shape[1]
-            info[PAGES] += _pages(offset, size)
-            if read_at(disk.disk, offset, size, words, 0, 0) == size and _holds(words, live, row):
-                return True
-    return _assemble(disk, live, row, words, info)
+        slot = slot_of(disk, row)
+        if slot >= 0 and disk.disk >= 0:
+            unit = slot // disk.unit_rows
+            page = page_at_hand(frame, unit)
+            if page < 0:
+                page = _read_unit(disk, unit, frame, info)
+            if page >= 0:
+                _take(disk, frame, page, slot)
+                if _holds(words, live, row):
+                    return True
+    return assemble(disk, live, row, words, info)
 
 
 @inlined
-def _ask(disk: Any, words: Any, row: Any) -> None:
+def at_hand(disk: Any, frame: Any, row: Any) -> Any:
+    """Whether a row can be had without a read, if it holds."""
+    if not is_fresh(disk, row):
+        return False
+    slot = slot_of(disk, row)
+    return (slot >= 0 and page_at_hand(frame, slot // disk.unit_rows) >= 0) or _hot_place(disk, row) >= 0
+
+
+@inlined
+def ask(disk: Any, words: Any, row: Any) -> None:
     """Have a row read while others are at hand."""
     if is_fresh(disk, row) and disk.disk >= 0:
-        if _hot_place(disk, row) < 0:
-            ask_for(disk.disk, place_on_disk(disk, words, row), 4 * words)
-        return
+        slot = slot_of(disk, row)
+        if slot >= 0:
+            if _hot_place(disk, row) < 0:
+                size = min(disk.unit_bytes, disk.unit_rows * 4 * words)
+                ask_for(disk.disk, PAGE + slot // disk.unit_rows * disk.unit_bytes, size)
+            return
     ask_for(disk.edges, PAGE + row * (4 * disk.edge_words), 4 * disk.edge_words)
     ask_for(disk.vectors, PAGE + row * (4 * disk.vector_words), 4 * disk.vector_words)
 
@@ -217,14 +296,12 @@ def _walk(
 
     Rows are asked for before they are read, so that several are on their way at once, and read in the order in which
     they were asked for. A walk that still comes nearer with every row asks for few, since it would not want the others;
-    one that has converged will want all that it sees (Guo & Lu, PipeANN, 2025). Returns how many are in frame.found.
+    one that has converged will want all that it sees (Guo & Lu, PipeANN, 2025). What lies on a page that was read is
+    measured, too, and takes no place in the list; the nearest of it are expanded. Returns how many are in frame.found.
     """
-    pool, best, seen, frontier, queue = scratch.pool, scratch.best, scratch.seen, scratch.frontier, frame.queue
-    words, lift = frame.words, np.float32(0)
-    edges_at = SEALS + disk.seals.shape[1]
-    vector_at = edges_at + disk.edge_words
+    pool, best, frontier, queue, lift = scratch.pool, scratch.best, scratch.frontier, frame.queue, np.float32(0)
     capacity = pool.shape[0] if plan.tombstones else plan.search_list
-    most, k = disk.edge_words - FIRST_NEIGHBOUR, frame.found.shape[0]
+    begin(frame)
     bound = NOTHING
     count = found = cursor = hops = scored = measured = head = flying = 0
     width = disk.first_width
@@ -261,49 +338,119 @@ def _walk(
             bound = min(bound, reach_of(pool[plan.nearest - 1], plan.stretch))
         if not nearer:
             width = min(width + 1, disk.most_width)
+        node = np.int64(-1)
         while flying < width:
             while cursor < count and pool[cursor] & EXPANDED:
                 cursor += 1
             if cursor == count or pool[cursor] > bound:
                 break
             pool[cursor] |= EXPANDED
+            if at_hand(disk, frame, id_of(pool[cursor])):
+                node = id_of(pool[cursor])
+                break
             if flying > 0:  # the first is read at once
-                _ask(disk, words.shape[1], id_of(pool[cursor]))
+                ask(disk, frame.words.shape[1], id_of(pool[cursor]))
             queue[(head + flying) % queue.shape[0]] = pool[cursor]
             flying += 1
-        if flying == 0:
-            break
-        node = id_of(queue[head])
-        head, flying = (head + 1) % queue.shape[0], flying - 1
+        if node < 0:
+            if flying == 0:
+                break
+            node = id_of(queue[head])
+            head, flying = (head + 1) % queue.shape[0], flying - 1
         hops += 1
         waiting = 0
-        if not fetch(disk, live, node, words, info):
+        before = frame.units[0]
+        if not fetch(disk, live, node, frame, info):
             info[LOST] += 1
             continue
-        copy_bytes(words, 0, 4 * vector_at, rows.vectors, 0, 4 * disk.vector_words)
-        copy_bytes(words, 0, 4 * SEALS, rows.seals, 0, 4 * disk.seals.shape[1])
         if visible(live, node):
-            value = _measure(rows, plan.metric, scratch.query, raw)
-            entry = (np.uint64(orderable(value)) << _HIGH) | np.uint64(node)
-            if measured < k or entry < frame.found[k - 1]:
-                insert_sorted(frame.found, measured, k, entry)
-                measured = min(measured + 1, k)
-        lifeline = np.int64(words[0, edges_at + LIFELINE]) - 1
-        if 0 <= lifeline < live.rows:
-            frontier[waiting] = np.uint64(lifeline)
-            waiting += unseen(seen, lifeline)
-        first = edges_at + FIRST_NEIGHBOUR
-        for slot in range(first, first + min(np.int64(words[0, edges_at + DEGREE]), most)):
-            neighbour = words[0, slot]
-            # Soft data may be damaged: an id out of range is skipped, never followed.
-            if neighbour < live.rows:
-                frontier[waiting] = np.uint64(neighbour)
-                waiting += unseen(seen, neighbour)
+            entry = _measured(rows, plan.metric, disk, frame, scratch.query, raw, node)
+            measured = _keep_nearest(frame.found, measured, entry)
+        waiting = expand(disk, live, frame, scratch, waiting)
+        if frame.units[0] > before:
+            measured = _measure_page(rows, live, plan, disk, scratch, raw, frame, node, measured)
+            page = (frame.units[0] - 1) % frame.pages.shape[0]
+            for at in range(frame.mates.shape[0]):
+                if frame.mates[at] == NOTHING:
+                    break
+                _take(disk, frame, page, np.int64(frame.mates[at] & _LOW))
+                waiting = expand(disk, live, frame, scratch, waiting)
+                hops += 1
     info[HOPS] += hops
     info[DISTANCES] += scored
     info[STARVED] = plan.tombstones and count == capacity and found < plan.search_list and (
         found < plan.nearest or pool[count - 1] < reach_of(best[plan.nearest - 1], plan.stretch)
     )  # fmt: skip
+    return measured
+
+
+@inlined
+def expand(disk: Any, live: Any, frame: Any, scratch: Any, waiting: Any) -> Any:
+    """Add to the `waiting` ids of the frontier those that the row at hand leads to; returns how many there are."""
+    words, seen, frontier = frame.words, scratch.seen, scratch.frontier
+    edges_at = SEALS + disk.seals.shape[1]
+    first, most = edges_at + FIRST_NEIGHBOUR, disk.edge_words - FIRST_NEIGHBOUR
+    lifeline = np.int64(words[0, edges_at + LIFELINE]) - 1
+    if 0 <= lifeline < live.rows:
+        frontier[waiting] = np.uint64(lifeline)
+        waiting += unseen(seen, lifeline)
+    for at in range(first, first + min(np.int64(words[0, edges_at + DEGREE]), most)):
+        neighbour = words[0, at]
+        # Soft data may be damaged: an id out of range is skipped, never followed.
+        if neighbour < live.rows:
+            frontier[waiting] = np.uint64(neighbour)
+            waiting += unseen(seen, neighbour)
+    return waiting
+
+
+@inlined
+def _measured(rows: Any, metric: Any, disk: Any, frame: Any, query: Any, raw: Any, row: Any) -> Any:
+    """The row at hand by its distance, as `unpack_entries` takes it."""
+    vector_at = SEALS + disk.seals.shape[1] + disk.edge_words
+    copy_bytes(frame.words, 0, 4 * vector_at, rows.vectors, 0, 4 * disk.vector_words)
+    copy_bytes(frame.words, 0, 4 * SEALS, rows.seals, 0, 4 * disk.seals.shape[1])
+    return (np.uint64(orderable(_measure(rows, metric, query, raw))) << _HIGH) | np.uint64(row)
+
+
+@inlined
+def _keep_nearest(found: Any, count: Any, entry: Any) -> Any:
+    """Take an entry into `count` ascending ones, if it is among the nearest and not there yet; returns their count."""
+    if count == found.shape[0] and entry >= found[count - 1]:
+        return count
+    place = place_of(found, count, entry)
+    if place < count and found[place] == entry:
+        return count
+    insert_at(found, place, count, found.shape[0], entry)
+    return min(count + 1, found.shape[0])
+
+
+@inlined
+def _measure_page(
+    rows: Any, live: Any, plan: Any, disk: Any, scratch: Any, raw: Any, frame: Any, row: Any, measured: Any
+) -> Any:
+    """Measure what else lies on the page that was read last for a row. Leaves in frame.mates the slots of the nearest
+    of it, behind their distances, and NOTHING behind them. Returns how many are in frame.found.
+    """
+    mates, page = frame.mates, (frame.units[0] - 1) % frame.pages.shape[0]
+    mates[:] = NOTHING
+    first = frame.units[1 + page] * disk.unit_rows
+    for slot in range(first, first + disk.unit_rows):
+        other = np.int64(frame.pages[page, (slot - first) * frame.words.shape[1] + ID])
+        if other == row or other == plan.hidden or other >= live.rows:
+            continue
+        # What was left here by a row that has changed since, or lies elsewhere, is not what walks are to see.
+        if not is_fresh(disk, other) or slot_of(disk, other) != slot:
+            continue
+        _take(disk, frame, page, slot)
+        if not _holds(frame.words, live, other):
+            continue
+        unseen(scratch.seen, other)
+        entry = _measured(rows, plan.metric, disk, frame, scratch.query, raw, other)
+        if visible(live, other):
+            measured = _keep_nearest(frame.found, measured, entry)
+        entry = (entry >> _HIGH << _HIGH) | np.uint64(slot)
+        if mates.shape[0] > 0 and entry < mates[mates.shape[0] - 1]:
+            insert_sorted(mates, mates.shape[0], mates.shape[0], entry)
     return measured
 
 
@@ -355,7 +502,7 @@ def make_rows(disk: Any, live: Any, ids: Any, words: Any, out: Any, made: Any, i
         row = np.int64(ids[i])
         for at in range(width):
             words[0, at] = np.uint32(0)
-        made[i] = _assemble(disk, live, row, words, info)
+        made[i] = assemble(disk, live, row, words, info)
         _put_pair(words, CHECK, check_of(words, row))
         copy_bytes(words, 0, 0, out, i, 4 * width)
 
@@ -369,7 +516,8 @@ def read_rows(disk: Any, live: Any, ids: Any, words: Any, out: Any, there: Any) 
         there[i] = (
             is_fresh(disk, row)
             and disk.disk >= 0
-            and read_at(disk.disk, place_on_disk(disk, out.shape[1], row), size, words, 0, 0) == size
+            and slot_of(disk, row) >= 0
+            and read_at(disk.disk, place_of_slot(disk, out.shape[1], slot_of(disk, row)), size, words, 0, 0) == size
             and _holds(words, live, row)
         )
         copy_bytes(words, 0, 0, out, i, size)

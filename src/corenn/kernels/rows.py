@@ -52,6 +52,14 @@ class CodeRows(_Rows):
 Rows = Float32Rows | Float16Rows | BFloat16Rows | CodeRows
 
 
+def one_row(rows: Rows) -> Rows:
+    """Room for a single row like these, zeroed."""
+    vectors, seals = rows.vectors, rows.seals
+    return rows._replace(
+        vectors=np.zeros((1, vectors.shape[1]), vectors.dtype), seals=np.zeros((1, seals.shape[1]), np.float32)
+    )
+
+
 @inlined
 def _score_float32(rows: Any, query: Any, row: Any) -> Any:
     stored = rows.vectors[row]

@@ -1,9 +1,11 @@
-"""disk.slab: rows as a search over the disk wants them, vector and edges together; and fresh.slab: which are current.
+"""disk.slab: rows as a search over the disk wants them, vector and edges together; fresh.slab: which are current; and
+slots.slab: where they lie.
 
-Both are soft, beside the slabs of the database and no part of them: they come into being when they are wanted, are
+All are soft, beside the slabs of the database and no part of them: they come into being when they are wanted, are
 left out of snapshots and compactions, and everything works without. The bit of a row is taken back before its edges
 change, and set when the row has been written anew. A bit that is lost costs time; one that is wrong costs recall, since
-the row then has edges of before; its vector is known by its birth.
+the row then has edges of before; its vector is known by its birth. A row keeps the slot that it was given, as long as
+the files live: a slot that is wrong costs time, for what lies there says whose it is.
 
 Used by the writer thread, but for what kernels read, and for `Descriptors`.
 """
@@ -13,7 +15,7 @@ from __future__ import annotations
 import logging
 import os
 import weakref
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import numpy as np
@@ -27,14 +29,16 @@ from .changes import boot_word
 from .commit import as_runs
 from .encode import STORED, seal_columns, stored_columns
 from .files import Files
-from .format import BOOT, SETTLED
+from .format import BOOT, PLACED, SETTLED
 from .slab import FileSlab, SlabSpec
 
 log = logging.getLogger("corenn.storage")
 
-ROWS, BITS = "disk.slab", "fresh.slab"
+ROWS, BITS, SLOTS = "disk.slab", "fresh.slab", "slots.slab"
+SLOT_BYTES = 4
 LINE_BYTES = 64
 ROOM = 1.125  # times what it grows by, as files do, has to be free
+WASTED = 2  # slots for each row, beyond which nobody believes that so many were given
 
 
 def words_of(settings: Settings, edge_columns: int) -> int:
@@ -43,14 +47,18 @@ def words_of(settings: Settings, edge_columns: int) -> int:
     return row_words(seal_columns(settings), edge_columns, vector)
 
 
-def disk_specs(settings: Settings, edges: SlabSpec) -> tuple[SlabSpec, SlabSpec]:
-    """disk.slab, whose rows are units of pages, and fresh.slab, of one bit per row. edges: of the same database."""
+def disk_specs(settings: Settings, edges: SlabSpec) -> tuple[SlabSpec, SlabSpec, SlabSpec]:
+    """disk.slab, whose rows are units of pages, fresh.slab, of one bit per row, and slots.slab, of a word.
+
+    edges: of the same database.
+    """
     shared = {"hard": False, "database": edges.database, "generation": edges.generation}
     _, unit_bytes = unit_of(words_of(settings, edges.columns))
     byte = np.dtype(np.uint8)
     return (
         SlabSpec(ROWS, byte, unit_bytes, dim=settings.dim, **shared),  # type: ignore[arg-type]
         SlabSpec(BITS, byte, LINE_BYTES, **shared),  # type: ignore[arg-type]
+        SlabSpec(SLOTS, np.dtype(np.uint32), 1, **shared),  # type: ignore[arg-type]
     )
 
 
@@ -80,10 +88,10 @@ def _close_all(numbers: list[int]) -> None:
 
 
 class DiskRows:
-    """disk.slab and fresh.slab of one database. Guarded by the writer thread."""
+    """disk.slab, fresh.slab and slots.slab of one database. Guarded by the writer thread."""
 
     def __init__(self, files: Files, folder: Path, settings: Settings, edges: SlabSpec, *, writable: bool) -> None:
-        """Open both, as they are there.
+        """Open them, as they are there.
 
         Raises:
             FormatError: if one is missing or does not fit.
@@ -91,16 +99,17 @@ class DiskRows:
         self.words = words_of(settings, edges.columns)
         self.unit_rows, self.unit_bytes = unit_of(self.words)
         self._writable, self._files = writable, files
-        rows, bits = disk_specs(settings, edges)
-        for spec in (rows, bits):
+        rows, bits, slots = disk_specs(settings, edges)
+        for spec in (rows, bits, slots):
             if not (folder / spec.name).exists():
                 raise FormatError(f"{folder / spec.name} is missing")
-        self.rows = FileSlab(files, folder / rows.name, rows, writable=writable, mapped=False)
-        try:
+        with ExitStack() as opened:
+            self.rows = FileSlab(files, folder / rows.name, rows, writable=writable, mapped=False)
+            opened.callback(self.rows.close)
             self.bits = FileSlab(files, folder / bits.name, bits, writable=writable)
-        except BaseException:
-            self.rows.close()
-            raise
+            opened.callback(self.bits.close)
+            self.slot_slab = FileSlab(files, folder / slots.name, slots, writable=writable)
+            opened.pop_all()
         self.current = 0  # rows whose bits are set, of a writer
         if writable:
             self._begin_anew_unless_whole()
@@ -110,7 +119,7 @@ class DiskRows:
         cls, files: Files, folder: Path, settings: Settings, edges: SlabSpec, *, writable: bool
     ) -> DiskRows | None:
         """What is there; None where nothing is, or nothing that can be used, which a writer then removes."""
-        if not ((folder / ROWS).exists() or (folder / BITS).exists()):
+        if not any((folder / name).exists() for name in (ROWS, BITS, SLOTS)):
             return None
         try:
             return cls(files, folder, settings, edges, writable=writable)
@@ -125,7 +134,7 @@ class DiskRows:
 
     @classmethod
     def create(cls, files: Files, folder: Path, settings: Settings, edges: SlabSpec) -> DiskRows:
-        """Both anew, with nothing in them.
+        """All anew, with nothing in them.
 
         Raises:
             DiskFullError, StorageError
@@ -149,14 +158,32 @@ class DiskRows:
         header = self.bits.header
         return int(header[BOOT]) == boot_word() or bool(header[SETTLED])
 
+    @property
+    def slots(self) -> UInt32s:
+        """The slot of each row, plus one, 0 for none: what is new in a file is zeros."""
+        slots: UInt32s = self.slot_slab.array.reshape(-1)
+        return slots
+
+    @property
+    def placed(self) -> int:
+        """Slots that were given to rows, or lost by a process that was killed: those from here on are free."""
+        return int(self.slot_slab.header[PLACED])
+
+    @property
+    def vacant(self) -> int:
+        """Slots that there is room for and nobody has."""
+        return self.rows.capacity * self.unit_rows - self.placed
+
     def _begin_anew_unless_whole(self) -> None:
-        if not self.trusted:
-            self.fresh[:] = 0
-        self.bits.header[BOOT] = boot_word()
         # A file that was cut off holds no row beyond its end.
-        held = self.rows.capacity * self.unit_rows
-        if held < 8 * len(self.fresh):
-            self.fresh[held // 8 :] = 0
+        held, rows = self.rows.capacity * self.unit_rows, len(self.slots)
+        if not self.trusted or self.placed > min(held, WASTED * rows):
+            self.fresh[:] = 0
+            self.slots[:] = 0
+            self.slot_slab.header[PLACED] = 0
+        self.bits.header[BOOT] = boot_word()
+        if rows < 8 * len(self.fresh):
+            self.fresh[rows // 8 :] = 0
         self.recount()
 
     def stale(self, ids: UInt32s | slice) -> None:
@@ -202,16 +229,44 @@ class DiskRows:
             start = stop
         return np.concatenate([np.empty(0, np.uint32), *found])
 
+    # --- where rows lie --------------------------------------------------------------------------------------------
+
+    def among_slots(self, ids: UInt32s) -> tuple[UInt32s, UInt32s]:
+        """Those of `ids` that have a slot, and those that have none, or one that was never given to any."""
+        slots = self.slots[ids]
+        has = (slots > 0) & (slots <= self.placed)
+        if not has.all():
+            self.slots[ids[~has]] = 0
+        return ids[has], ids[~has]
+
+    def take_slots(self, count: int) -> int:
+        """The first of so many slots that nobody has. What is not used of them is to be given back."""
+        first = self.placed
+        self._unsettle()
+        # Before any row has one of them: no other is to be given it if the process dies in between.
+        self.slot_slab.header[PLACED] = first + count
+        return first
+
+    def give_back_slots(self, first: int) -> None:
+        """Nobody has the slots from `first` on."""
+        self.slot_slab.header[PLACED] = first
+
+    def displace(self, ids: UInt32s) -> None:
+        """Rows are to be written again, somewhere else."""
+        self.stale(ids)
+        self.slots[ids] = 0
+
     # --- writing ---------------------------------------------------------------------------------------------------
 
-    def reserve(self, rows: int) -> None:
-        """Make room for so many rows.
+    def reserve(self, rows: int, slots: int) -> None:
+        """Make room for so many rows, and as many of them as there will be slots.
 
         Raises:
             DiskFullError, StorageError
         """
         self.bits.reserve(-(-rows // (8 * LINE_BYTES)))
-        units = -(-rows // self.unit_rows)
+        self.slot_slab.reserve(rows)
+        units = -(-slots // self.unit_rows)
         if units > self.rows.capacity:
             # Some systems allocate what there is before they say that it is not enough, and nothing could be written.
             free, more = self._files.free_bytes(self.rows.path.parent), (units - self.rows.capacity) * self.unit_bytes
@@ -220,33 +275,35 @@ class DiskRows:
         self.rows.reserve(units)
 
     def write(self, ids: UInt32s, words: AnyArray) -> None:
-        """Write rows at ascending ids, uint32 (ids, words), and set their bits.
+        """Write rows, uint32 (ids, words), to their slots, which all of them have, and set their bits.
 
         Raises:
             DiskFullError, StorageError: no bit is set then.
         """
-        data = words.view(np.uint8)
+        slots = self.slots[ids] - np.uint32(1)
+        order = np.argsort(slots)
+        data = words[order].view(np.uint8)
         size = data.shape[1]
         at = 0
-        for first, count in as_runs(ids).tolist():
+        for first, count in as_runs(slots[order]).tolist():
             lead = min(-first % self.unit_rows, count)
             whole = (count - lead) // self.unit_rows * self.unit_rows
-            for row in (*range(lead), *range(lead + whole, count)):
-                self.rows.write_bytes(self._place(first + row, size), data[at + row].data)
+            for one in (*range(lead), *range(lead + whole, count)):
+                self.rows.write_bytes(self._place(first + one, size), data[at + one].data)
             if whole:
                 units = np.zeros((whole // self.unit_rows, self.unit_bytes), np.uint8)
                 part = data[at + lead : at + lead + whole]
                 units[:, : self.unit_rows * size] = part.reshape(len(units), self.unit_rows * size)
                 self.rows.write_bytes(self._place(first + lead, size), units.reshape(-1).data)
             at += count
-        self._set(ids)
+        self._set(np.sort(ids))
 
     def skip(self, ids: UInt32s) -> None:
         """There is nothing to write of these: no row has the id."""
         self._set(ids)
 
-    def _place(self, row: int, size: int) -> int:
-        unit, within = divmod(row, self.unit_rows)
+    def _place(self, slot: int, size: int) -> int:
+        unit, within = divmod(slot, self.unit_rows)
         return unit * self.unit_bytes + within * size
 
     # --- the disk --------------------------------------------------------------------------------------------------
@@ -269,16 +326,18 @@ class DiskRows:
         """
         if not self.bits.header[SETTLED]:
             self.rows.sync()
+            self.slot_slab.sync()
             self.bits.sync()
             self.bits.header[SETTLED] = 1
             self.bits.sync()
 
     def follow(self) -> bool:
-        """For a reader: see both as they are now; False if others have taken their place."""
-        if self.rows.replaced or self.bits.replaced:
+        """For a reader: see them as they are now; False if others have taken their place."""
+        slabs = (self.rows, self.slot_slab, self.bits)
+        if any(slab.replaced for slab in slabs):
             return False
-        self.rows.follow()
-        self.bits.follow()
+        for slab in slabs:
+            slab.follow()
         return True
 
     def give_up(self) -> None:
@@ -290,17 +349,16 @@ class DiskRows:
 
     def disk_bytes(self) -> int:
         """Bytes taken on disk."""
-        return self.rows.disk_bytes() + self.bits.disk_bytes()
+        return sum(slab.disk_bytes() for slab in (self.rows, self.slot_slab, self.bits))
 
     def close(self, *, settle: bool = True) -> None:
-        """Release both; arrays handed out stay valid. settle: say on the disk that all of it is there."""
-        try:
+        """Release all; arrays handed out stay valid. settle: say on the disk that all of it is there."""
+        with ExitStack() as stack:
+            for slab in (self.rows, self.slot_slab, self.bits):
+                stack.callback(slab.close)
             if self._writable and settle:
                 with suppress(CoreNNError):
                     self.settle()
-            self.rows.close()
-        finally:
-            self.bits.close()
 
 
 def _bits(ids: UInt32s) -> Bytes:
@@ -314,10 +372,10 @@ def _ones(bits: Bytes) -> int:
 
 
 def remove(files: Files, folder: Path) -> None:
-    """Remove both files, if they are there.
+    """Remove the files, if they are there.
 
     Raises:
         StorageError
     """
-    for name in (BITS, ROWS):
+    for name in (BITS, SLOTS, ROWS):
         files.remove(folder / name)

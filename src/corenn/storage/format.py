@@ -44,6 +44,7 @@ LOOKED = 41  # codes.slab: rows when it was last looked whether they have drifte
 CLOCK = 32  # changes.slab: the time, counted in snapshots of the files
 BOOT = 33  # changes.slab, fresh.slab: the boot of the machine under which it was written last
 SETTLED = 34  # changes.slab, fresh.slab: 1 while what is on the disk is all
+PLACED = 32  # slots.slab: slots that were given to rows
 TICKS = 64  # changes.slab: a number drawn at each of the last MAX_TICKS times, one word each
 MAX_TICKS = 256
 CODINGS = ("", "none", "sq8", "sq4", "rabitq", "pq", "opq", "trunc")
