@@ -1,7 +1,7 @@
 """Inserts into a graph that lies on the disk, through the public interface.
 
-Rules out rows that are not found again, a graph that finds less than one made in memory, one that hangs on threads or on
-what is cached, vectors that are touched one by one, and reads that fail and take rows with them.
+Rules out rows that are not found again, a graph that finds less than one made in memory, one that hangs on threads or
+on what is cached, and reads that fail and take rows with them.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import pytest
 from numpy.typing import NDArray
 
 from corenn import CoreNN, writer
-from corenn.graph import insert, insert_disk
+from corenn.graph import insert_disk
 from corenn.graph.view import View
 from corenn.kernels.link_disk import EdgeFile
 from corenn.kernels.search import PAGES
@@ -93,33 +93,6 @@ def test_it_hangs_neither_on_threads_nor_on_what_is_current(tmp_path: Path, sift
             assert pages_read(db) > 0
             made.append(edges_of(db))
     np.testing.assert_array_equal(made[0], made[1])
-
-
-def test_vectors_are_not_touched(tmp_path: Path, sift: Sample, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of rows that are there already: a walk, a prune and the ring go by their codes."""
-    rows = sift[0][: BASE + MORE]
-    with created(tmp_path / "db") as db:
-        db.insert(range(BASE), rows[:BASE])
-        take = insert.take_view
-        touched = []
-
-        def without_vectors(*given: Any) -> View:
-            view = take(*given)
-            vectors = view.rows.vectors.copy()
-            vectors[:BASE] = np.nan
-            touched.append(view)
-            object.__setattr__(view, "rows", view.rows._replace(vectors=vectors))
-            return view
-
-        monkeypatch.setattr(insert, "take_view", without_vectors)
-        monkeypatch.setattr(insert.Coder, "extend", lambda *given: None)
-        with monkeypatch.context() as patched:
-            patched.setattr(insert_disk, "BATCH_ROWS", 100)
-            before = edges_of(db)
-            head = db._store.metadata.head
-            assert db._writer is not None
-            db._writer.linker.link_again(np.arange(0), head)
-        assert touched == [] or (before == edges_of(db)).all()
 
 
 def test_rows_that_go_and_come(tmp_path: Path, sift: Sample, monkeypatch: pytest.MonkeyPatch) -> None:

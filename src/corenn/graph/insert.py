@@ -62,6 +62,7 @@ class Linker:
     def restart(self) -> None:
         """Begin with the rows of the store as it is now."""
         rows = self._store.metadata.head.rows
+        self._scattered = False  # whether edges are touched here and there, without what is around
         # The rows linked last, the newest at the end.
         self._lately: UInt32s = np.arange(max(0, rows - LATELY_ROWS), rows).astype(np.uint32)
 
@@ -150,8 +151,9 @@ class Linker:
         view = self._starting_lately(self._view(head))
         settings = view.settings
         shape = _shape(settings)
-        if isinstance(self._store.edges, FileSlab):
-            self._store.edges.read_no_more_than_touched(by_codes(view))
+        if by_codes(view) != self._scattered and isinstance(self._store.edges, FileSlab):
+            self._scattered = by_codes(view)
+            self._store.edges.read_no_more_than_touched(self._scattered)
         nearest = np.empty((len(batch), min(PEERS, max(1, len(batch) - 1))), np.uint64)
         if len(batch) > 1:
             self._rank(view, batch, nearest)

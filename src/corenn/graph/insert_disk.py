@@ -7,13 +7,13 @@ here, by as many threads as wait for a disk at once. What the kernels do, kernel
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 
 import numpy as np
 
-from ..kernels.codes import Codes
 from ..kernels.link import Shape
 from ..kernels.link_disk import EdgeFile, ask_for_edges, choose_by_codes, link_back_by_codes
-from ..kernels.search import DISTANCES, GEOMETRY, INFO, LOST, PAGES, Plan
+from ..kernels.search import GEOMETRY, INFO, LOST, Plan
 from ..types import AnyArray, Float32s, UInt32s
 from .scratch import ScratchPool
 from .threads import WAITERS, Helpers
@@ -44,7 +44,7 @@ def file_of(view: View) -> EdgeFile:
 class DiskLinker:
     """Chooses edges and adds reverse ones. Used by the writer thread only.
 
-    spent: pages read, rows that could not be, and estimates made, since it was made.
+    spent: int64 (INFO,), pages read, rows that could not be, and estimates made, since it was made.
     """
 
     def __init__(self, scratches: ScratchPool, helpers: Helpers) -> None:
@@ -111,10 +111,7 @@ class DiskLinker:
 
         self._run(back, len(targets), TARGETS, 1)
 
-    def _run(self, work: object, count: int, step: int, waiters: int) -> None:
+    def _run(self, work: Callable[[int, int], None], count: int, step: int, waiters: int) -> None:
         """As Helpers.run, whose grain is for work that touches what is mapped."""
         threads = max(self._helpers.threads - 1, 1) if self._helpers.visited() else self._helpers.threads
-        self._helpers.run(work, count, step * self._helpers.grain(), waiters * threads)  # type: ignore[arg-type]
-
-
-__all__ = ["BATCH_ROWS", "DISTANCES", "PAGES", "Codes", "DiskLinker", "by_codes"]
+        self._helpers.run(work, count, step * self._helpers.grain(), waiters * threads)

@@ -317,13 +317,13 @@ def _prune(alpha: Any, bench: Any, count: Any, row: Any, chosen: Any, limit: Any
 def ask_for_edges(file: Any, ids: Any) -> None:
     """Have the edges of rows, ascending, read into the system's cache, each page once."""
     size = 4 * file.words
-    begun = asked = np.int64(-1)  # the pages begun..asked are wanted and not asked for yet
+    begun = asked = -1  # the pages begun..asked are wanted and not asked for yet
     for i in range(ids.shape[0]):
         first = _offset(file, np.int64(ids[i])) // PAGE
         last = (_offset(file, np.int64(ids[i])) + size - 1) // PAGE
         if begun >= 0 and first > asked + 1:
             ask_for(file.descriptor, begun * PAGE, (asked - begun + 1) * PAGE)
-            begun = np.int64(-1)
+            begun = -1
         begun = first if begun < 0 else begun
         asked = max(asked, last)
     if begun >= 0:
