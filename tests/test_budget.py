@@ -129,6 +129,35 @@ def test_codes_become_smaller_as_rows_come_and_are_not_made_without_need(
         assert coded(db)[0] == "sq4", "there is room again"
 
 
+@pytest.mark.parametrize("dtype", ["u8", "f32"])
+def test_codes_that_only_memory_asked_for_go_when_there_is_room(
+    tmp_path: Path, sift: Sample, any_limit: None, dtype: str
+) -> None:
+    rows, path = sift[0][:2_000], tmp_path / "db"
+    with CoreNN.create(
+        path, dim=128, metric="l2", dtype=dtype, recall_target=0, compression_threshold=0,
+        memory_limit=share(80, len(rows)),
+    ) as db:  # fmt: skip
+        db.insert(range(len(rows)), rows)
+        assert coded(db) == ("sq4", 80)
+        db.configure(memory_limit=None)
+        assert coded(db) == {"u8": ("none", 0), "f32": ("sq4", 80)}[dtype]
+
+
+def test_auto_takes_the_codes_of_a_small_limit_for_others_of_their_size(
+    tmp_path: Path, sift: Sample, any_limit: None
+) -> None:
+    rows = sift[0][:1_500]
+    with CoreNN.create(
+        tmp_path / "db", dim=128, metric="l2", compression_mode="pq", compression_threshold=0,
+        memory_limit=share(32, len(rows)),
+    ) as db:  # fmt: skip
+        db.insert(range(len(rows)), rows)
+        assert coded(db)[0] == "pq"
+        db.configure(compression_mode="auto")
+        assert coded(db)[0] == "opq"
+
+
 @pytest.mark.parametrize("mode", ["auto", "pq", "opq"])
 def test_a_number_that_was_asked_for_is_kept(tmp_path: Path, sift: Sample, any_limit: None, mode: str) -> None:
     with CoreNN.create(

@@ -25,7 +25,7 @@ from typer.testing import CliRunner, Result
 from corenn import CoreNN, measure
 from corenn.cli import app
 from corenn.cli.sources import Fields, open_source
-from corenn.errors import CoreNNError
+from corenn.errors import CoreNNError, FormatError
 from tests.conftest import Sample
 
 COMMANDS = (
@@ -695,6 +695,18 @@ def test_plan_by_the_constants_of_another_machine(tmp_path: Path, unmeasured: Pa
     assert "code" in corenn("plan", "--machine", file).stdout
     file.write_text("{}")
     assert "holds no constants" in refused("plan", "--machine", file)
+
+
+def test_plan_by_constants_of_which_some_are_missing(tmp_path: Path, unmeasured: Path) -> None:
+    constants, file = figures("plan"), tmp_path / "other.json"
+    for name in constants.keys() - {"version"}:
+        file.write_text(json.dumps({key: constants[key] for key in constants.keys() - {name}}))
+        with pytest.raises(FormatError, match=f"{name} is missing"):
+            measure.read_machine(file)
+    for name in ("vector_ns", "link_us"):  # by stored type, of which f32 alone has to be there
+        constants[name] = {"f32": constants[name]["f32"]}
+        file.write_text(json.dumps(constants))
+        assert "f32 link" in corenn("plan", "--machine", file).stdout
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,9 @@ deletes or a reopening, codes that cannot be made again after damage or loss, an
 
 from __future__ import annotations
 
+import tracemalloc
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -16,13 +18,16 @@ from numpy.typing import NDArray
 from corenn import CoreNN
 from corenn.errors import DiskFullError, InvalidSettingError
 from corenn.graph import codebook
+from corenn.graph.trial import sample_of
 from corenn.kernels.product import Codebook
+from corenn.kernels.search import Live
 from corenn.storage.commit import BOOKS
 from corenn.storage.files import Files
 from corenn.storage.format import CHOSEN, CODED, PAGE
 from corenn.storage.memory import MemoryMetadata
 from corenn.storage.rocks import RocksMetadata
 from corenn.storage.slab import FileSlab
+from corenn.storage.state import seen_up_to
 from tests.conftest import COMPILED, Create, Sample
 from tests.oracle import DTYPES, METRICS, distances, recall
 from tests.test_retraining import settled
@@ -488,6 +493,14 @@ def test_the_mode_can_be_changed(create: Create, sift: Sample, before: str) -> N
             assert not again.verify().repaired
 
 
+@pytest.mark.parametrize("before", ["rabitq", "trunc", "pq"])
+def test_auto_does_not_keep_what_it_would_not_choose(memory: Create, sift: Sample, before: str) -> None:
+    db = fill(memory(dim=128, metric="l2", compression_mode=before, compression_threshold=500), sift[0][:1_500])
+    assert settled(db) == before
+    db.configure(compression_mode="auto")
+    assert settled(db) == "sq4"
+
+
 @pytest.mark.parametrize("before", ["none", "sq4"])
 def test_one_handle_may_have_other_codes(tmp_path: Path, sift: Sample, before: str) -> None:
     rows, queries = sift[0][:3_000].copy(), sift[1][:60]
@@ -521,3 +534,17 @@ def test_a_database_without_codes_has_none(create: Create, rng: np.random.Genera
     fill(db, rng.normal(size=(1_500, 16)).astype(np.float32))
     assert db.stats().compression_mode == "none"
     assert "codes" not in db.stats().memory
+
+
+def test_a_sample_of_many_rows_takes_no_memory_for_each() -> None:
+    rows, alive = 100_000_000, np.array([[5 << 16 | 0xFFFF, 0]], np.uint64)
+    for total in (0, 1, 7, 1_600, rows):
+        live = Live(np.broadcast_to(alive, (total, 2)), np.uint64(seen_up_to(9)), total)
+        tracemalloc.start()
+        try:
+            ids = sample_of(SimpleNamespace(live=live), 100)  # type: ignore[arg-type]
+            assert tracemalloc.get_traced_memory()[1] < 10_000_000
+        finally:
+            tracemalloc.stop()
+        assert len(ids) == min(total, 100) and (np.diff(ids.astype(np.int64)) >= 1).all()
+        assert not total or (ids[0] == 0 and ids[-1] == total - 1)

@@ -7,6 +7,7 @@ a query; a full disk that stops a write; and files that become resident as they 
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import shutil
@@ -24,11 +25,15 @@ from numpy.typing import NDArray
 from corenn import CoreNN, writer
 from corenn.errors import DiskFullError, StorageError
 from corenn.graph import disk as over_disk
+from corenn.graph import insert
+from corenn.kernels.search import FIRST_NEIGHBOUR, LIFELINE
 from corenn.storage import changes
+from corenn.storage.changes import changed_since
 from corenn.storage.disk import BITS, ROWS
 from corenn.storage.files import Files
-from corenn.storage.format import PAGE
+from corenn.storage.format import PAGE, PUBLISHED
 from corenn.storage.residence import Residence
+from corenn.storage.store import Store
 from tests.conftest import COMPILED, Sample
 from tests.oracle import DTYPES, METRICS, distances, recall, rounded, rounding, tolerance
 
@@ -368,6 +373,7 @@ def counted(self, ids, words):
     write(self, ids, words)
 DiskRows.write = counted
 from corenn.storage.residence import Residence
+from corenn.storage.store import Store
 Residence.check = lambda self, fixed, limit=None: None
 with CoreNN.open(sys.argv[1], memory_limit=1) as db:
     import time
@@ -408,6 +414,79 @@ def test_a_machine_that_restarted(tmp_path: Path, sift: Sample, monkeypatch: pyt
     with CoreNN.open(path if settled else tmp_path / "copy") as db:
         assert (db.stats().disk_backlog < 100) == settled
         check_answers(db, rows, queries)
+
+
+def test_nothing_changes_of_which_nobody_was_told_before(
+    tmp_path: Path, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A process that is killed anywhere leaves no row of disk.slab that is taken for current, and no MiB of edges.slab
+    for unchanged, while a row is threaded behind one to which it has no edge.
+    """
+    rows = np.repeat(rng.normal(size=(40, 4)), 50, axis=0).astype(np.float32)  # of which most neighbours have equals
+    thread, behind = insert.thread_ring, []
+
+    def watched(given: Any, edges: Any, batch: Any, *others: Any) -> Any:
+        before = edges[:, LIFELINE].copy()
+        done = thread(given, edges, batch, *others)
+        changed = np.flatnonzero(edges[:, LIFELINE] != before).astype(np.uint32)
+        store = db._store
+        assert store.disk is not None and store.changes is not None
+        assert not len(store.disk.fresh_among(changed))
+        noted = changed_since(store.changes._slab.array, "edges.slab", store.changes.clock - 1)
+        assert set(((PAGE + changed.astype(np.int64) * store.edges.spec.row_bytes) >> 20).tolist()) <= set(
+            noted.tolist()
+        )
+        known = {int(others[0]), *batch.tolist(), *edges[batch, FIRST_NEIGHBOUR:].ravel().tolist()}
+        behind.extend(set(changed.tolist()) - known)
+        return done
+
+    with created(tmp_path / "db", dim=4, max_edges=4, update_search_list_cap=8) as db:
+        db.insert(range(len(rows)), rows)
+        settle(db)
+        db.snapshot(tmp_path / "snapshot")
+        monkeypatch.setattr(writer, "IDLE_SECONDS", 1e9)
+        monkeypatch.setattr(insert, "thread_ring", watched)
+        db.insert(range(5_000, 5_200), rng.normal(size=(200, 4)))
+        assert behind, "else nothing is tested"
+        db.snapshot(tmp_path / "snapshot")
+    with CoreNN.open(tmp_path / "snapshot", mode="r") as copy:
+        assert copy.verify().ok
+
+
+def failing(*_: object) -> None:
+    raise StorageError("it cannot be done")
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="only Linux tells which files are open")
+@pytest.mark.parametrize("mode", ["rw", "r"])
+@pytest.mark.parametrize("step", ["_recover", "open_disk"])
+def test_an_opening_that_fails_leaves_nothing_open(
+    tmp_path: Path, sift: Sample, monkeypatch: pytest.MonkeyPatch, mode: Any, step: str
+) -> None:
+    path = tmp_path / "db"
+    with created(path) as db:
+        db.insert(range(1_100), sift[0][:1_100])
+        settle(db)
+    del db
+    gc.collect()
+    monkeypatch.setattr(Store, step, failing)
+    with pytest.raises(StorageError, match="cannot be done"):
+        CoreNN.open(path, mode=mode)
+    gc.collect()  # what is mapped stays open with its arrays, which the error holds
+    left = [each.readlink() for each in Path("/proc/self/fd").iterdir() if each.exists()]
+    assert not [each for each in left if each.is_relative_to(path)]
+
+
+def test_a_reader_that_fails_to_look_again_is_no_reader(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with CoreNN.create(tmp_path / "db", dim=2) as db:
+        state = db._store.state
+        published = int(state.header[PUBLISHED])
+        state.write_header(PUBLISHED, published + 1)  # as if the writer had gone on while it is opened
+        monkeypatch.setattr(Store, "refresh", failing)
+        with pytest.raises(StorageError, match="cannot be done"):
+            CoreNN.open(tmp_path / "db", mode="r")
+        state.write_header(PUBLISHED, published)
+        assert not db.stats().readers
 
 
 def test_readers_in_their_own_handles(tmp_path: Path, sift: Sample) -> None:

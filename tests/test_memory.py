@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import mmap
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +15,12 @@ import pytest
 
 from corenn import CoreNN
 from corenn.errors import CapacityError, InvalidSettingError
-from corenn.storage import residence
+from corenn.storage import platform, residence
 from corenn.storage.platform import mapped_bytes
 from corenn.storage.rocks import RocksMetadata
 from corenn.storage.rocksdb import Rocks
+from corenn.storage.slab import FileSlab
+from corenn.storage.store import Store
 
 DIM = 256
 LIMIT = 64 << 20
@@ -35,7 +39,7 @@ import gc, json, sys
 import numpy as np
 from corenn import CoreNN
 from corenn.bench import memory
-from corenn.storage import residence
+from corenn.storage import platform, residence
 from tests.test_memory import DIM, rows_of
 
 path, limit, count = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
@@ -137,6 +141,31 @@ def test_pages_are_given_back_and_come_again(tmp_path: Path, monkeypatch: pytest
         assert db.verify().ok
     with CoreNN.open(tmp_path / "db") as db:
         assert db.verify().ok and db.query(rows[:50], k=5, exact=True) == after
+
+
+@pytest.mark.skipif(not hasattr(mmap, "MADV_DONTNEED"), reason="nothing is given back")
+def test_what_a_refresh_marks_is_not_given_back_in_between(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "db"
+    with CoreNN.create(path, dim=8, metric="l2") as db:
+        db.insert(range(300), np.eye(300, 8, dtype=np.float32))
+        with CoreNN.open(path, mode="r", memory_limit=1 << 30) as reader:
+            state, apply, give = reader._store.state, Store._apply, platform.let_go
+            monkeypatch.setattr(FileSlab, "write_header", lambda self, word, value: None)  # as if it were killed before
+            monkeypatch.setattr(Store, "_apply", lambda self, record: None if self.writable else apply(self, record))
+            db.delete(range(100))
+            refreshing = threading.Thread(target=reader.refresh)
+
+            def meanwhile(memory: mmap.mmap) -> None:
+                if memory is state._memory and refreshing.ident is None:  # type: ignore[attr-defined]
+                    refreshing.start()
+                    refreshing.join(0.5)
+                give(memory)
+
+            monkeypatch.setattr(platform, "let_go", meanwhile)
+            reader._residence._give_back(large=False)
+            refreshing.join()
+            assert len(reader) == 200
+            assert not set(range(100)) & set(reader.keys())
 
 
 def test_work_goes_on_where_nobody_can_tell_how_much_memory_is_in_use(

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from corenn import CoreNN, errors
-from corenn.graph import bulk, parts, threads
+from corenn.graph import bulk, parts, query, threads
 from corenn.graph.insert import Linker
 from corenn.kernels.candidates import VACANT
 from corenn.kernels.carve import MOST
@@ -149,14 +149,19 @@ def test_the_graph_does_not_depend_on_threads(
 
 @pytest.mark.parametrize("kinds", [1, 3])
 def test_rows_that_are_all_alike(
-    scarce: None, dealt: list[tuple[int, int]], tmp_path: Path, rng: np.random.Generator, kinds: int
-) -> None:
-    rows = clustered(rng, kinds)[rng.integers(0, kinds, SMALL)]
-    with CoreNN.build(tmp_path / "db", range(SMALL), rows, dim=DIM, metric="l2", memory_limit=SMALL_LIMIT) as db:
+    scarce: None, dealt: list[tuple[int, int]], tmp_path: Path, rng: np.random.Generator, kinds: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(query, "FEW_ROWS", 1)  # else they are found by a scan
+    count = 4 * SMALL
+    rows = clustered(rng, kinds)[rng.integers(0, kinds, count)]
+    with CoreNN.build(tmp_path / "db", range(count), rows, dim=DIM, metric="l2", memory_limit=SMALL_LIMIT) as db:
         assert dealt and not db.verify().problems
-        some = int((rows == rows[0]).all(axis=1).sum())
-        hits = db.query(rows[0], k=min(some, 20), search_list=22)
-        assert len(hits) == min(some, 20) and all((rows[key] == rows[0]).all() for key in hits.keys)
+        for row in range(0, count, 9):
+            hits = db.query(rows[row], k=20, search_list=40, explain=True)
+            assert hits.explain is not None and hits.explain.plan == "graph"
+            assert len(set(hits.keys)) == 20 and (hits.distances == 0).all()
+            assert all((rows[key] == rows[row]).all() for key in hits.keys)
 
 
 def test_a_full_disk_leaves_nothing_behind(

@@ -27,6 +27,7 @@ from corenn import writer as writer_module
 from corenn.errors import DiskFullError
 from corenn.graph import codebook, codes, recode
 from corenn.graph.threads import Helpers
+from corenn.storage import changes, store
 from corenn.storage.files import Files
 from corenn.storage.format import AGREED, CODED, LOOKED, MISSED, PAGE, TRIED
 from corenn.storage.memory import MemoryMetadata
@@ -325,6 +326,55 @@ def test_a_killed_process_is_gone_on_with(tmp_path: Path, sift: Sample, where: s
         assert not (tmp_path / "db" / DRAFT).exists()
 
 
+@pytest.mark.parametrize("way", ["closed", "checkpoint", "written since"])
+@pytest.mark.parametrize("mode", ["sq8", "opq"])
+def test_codes_outlive_the_machine_if_all_of_them_are_on_the_disk(
+    tmp_path: Path, sift: Sample, monkeypatch: pytest.MonkeyPatch, mode: str, way: str
+) -> None:
+    rows, path, copy = sift[0][:1_600], tmp_path / "db", tmp_path / "copy"
+    with by_hand(), CoreNN.create(path, dim=128, metric="l2", compression_mode=mode, compression_threshold=500) as db:
+        fill(db, rows)
+        db.checkpoint()
+        if way == "written since":
+            db.upsert([3], rows[:1])
+        shutil.copytree(path, copy, ignore=shutil.ignore_patterns("LOCK", "readers"))
+        before = version(db)
+    path = path if way == "closed" else copy
+    for module in (store, changes):
+        monkeypatch.setattr(module, "boot_id", lambda: "another boot")
+    with by_hand(), CoreNN.open(path, mode="r") as reader:
+        assert (reader.stats().compression_mode == mode) == (way != "written since")
+        assert reader.verify().ok
+    with by_hand(), CoreNN.open(path) as db:
+        assert (db.stats().codes_backlog == 0) == (way != "written since")
+        assert version(db) == before and not db.verify().problems
+        stepped(db, lambda: not db.stats().codes_backlog)
+        db.upsert([4], rows[:1])
+        assert db.stats().compression_mode == mode and not db.verify().problems
+        shutil.copytree(path, tmp_path / "again", ignore=shutil.ignore_patterns("LOCK", "readers"))
+    for module in (store, changes):
+        monkeypatch.setattr(module, "boot_id", lambda: "a third")
+    with by_hand(), CoreNN.open(tmp_path / "again") as db:  # what has changed since is not taken for settled
+        assert db.stats().codes_backlog > 0
+
+
+def test_the_disk_is_told_the_new_name_of_codes_before_they_count(
+    tmp_path: Path, sift: Sample, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a loss of power may leave the old file under it, with notes that say that all is there."""
+    told: list[str] = []
+    sync, settle = Files.sync_folder, changes.Changes.settle
+    with by_hand(), CoreNN.create(tmp_path / "db", dim=128, compression_mode="sq8", compression_threshold=500) as db:
+        fill(db, sift[0][:1_100])
+        db.configure(compression_mode="sq4")
+        stepped(db, lambda: not db.stats().codes_backlog)
+        monkeypatch.setattr(Files, "sync_folder", lambda self, path: (told.append(path.name), sync(self, path)))
+        monkeypatch.setattr(changes.Changes, "settle", lambda self: (told.append("settled"), settle(self)))
+        db.checkpoint()
+        db.checkpoint()
+    assert told[:3] == ["db", "settled", "settled"]
+
+
 def test_kills_at_any_instant(tmp_path: Path, sift: Sample, rng: np.random.Generator) -> None:
     """Nothing is by hand here, and the process writes."""
     code = """
@@ -379,17 +429,21 @@ def test_a_full_disk_leaves_the_old_codes(
             raise DiskFullError("no space left on the device")
         reserve(slab, count)
 
+    def in_vain(*_: Any, **__: Any) -> None:
+        raise AssertionError("codes that there is no room for")
+
     with by_hand():
         db = due(lambda **settings: CoreNN.create(tmp_path / "db", **settings), rows)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(FileSlab, "reserve", full)
+        patch.setattr(codebook, "training", in_vain)
         until = time.monotonic() + PATIENCE
         while "no space left" not in caplog.text:
             assert time.monotonic() < until
             db.upsert([0], rows[:1])
             time.sleep(0.01)
         assert version(db) == 1 and db._current().codes is not None
-        assert db.stats().codes_backlog
+        assert db.stats().codes_backlog and "codes that there is no room for" not in caplog.text
         assert not (tmp_path / "db" / DRAFT).exists()  # what there is no room for takes none
         assert found(db, rows, queries) >= 0.96
     monkeypatch.setattr(recode, "RETRY_SECONDS", 0.05)

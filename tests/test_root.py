@@ -7,6 +7,7 @@ that exceed the memory that they are of.
 
 from __future__ import annotations
 
+import gc
 import os
 import pickle
 import shutil
@@ -22,6 +23,7 @@ from hypothesis import strategies as st
 
 from corenn import CoreNN, Root
 from corenn import root as module
+from corenn.config import Settings
 from corenn.errors import (
     ClosedError,
     CollectionNotFoundError,
@@ -275,6 +277,22 @@ def test_drop_removes_all_of_one_alone(root: Root) -> None:
     assert root["a"] is again and len(again) == 0 and again.settings.dim == 7
 
 
+def test_names_that_are_gone_leave_nothing_behind(root: Root) -> None:
+    for number in range(4):
+        name = f"one-{number}"
+        filled(root, name)[0].close()
+        assert root[name] is root[name]
+        with pytest.raises(CollectionNotFoundError):
+            root[f"none-{number}"]
+        if number % 2:
+            root.drop(name)
+        else:
+            root[name].close()
+    assert len(root._slots) <= 1, "that which nobody has looked for since it was closed"
+    filled(root, "last")
+    assert set(root._slots) == {"last"}
+
+
 def test_drop_refuses_what_another_one_writes(root: Root) -> None:
     filled(root, "a")[0].close()
     with CoreNN.open(root.path / "a") as writer:
@@ -525,6 +543,57 @@ def test_own_limits_hold_after_reopening(tmp_path: Path) -> None:
         with Root(tmp_path, mode=mode, memory_limit="10GB") as root:  # type: ignore[arg-type]
             assert root["own"].settings.memory_limit == 10**8
             assert root["other"].settings.memory_limit == 8 * 10**7
+
+
+def test_a_limit_of_its_own_holds_at_once_and_never_beyond_the_share(tmp_path: Path) -> None:
+    with Root(tmp_path, memory_limit="1GB") as root:
+        db, other = filled(root, "db", "other")
+        before = db.settings.memory_limit
+        db.configure(memory_limit="100MB")
+        assert db.settings.memory_limit == 10**8
+        assert other.settings.memory_limit > before, "it has what is left"
+        for limit in ("8GB", None):
+            db.configure(memory_limit=limit, beam_width=2)
+            assert db.settings.memory_limit + other.settings.memory_limit <= 10**9
+            assert db.settings.beam_width == 2
+        db.configure(memory_limit="100MB")
+        root.close()
+    with Root(tmp_path) as root:
+        assert root["db"].settings.memory_limit == 10**8, "nothing is shared"
+        root["db"].configure(memory_limit="8GB")
+        assert root["db"].settings.memory_limit == 8 * 10**9
+
+
+def test_a_limit_holds_at_once_where_the_root_is_gone(tmp_path: Path) -> None:
+    db = Root(tmp_path, memory_limit="1GB").create("db", dim=2)
+    gc.collect()
+    db.configure(memory_limit="8GB")
+    assert db.settings.memory_limit == 8 * 10**9
+    db.close()
+
+
+def test_sharing_and_configuring_at_once_lose_nothing_of_each_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Root(tmp_path, memory_limit="1GB") as root:
+        db = root.create("db", dim=2)
+        changed, given = Settings.changed, db.settings.memory_limit // 2
+        sharers: list[threading.Thread] = []
+
+        def slowly(self: Settings, changes: Any) -> Settings:
+            made = changed(self, changes)
+            if threading.current_thread().name == "corenn-writer":  # a root shares in the middle of it
+                sharers.append(threading.Thread(target=db._limit_memory, args=(given + len(sharers),)))
+                sharers[-1].start()
+                sharers[-1].join(0.1)
+            return made
+
+        monkeypatch.setattr(Settings, "changed", slowly)
+        db.configure(beam_width=2)
+        for sharer in sharers:
+            sharer.join()
+        assert sharers and db.settings.beam_width == 2
+        assert db.settings.memory_limit == given + len(sharers) - 1
 
 
 def test_no_collection_is_opened_for_which_there_is_no_memory(tmp_path: Path) -> None:

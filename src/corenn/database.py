@@ -7,7 +7,7 @@ import json
 import os
 import threading
 import weakref
-from collections.abc import Iterator, KeysView, Sequence
+from collections.abc import Callable, Iterator, KeysView, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
 from itertools import repeat
@@ -106,6 +106,7 @@ class CoreNN:
         self._reader_view: View | None = None if self._writer else self._read_view()
         self._refreshing = threading.RLock()  # a signal handler may close in the middle of a read
         self._upkeep = threading.Lock()  # what is copied must not be mended meanwhile
+        self._budget: weakref.WeakMethod[Callable[[], None]] | None = None  # of the root that it shares memory with
         self._state = _State(os.getpid())
         if self._reader_view is not None:
             self._tell()  # until now the registration has kept everything
@@ -156,7 +157,7 @@ class CoreNN:
             raise InvalidArgumentError(f"mode={mode!r}: choose 'rw', 'r' or 'rescue'")
         store = Store.open(as_path(path), mode, Files())
         try:
-            store.settings = store.settings.changed(overrides)
+            store.change_settings(overrides)
             if store.writable:
                 store.add_codes()
             warm(store.settings)
@@ -546,6 +547,9 @@ class CoreNN:
     def configure(self, **changes: Any) -> None:
         """Change settings that may change after creation, and store them.
 
+        A collection of a root with a memory_limit has no more than its share of that, whatever its own is: this is
+        divided anew before the call returns.
+
         Raises:
             InvalidSettingError: for an unknown name, a value out of bounds, a setting fixed at creation, or a
             memory_limit within which it could not be opened again.
@@ -554,7 +558,10 @@ class CoreNN:
         changed = self._store.settings.changed(changes)
         if "memory_limit" in changes:
             self._residence.check(_kept_bytes(self._store), changed.memory_limit)
-        writer.submit(Task(lambda: writer.configure(changes)))
+        share = None if self._budget is None or "memory_limit" not in changes else self._budget()
+        writer.submit(Task(lambda: writer.configure(changes, shared=share is not None)))
+        if share is not None:
+            share()
         self._residence.renew()
 
     def stats(self) -> Stats:
@@ -767,6 +774,10 @@ class CoreNN:
         self._state.reason = reason
         self.close()
 
+    def _live_on(self, share: Callable[[], None]) -> None:
+        """Share memory with others from now on. share: divides it anew, a method of who is not kept alive by this."""
+        self._budget = weakref.WeakMethod(share)
+
     def _stored_memory_limit(self) -> int:
         """The `memory_limit` that is stored, whatever this handle was given; 0 for none."""
         assert isinstance(self._store.metadata, RocksMetadata)
@@ -776,7 +787,7 @@ class CoreNN:
         """Live within so many bytes from now on, through this handle alone: nothing is stored."""
         if limit == self._store.settings.memory_limit:
             return
-        self._store.settings = self._store.settings.changed({"memory_limit": limit})
+        self._store.change_settings({"memory_limit": limit})
         self._residence.renew()
         if self._writer is not None:
             self._writer.schedule(Task(self._writer.follow_limit))

@@ -121,6 +121,8 @@ _TEXTS, _LINES, _TABLES = ("name", "origin", "cpu"), ("code_ns", "line_ns"), ("v
 
 
 def _read_field(name: str, value: Any) -> Any:
+    if value is None:
+        raise ValueError(f"{name} is missing")
     if name in _TEXTS and isinstance(value, str):
         return value
     if name in _LINES:

@@ -18,7 +18,7 @@ from .graph.check import GraphFaults, check_graph
 from .graph.codes import wrong_codes
 from .graph.disk import wrong_rows
 from .graph.view import View, entries_of, failing, radius_needed, set_entries, set_radius
-from .kernels.link import thread_ring
+from .kernels.link import ANY, NO_CODES, thread_ring
 from .kernels.search import BORN, DEGREE, DIED, LIFELINE
 from .storage.commit import NO_IDS, Head
 from .storage.format import JOURNAL, NO_ID
@@ -376,4 +376,5 @@ def _thread_all(writer: Writer) -> None:
     journal = store.edges.header[JOURNAL : JOURNAL + 2]
     for start in range(0, len(linked), BLOCK):
         batch = np.concatenate((root, linked[start : start + BLOCK]))
-        thread_ring(view.rows, edges, batch, int(root[0]), journal, np.empty(view.settings.dim, np.float32))
+        vector = np.empty(view.settings.dim, np.float32)
+        thread_ring(view.rows, edges, batch, int(root[0]), journal, np.full(1, ANY), vector, NO_CODES, 0)

@@ -163,8 +163,7 @@ class Root:
             InvalidSettingError, ReadOnlyError, ForkedError, StorageError
         """
         self._needs_writing()
-        slot = self._slot(name)
-        with slot.lock:
+        with self._holding(name) as slot:
             self._check_open()
             taken = next((each.name for each in self._entries() if each.name.lower() == name.lower()), None)
             if taken is not None:
@@ -175,7 +174,7 @@ class Root:
                 made = CoreNN.create(
                     self._path / name, dim=dim, metric=metric, dtype=dtype, durability=durability, **settings
                 )
-                slot.hold(made, self._path / name)
+                self._hold(slot, made, name)
             return made
 
     def __getitem__(self, name: str) -> CoreNN:
@@ -189,8 +188,7 @@ class Root:
             ForkedError, ClosedError, FormatError, CorruptionError, StorageError
         """
         self._check_open()
-        slot = self._slot(name)
-        with slot.lock:
+        with self._holding(name) as slot:
             self._check_open()
             if slot.database is not None and not slot.database.closed and slot.is_at(self._path / name):
                 return slot.database
@@ -200,11 +198,16 @@ class Root:
                 with self._admitted(name, _want(self._path / name)) as share:
                     overrides = {"memory_limit": share} if share else {}
                     opened = CoreNN.open(self._path / name, self._mode, **overrides)
-                    slot.hold(opened, self._path / name)
+                    self._hold(slot, opened, name)
             except CoreNNError:
                 self._require(name)  # another process may have dropped it meanwhile
                 raise
             return opened
+
+    def _hold(self, slot: _Slot, database: CoreNN, name: str) -> None:
+        slot.hold(database, self._path / name)
+        if self._limit:
+            database._live_on(self._share_again)
 
     def _require(self, name: str) -> None:
         if not self._holds(name):
@@ -238,8 +241,7 @@ class Root:
             InvalidArgumentError, ReadOnlyError, StorageError
         """
         self._needs_writing()
-        slot = self._slot(name)
-        with slot.lock:
+        with self._holding(name) as slot:
             self._check_open()
             self._require(name)
             database = slot.database
@@ -307,6 +309,7 @@ class Root:
 
         The share is taken from the others before, so that together they never exceed the limit.
         """
+        self._forget_closed()
         with self._lock:
             self._coming[name] = want
         try:
@@ -364,6 +367,8 @@ class Root:
         with self._lock:
             self._closed = True
             slots = list(self._slots.values())
+            for slot in slots:
+                slot.users += 1  # nobody else is to let go of them meanwhile
         failed: CoreNNError | None = None
         for slot in slots:
             with slot.lock:  # one that is being opened is closed as well
@@ -410,10 +415,30 @@ class Root:
                 f"{self._path} is open with mode='r'; open it with mode='rw' to make or drop collections"
             )
 
-    def _slot(self, name: str) -> _Slot:
+    @contextmanager
+    def _holding(self, name: str) -> Iterator[_Slot]:
+        """The slot of a name, locked. Slots without a handle that is open are forgotten when nobody waits for them."""
         check_name(name)
         with self._lock:
-            return self._slots.setdefault(name, _Slot())
+            slot = self._slots.setdefault(name, _Slot())
+            slot.users += 1
+        try:
+            with slot.lock:
+                yield slot
+        finally:
+            with self._lock:
+                slot.users -= 1
+                if slot.is_left:
+                    slot.leave()
+                    del self._slots[name]
+
+    def _forget_closed(self) -> None:
+        """Let go of handles that their users have closed."""
+        with self._lock:
+            for name, slot in list(self._slots.items()):
+                if slot.is_left:
+                    slot.leave()
+                    del self._slots[name]
 
     def _give_up(self, name: str, slot: _Slot) -> None:
         """Close a handle whose collection has been dropped, here or elsewhere, or that its user has closed."""
@@ -447,10 +472,13 @@ class Root:
 
 
 class _Slot:
-    """Where the handle of one collection is kept. All but `database` is used by who holds `lock` alone."""
+    """Where the handle of one collection is kept. All but `database` is used by who holds `lock` alone, or the lock of
+    the root while there are no `users`.
+    """
 
     def __init__(self) -> None:
         self.lock = threading.RLock()  # a signal handler may close the root while this thread opens something
+        self.users = 0  # who hold `lock` or wait for it; guarded by the lock of the root
         self.database: CoreNN | None = None
         self.own_limit = 0
         self._folder: int | None = None  # open as long as the handle, so that its number is not used again
@@ -467,6 +495,11 @@ class _Slot:
             raise
         self._finalizer = weakref.finalize(self, os.close, self._folder)
         self.database, self.own_limit = database, own_limit
+
+    @property
+    def is_left(self) -> bool:
+        """Whether there is neither a handle in use nor anybody who wants one."""
+        return not self.users and (self.database is None or self.database.closed)
 
     def is_at(self, path: Path) -> bool:
         """Whether the folder of the handle is still at its path, and not another one or none."""

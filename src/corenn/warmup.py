@@ -17,22 +17,24 @@ from .graph.bulk import Builder
 from .graph.check import check_graph
 from .graph.disk import packed, rows_made, rows_read, source_of
 from .graph.insert import Linker
+from .graph.insert_disk import DiskLinker
 from .graph.mend import Mender
 from .graph.query import Searcher
 from .graph.scratch import ScratchPool
 from .graph.threads import Helpers
 from .graph.view import failing, take_view
-from .kernels.candidates import VACANT
+from .kernels.candidates import NOTHING, VACANT
 from .kernels.disk import cool_rows, index_rows
 from .kernels.jit import JIT, cache_folder
-from .kernels.link import mend_ring
+from .kernels.link import Shape, mend_ring
 from .kernels.renumber import gather_bytes, translate_edges
 from .kernels.rows import Float32Rows, decode_rows
-from .kernels.search import L2, aim_batch
+from .kernels.search import GEOMETRY, L2, Plan, aim_batch
 from .storage.commit import NO_IDS, Commit
 from .storage.encode import encode
 from .storage.format import JOURNAL, NO_ID
 from .storage.store import Store
+from .types import UInt32s
 
 log = logging.getLogger("corenn")
 
@@ -90,6 +92,7 @@ def _exercise(settings: Settings, progress: Callable[[str], None]) -> None:
     Adopter(store, helpers).adopt(0, np.ones(1, np.int64), np.ones((1, 1), np.uint32))
     store.commit(Commit(2, died=ids[:1]))
     head = store.metadata.head
+    _link_by_codes(store, scratches, helpers, ids[1:3])
     Mender(store, Linker(store, scratches, helpers), helpers).finish(take_view(store, head, NO_IDS))
     view = take_view(store, head, NO_IDS)
     queries = np.ones((2, 8), np.float32)
@@ -118,3 +121,12 @@ def _exercise(settings: Settings, progress: Callable[[str], None]) -> None:
     gather_bytes(store.heap.array.reshape(-1), one, one, np.empty(1, np.uint8))
     helpers.close()
     store.close()
+
+
+def _link_by_codes(store: Store, scratches: ScratchPool, helpers: Helpers, ids: UInt32s) -> None:
+    """As where edges are read from a disk, of which there is none here: nothing is found."""
+    view = replace(take_view(store, store.metadata.head, NO_IDS), disk=source_of(store))
+    linker, shape = DiskLinker(scratches, helpers), Shape(view.settings.max_edges, np.float32(1))
+    plan = Plan(16, view.beam_width, GEOMETRY, view.tombstones, 1, np.float32(1))
+    linker.choose(view, shape, ids, np.full((len(ids), 1), NOTHING), plan)
+    linker.link_back(view, shape, ids, ids[::-1].copy(), np.arange(len(ids) + 1))

@@ -50,6 +50,8 @@ NEW = 1 << 32  # beyond all ids
 IDLE_ROWS = 512  # rows of the backlog linked before new requests are looked for
 IDLE_SECONDS = 1.0  # without a request, after which dead rows are taken out and recall is measured
 SPILLED_PER_CHANGE = 32  # rows of disk.slab written for each row that comes or goes, while many are behind; see `owed`
+SPILLED_SHARE = 0.25  # of the time that a commit takes, after it, for these at most
+SPILL_ROWS = 1 << 8  # of them, between two looks at the clock
 RECODED_SHARE = 0.25  # of the time that a commit takes, after it, for making other codes
 MOST_OWED = 0.05  # seconds of it that may have gathered while nothing could be done, which one commit then waits for
 MENDED_PER_CHANGE = 32  # rows whose edges are looked at for each row that comes or goes, while a pass is worth it
@@ -198,6 +200,7 @@ class Writer:
         self.calibrator = calibrator
         self.recoder = linker.recoder
         self._owed = 0.0  # seconds for making other codes, by the commits that were made meanwhile
+        self._spillable = 0.0  # seconds for disk.slab, likewise; below 0 if a step has taken longer
         self._calm = False  # no request has come for IDLE_SECONDS
         self._backlog: list[tuple[int, UInt32s]] = list(store.recovered.backlog)
         self._changed = threading.Condition()
@@ -356,6 +359,17 @@ class Writer:
             self.store.look()
         self.publish()
 
+    def _spill_beside(self, rows: int, took: float) -> None:
+        """The same for a commit that has taken so many seconds, within its share: the rest is left to idle time. While
+        rows come faster than disk.slab can follow, walks read two files.
+        """
+        self._spillable = min(self._spillable + SPILLED_SHARE * took, max(SPILLED_SHARE * took, MOST_OWED))
+        began = time.monotonic()
+        while rows > 0 and self._spillable > time.monotonic() - began:
+            self._spill(min(rows, SPILL_ROWS))
+            rows -= SPILL_ROWS
+        self._spillable -= time.monotonic() - began
+
     def _recoding(self, *, paid: bool = False) -> float | None:
         """Seconds until the next step of making other codes may be taken, None if there is none. paid: by a write."""
         if self.store.fault is not None or self._backlog or self._loading or self._job is not None:
@@ -500,7 +514,7 @@ class Writer:
             self._mend(MENDED_PER_CHANGE * (commit.count + len(commit.died)))
         if self._may_spill(calm=False):
             least = min(SPILLED_PER_CHANGE * (commit.count + len(commit.died)), STEP_ROWS)
-            self._spill(self.spiller.owed(least))
+            self._spill_beside(self.spiller.owed(least), time.monotonic() - began)
         if self._checkpoint_due():
             self._try_checkpoint()
         if self._recoding(paid=True) is None:
@@ -708,17 +722,17 @@ class Writer:
         """Publish after a repair has changed slabs in place. Called in the writer thread."""
         self.publish()
 
-    def configure(self, changes: dict[str, Any]) -> None:
+    def configure(self, changes: dict[str, Any], *, shared: bool = False) -> None:
         """Change settings here and as they are stored; what this handle alone overrides is not stored.
 
-        Called in the writer thread.
+        shared: the memory is, and this handle is told by others what it has of it. Called in the writer thread.
         """
         self._resume_after_fault()
         settings = self.store.settings.changed(changes)
         if isinstance(self.store.metadata, RocksMetadata):
             stored = Settings.from_dict(self.store.metadata.settings()["settings"]).changed(changes)
             self.store.metadata.store_settings(stored.as_dict(), sync=settings.durability == "sync")
-        self.store.settings = self.store.settings.changed(changes)  # a root may have changed the memory meanwhile
+        self.store.change_settings({name: changes[name] for name in changes if not (shared and name == "memory_limit")})
         self.store.add_codes()
         self.follow_limit()
 

@@ -243,6 +243,9 @@ def _helping(scheduler: Scheduler) -> Callable[..., None]:
     return one_by_one
 
 
+THREADED = (
+    "writer", "database", "storage.readers", "storage.slab", "storage.store", "graph.calibrate", "graph.bulk",
+)  # fmt: skip
 SMALL: dict[str, Any] = {  # so that everything happens among a few hundred rows
     "corenn.graph.query.FEW_ROWS": 8,
     "corenn.graph.mend.LEAST": 4,
@@ -276,10 +279,7 @@ def simulated(scheduler: Scheduler, files: Callable[[], SimulatedFiles], disk: D
     )
     secrets = SimpleNamespace(token_hex=lambda n: chance.randbytes(n).hex(), randbits=chance.getrandbits)
     replaced: dict[str, Any] = {
-        **{
-            f"corenn.{name}.threading": threads
-            for name in ("writer", "database", "storage.readers", "graph.calibrate", "graph.bulk")
-        },
+        **{f"corenn.{name}.threading": threads for name in THREADED},
         **{
             f"corenn.{name}.time": clock
             for name in ("graph.calibrate", "storage.rocks", "storage.rocks_copy", "storage.readers")

@@ -87,14 +87,19 @@ def insert(path: str, rows: str, first: str, limit: str, lasting: str) -> dict[s
     with CoreNN.open(path, memory_limit=int(limit)) as db:
         before = settled(db, SETTLE_SECONDS)
         taken: list[float] = []
+        faults, read, spent = memory.major_faults(), memory.read_bytes() or 0, time.process_time()
         while sum(taken) < float(lasting) and at + BATCH <= len(source):
             some = source[at : at + BATCH]
             began = time.perf_counter()
             db.insert(range(int(first) + at, int(first) + at + BATCH), some)
             taken.append(time.perf_counter() - began)
             at += BATCH
+        work = {"faults": memory.major_faults() - faults, "read": (memory.read_bytes() or 0) - read}
+        work |= {"processor_seconds": time.process_time() - spent}
         stats = db.stats()
+        caught_up = settled(db, SETTLE_SECONDS)
     return {
+        **work, "caught_up_seconds": caught_up,
         "batches": taken, "rows": BATCH * len(taken), "settle_seconds": before, "memory": stats.memory,
         "compression_mode": stats.compression_mode, "disk_backlog": stats.disk_backlog,
     }  # fmt: skip

@@ -60,7 +60,7 @@ def settled(db: CoreNN, at_most: float) -> float:
     before: tuple[Any, ...] = ()
     while time.monotonic() < began + at_most:
         stats = db.stats()
-        now = (stats.compression_mode, stats.disk_backlog, stats.repair_backlog, stats.pending)
+        now = (stats.compression_mode, stats.disk_backlog, stats.repair_backlog, stats.pending, stats.codes_backlog)
         if now != before:
             since, before = time.monotonic(), now
         elif not any(now[1:]) and time.monotonic() > since + QUIET_SECONDS:

@@ -102,10 +102,8 @@ def _constants(known: Machine) -> Iterator[tuple[str, str]]:
     yield "in order", f"{as_size(int(known.stream))} per second read, {as_size(int(known.write))} written"
     for dtype, line in known.vector_ns.items():
         yield f"{dtype} vector", f"{line.base:.1f} + {line.slope:.3f} ns per distance and byte"
-        yield (
-            f"{dtype} link",
-            f"{known.link_us[dtype].base:.1f} + {known.link_us[dtype].slope:.3f} µs per row, dimension",
-        )
+    for dtype, line in known.link_us.items():
+        yield f"{dtype} link", f"{line.base:.1f} + {line.slope:.3f} µs per row, dimension"
     yield "code", f"{known.code_ns.base:.1f} + {known.code_ns.slope:.3f} ns per distance and byte"
     yield "uncached line", f"{known.line_ns.base:.1f} ns, each further one {known.line_ns.slope:.1f}"
     yield "single call", f"{known.call_us:.1f} µs beyond one of many"

@@ -12,7 +12,7 @@ from functools import partial
 import numpy as np
 
 from ..kernels.adopt import adopt_edges
-from ..kernels.link import Shape, thread_ring
+from ..kernels.link import ANY, NO_CODES, Shape, thread_ring
 from ..storage.commit import NO_IDS
 from ..storage.format import ELECTED, JOURNAL
 from ..storage.store import Store
@@ -62,10 +62,13 @@ class Adopter:
         view = self._view()
         header, rows = self._store.edges.header, view.head.rows
         self._store.edges.note(slice(0, rows))
-        vector = np.empty(view.settings.dim, np.float32)
+        told, vector = np.full(1, ANY), np.empty(view.settings.dim, np.float32)
         for start in range(0, rows, RING_ROWS):
             batch = np.arange(start, min(start + RING_ROWS, rows), dtype=np.uint32)
-            thread_ring(view.rows, view.graph.edges, batch, int(entries[0]), header[JOURNAL : JOURNAL + 2], vector)
+            thread_ring(
+                view.rows, view.graph.edges, batch, int(entries[0]), header[JOURNAL : JOURNAL + 2], told, vector,
+                NO_CODES, 0,
+            )  # fmt: skip
             progress(len(batch))
         spread = elect(view)
         set_entries(self._store, np.concatenate((entries, spread[~np.isin(spread, entries)])))

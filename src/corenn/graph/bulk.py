@@ -40,7 +40,7 @@ from ..kernels.carve import (
     table,
 )
 from ..kernels.intrinsics import TILE_ROWS
-from ..kernels.link import Shape, link_back, thread_ring
+from ..kernels.link import ANY, NO_CODES, Shape, link_back, thread_ring
 from ..kernels.rows import NORM, decode_rows
 from ..kernels.search import GEOMETRY, LIFELINE, Plan, Results, search_batch
 from ..storage.commit import NO_IDS, Head
@@ -302,12 +302,13 @@ class Builder:
 
     def _thread(self, view: View, ids: UInt32s) -> None:
         header = self._store.edges.header
-        vector = np.empty(view.settings.dim, np.float32)
+        told, vector = np.full(1, ANY), np.empty(view.settings.dim, np.float32)
 
         def part(start: int, stop: int) -> None:
             thread_ring(
-                view.rows, view.graph.edges, ids[start:stop], int(ids[0]), header[JOURNAL : JOURNAL + 2], vector
-            )
+                view.rows, view.graph.edges, ids[start:stop], int(ids[0]), header[JOURNAL : JOURNAL + 2], told, vector,
+                NO_CODES, 0,
+            )  # fmt: skip
 
         self._run("ring", part, len(ids), RING_ROWS, threads=1)
 

@@ -101,8 +101,12 @@ def _suits(store: Store, chosen: str, rows: int) -> bool:
     asked = store.settings.compression_mode
     if asked not in ("auto", chosen):
         return False
+    if asked == "auto" and chosen not in (*AUTO, SMALLEST, "none"):
+        return False  # somebody has asked for it by name before
     if chosen not in TRAINED:
-        return asked != "auto" or fits(store, chosen, rows)
+        # Where there is room for vectors that are as quickly measured, codes were made for want of it.
+        spared = chosen != "none" and not candidates(store, int(rows * ROOMY))
+        return asked != "auto" or (fits(store, chosen, rows) and not spared)
     if asked == "auto" and any(fits(store, mode, int(rows * ROOMY)) for mode in (*AUTO, "none")):
         return False
     book, roomy = codebook_of(store, store.codes), subspaces_for(store, chosen, int(rows * ROOMY))

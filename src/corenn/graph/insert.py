@@ -15,16 +15,18 @@ import numpy as np
 
 from ..config import Settings
 from ..kernels.codes import scorer_of
-from ..kernels.link import Shape, choose_edges, link_back, rank_batch, thread_ring
+from ..kernels.link import ANY, NO_CODES, Shape, choose_edges, link_back, rank_batch, thread_ring
 from ..kernels.search import DEGREE, DIED, FIRST_NEIGHBOUR, GEOMETRY, INFO, LIFELINE, Plan
 from ..storage.commit import NO_IDS, Head
 from ..storage.format import ELECTED, JOURNAL
+from ..storage.slab import FileSlab
 from ..storage.store import Store
-from ..types import AnyArray, UInt32s
-from . import bulk, navigation, parts
+from ..types import AnyArray, Float32s, UInt32s
+from . import bulk, insert_disk, navigation, parts
 from .bulk import Builder
 from .codes import Coder
 from .entries import elect
+from .insert_disk import DiskLinker, by_codes
 from .parts import Parts
 from .recode import Recoder
 from .scratch import ScratchPool, workbench
@@ -39,7 +41,6 @@ LATELY = 10  # rows linked shortly before, at 1, 2, 4, 8, … rows back, at whic
 LATELY_ROWS = 1 << LATELY - 1
 TRAIL = 4  # expanded candidates kept, in search lists
 ELECTION = 1.1  # growth after which the entries are chosen anew
-MOST_EQUAL = 1 << 14  # rows that are equal, among which the end of the run is looked for
 SLICE = 16  # rows per kernel call: some milliseconds
 TO_THE_END = 1 << 31  # no distance ends a search: rows far away make the long edges
 
@@ -55,11 +56,13 @@ class Linker:
         self.recoder = Recoder(store, self.coder, scratches, helpers)
         self._builder = Builder(store, scratches, helpers)
         self._parts = Parts(store, scratches, helpers, self._builder)
+        self._by_codes = DiskLinker(scratches, helpers)
         self.restart()
 
     def restart(self) -> None:
         """Begin with the rows of the store as it is now."""
         rows = self._store.metadata.head.rows
+        self._scattered = False  # whether edges are touched here and there, without what is around
         # The rows linked last, the newest at the end.
         self._lately: UInt32s = np.arange(max(0, rows - LATELY_ROWS), rows).astype(np.uint32)
 
@@ -99,7 +102,7 @@ class Linker:
         self._encode(ids, head)
         while len(ids) and not stop():
             linked = max(0, head.live - len(ids))
-            size = min(BATCH_ROWS, max(FIRST_ROWS, linked // SHARE))
+            size = min(self._most(head), max(FIRST_ROWS, linked // SHARE))
             batch, ids = ids[:size], ids[size:]
             self._link_batch(batch, head)
             if linked + len(batch) >= elected * ELECTION + FIRST_ROWS:
@@ -122,8 +125,8 @@ class Linker:
         """
         edges = self._store.edges.array
         alive = ids[self._store.state.array[ids, DIED] == 0]
-        for start in range(0, len(alive), BATCH_ROWS):
-            batch = alive[start : start + BATCH_ROWS]
+        for start in range(0, len(alive), most := self._most(head)):
+            batch = alive[start : start + most]
             former, degrees = self._targets(edges, batch), edges[batch, DEGREE]
             self._link_batch(batch, head)
             self._link_back(self._view(head), former, np.repeat(batch, degrees))
@@ -137,6 +140,10 @@ class Linker:
         if navigation.due(self._store, linked):
             navigation.make(self._store, self._view(head), partial(link_apart, self._scratches, self._helpers, stop))
 
+    def _most(self, head: Head) -> int:
+        """Rows of a batch at most."""
+        return insert_disk.BATCH_ROWS if by_codes(self._view(head)) else BATCH_ROWS
+
     def _view(self, head: Head) -> View:
         return take_view(self._store, head, NO_IDS)
 
@@ -144,6 +151,9 @@ class Linker:
         view = self._starting_lately(self._view(head))
         settings = view.settings
         shape = _shape(settings)
+        if by_codes(view) != self._scattered and isinstance(self._store.edges, FileSlab):
+            self._scattered = by_codes(view)
+            self._store.edges.read_no_more_than_touched(self._scattered)
         nearest = np.empty((len(batch), min(PEERS, max(1, len(batch) - 1))), np.uint64)
         if len(batch) > 1:
             self._rank(view, batch, nearest)
@@ -154,17 +164,11 @@ class Linker:
         targets = self._targets(view.graph.edges, batch)
         if not len(entries_of(self._store)):
             set_entries(self._store, batch[:1])
+        if by_codes(view):
+            self._by_codes.ask_for(view, np.unique(targets))
         root = int(entries_of(self._store)[0])
-        touched = np.append(targets, np.uint32(root))
-        self._store.edges.note(touched)
-        fresh = batch[view.graph.edges[batch, LIFELINE] == 0]
-        journal = self._store.edges.header[JOURNAL : JOURNAL + 2]
-        vector, step = np.empty(settings.dim, np.float32), max(1, BATCH_ROWS // self._helpers.grain())
-        for start in range(0, len(batch), step):
-            thread_ring(view.rows, view.graph.edges, batch[start : start + step], root, journal, vector)
-            self._helpers.between()
-        if self._store.changes is not None or self._store.disk is not None:
-            self._touch_behind(view, np.concatenate((touched, batch)), fresh)
+        self._store.edges.note(np.append(targets, np.uint32(root)))
+        self._thread(view, batch, root)
         self._link_back(view, np.repeat(batch, view.graph.edges[batch, DEGREE]), targets)
 
     def _starting_lately(self, view: View) -> View:
@@ -190,6 +194,9 @@ class Linker:
         settings = view.settings
         size = settings.update_search_list_cap
         plan = Plan(size, view.beam_width, GEOMETRY, view.tombstones, TO_THE_END, np.float32(1))
+        if by_codes(view):
+            self._put(view, batch, *self._by_codes.choose(view, shape, batch, nearest, plan))
+            return
         room = (TRAIL + 9) * plan.search_list + nearest.shape[1]
         growth = np.zeros(len(batch), np.float32)
         chosen = np.zeros((len(batch), view.graph.edges.shape[1]), np.uint32)
@@ -210,24 +217,32 @@ class Linker:
                 self._scratches.give_asked(view.codes, asked)
 
         self._helpers.run(choose, len(batch), SLICE)
+        self._put(view, batch, chosen, growth)
+
+    def _put(self, view: View, batch: UInt32s, chosen: UInt32s, growth: Float32s) -> None:
+        """Write the edges that were chosen for a batch."""
         # The degree last, since walks go on. Whatever they meet in between are ids of rows.
         view.graph.edges[batch, FIRST_NEIGHBOUR:] = chosen[:, FIRST_NEIGHBOUR:]
         view.graph.edges[batch, DEGREE] = chosen[:, DEGREE]
         note_growth(self._store, growth[growth > 0])
 
-    def _touch_behind(self, view: View, touched: UInt32s, fresh: UInt32s) -> None:
-        """Where a row was threaded behind one that it has no edge to, at the end of a run of equal rows, nobody knows
-        behind which: all count as changed. For disk.slab, which would be written anew, it is looked for.
+    def _thread(self, view: View, batch: UInt32s, root: int) -> None:
+        """Thread a batch onto the ring. Behind which row one comes, beyond the last of a run of equal rows, only the
+        kernel finds: it says so before, so that nothing changes of which nobody is told.
         """
-        edges = view.graph.edges
-        left = set((fresh + np.uint32(1)).tolist()) - set(edges[touched, LIFELINE].tolist())
-        if not left:
-            return
-        self._store.edges.note(slice(0, view.head.rows), vague=True)
-        if self._store.disk is not None:
-            behind = [_behind(edges, lifeline - 1, int(entries_of(self._store)[0])) for lifeline in left]
-            known = all(row >= 0 for row in behind)
-            self._store.disk.stale(np.array(behind, np.uint32) if known else slice(0, view.head.rows))
+        edges, settings = self._store.edges, view.settings
+        journal = edges.header[JOURNAL : JOURNAL + 2]
+        asked = self._store.changes is not None or self._store.disk is not None
+        told = np.full(1, -1 if asked else ANY, np.int64)
+        codes, body = (NO_CODES, 0) if view.codes is None else (view.codes.vectors, view.codes.body)
+        vector, step = np.empty(settings.dim, np.float32), max(1, BATCH_ROWS // self._helpers.grain())
+        for start in range(0, len(batch), step):
+            left = batch[start : start + step]
+            while len(left):
+                done = thread_ring(view.rows, view.graph.edges, left, root, journal, told, vector, codes, body)
+                if len(left := left[done:]):
+                    edges.note(told.astype(np.uint32))
+            self._helpers.between()
 
     @staticmethod
     def _targets(edges: AnyArray, batch: UInt32s) -> UInt32s:
@@ -246,6 +261,9 @@ class Linker:
         np.not_equal(targets[1:], targets[:-1], out=fresh[1:-1])
         starts = np.flatnonzero(fresh) if len(targets) else np.zeros(1, np.int64)
         targets = targets[starts[:-1]]
+        if by_codes(view):
+            self._by_codes.link_back(view, shape, targets, sources, starts)
+            return
 
         def back(start: int, stop: int) -> None:
             bench = workbench(view.settings.dim, 4 * view.graph.edges.shape[1] + BATCH_ROWS)
@@ -254,20 +272,6 @@ class Linker:
             )
 
         self._helpers.run(back, len(targets), 16 * SLICE)
-
-
-def _behind(edges: UInt32s, node: int, root: int) -> int:
-    """Behind which row one was threaded, beyond its first neighbour or the root on the ring; -1 if far from both."""
-    for start in (*edges[node, FIRST_NEIGHBOUR : FIRST_NEIGHBOUR + min(1, edges[node, DEGREE])].tolist(), root):
-        at = start
-        for _ in range(MOST_EQUAL):
-            after = int(edges[at, LIFELINE]) - 1
-            if after == node:
-                return int(at)
-            if after < 0:
-                break
-            at = after
-    return -1
 
 
 def _shape(settings: Settings) -> Shape:

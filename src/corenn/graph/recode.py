@@ -20,7 +20,6 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..errors import CoreNNError
 from ..kernels.codes import AUTO, TRAINED, form_of, product_form
 from ..kernels.rows import decode_rows
 from ..kernels.search import BORN
@@ -310,19 +309,23 @@ class Recoder:
         log.info("no codes tell these vectors apart well enough; walks measure them")
 
     def _begin(self, mode: str, linked: int) -> Generator[None]:
-        """Begin a file of codes, with a codebook where one is needed."""
+        """Begin a file of codes, with a codebook where one is needed. Room for them comes first: to train one takes
+        seconds, again and again where there is none.
+        """
         store, word = self._store, 0
         form = form_of(store.settings, mode)
         if mode in TRAINED:
-            word, self._held = yield from self._train(mode, linked)
-            form = product_form(store.settings.dim, len(store.codebooks[word].starts) - 1)
-        view = self._now()
-        create_draft(store, form.row_bytes)
-        draft = store.draft
-        assert draft is not None
+            form = product_form(store.settings.dim, min(subspaces_for(store, mode, linked), store.settings.dim))
         try:
+            create_draft(store, form.row_bytes)
+            draft = store.draft
+            assert draft is not None
+            draft.reserve(self._now().head.rows)
+            if mode in TRAINED:
+                word, self._held = yield from self._train(mode, form.subspaces)
+            view = self._now()
             draft.reserve(view.head.rows)
-        except CoreNNError:
+        except Exception:
             discard_draft(store)  # what there is no room for leaves that to others
             raise
         header = draft.header
@@ -344,10 +347,8 @@ class Recoder:
         recent: UInt32s = ids[born > np.uint64(since)] if since else NO_IDS
         return recent
 
-    def _train(self, mode: str, linked: int) -> Generator[None, None, tuple[int, UInt32s]]:
-        """Train a codebook by some of the rows, for so many of them, and keep it; returns its word, and rows that were
-        held back from it.
-        """
+    def _train(self, mode: str, subspaces: int) -> Generator[None, None, tuple[int, UInt32s]]:
+        """Train a codebook by some of the rows, and keep it; returns its word, and rows that were held back from it."""
         store, view = self._store, self._now()
         settings, began = view.settings, time.monotonic()
         room = SAMPLE_BYTES
@@ -358,7 +359,7 @@ class Recoder:
         held = ids[:: max(HELD_BACK, len(ids) // COMPARED)]
         ids = np.setdiff1d(ids, held) if len(held) >= FEWEST else ids
         points = yield from self._points(ids)
-        version, subspaces = codebook.next_version(store), subspaces_for(store, mode, linked)
+        version = codebook.next_version(store)
         if self._hurried:
             made = codebook.train(points, subspaces, version, self._helpers, rotated=mode == "opq")
         else:

@@ -7,6 +7,7 @@ import numpy as np
 from ..kernels.codes import Asked, Codes, Form, asked_of, form_in
 from ..kernels.disk import RING, Frame
 from ..kernels.link import Workbench
+from ..kernels.link_disk import CodeBench, EdgeFile
 from ..kernels.rows import Rows, one_row
 from ..kernels.search import ENTERED, TOMBSTONE_ROOM, Plan, Scratch
 from .view import View
@@ -24,6 +25,7 @@ class ScratchPool:
         self._free: dict[Size, list[Scratch]] = {}
         self._asked: dict[Form, list[Asked]] = {}
         self._frames: dict[tuple[int, ...], list[tuple[Rows, Frame]]] = {}
+        self._benches: dict[tuple[int, ...], list[CodeBench]] = {}
 
     def take(self, view: View, plan: Plan, trail: int = 0, room: int = TOMBSTONE_ROOM) -> tuple[Size, Scratch]:
         """A scratch that no other thread uses, to be given back with its size.
@@ -65,6 +67,17 @@ class ScratchPool:
             self._frames.clear()
         self._frames.setdefault(size, []).append((one, frame))
 
+    def take_bench(self, codes: Codes, file: EdgeFile, room: int) -> CodeBench:
+        """Room to link by codes among up to `room` candidates, to be given back."""
+        size = (codes.signs.shape[1], file.words, file.most_width, room)
+        free = self._benches.get(size)
+        return free.pop() if free else _make_bench(*size)
+
+    def give_bench(self, bench: CodeBench) -> None:
+        """Keep it for the next call."""
+        size = (bench.vectors.shape[1], bench.words.shape[1], len(bench.queue), len(bench.ids))
+        self._benches.setdefault(size, []).append(bench)
+
     def give(self, size: Size, scratch: Scratch) -> None:
         """Keep a scratch for the next call."""
         if len(self._free) > self.KEPT:
@@ -90,6 +103,15 @@ def _make_frame(words: int, ring: int, unit: int, beside: int, width: int, k: in
     return Frame(
         np.zeros((1, words), np.uint32), np.zeros((ring, unit), np.uint32), np.zeros(1 + ring, np.int64),
         np.empty(width, np.uint64), np.empty(k, np.uint64), np.empty(beside, np.uint64),
+    )  # fmt: skip
+
+
+def _make_bench(length: int, columns: int, width: int, room: int) -> CodeBench:
+    return CodeBench(
+        candidates=np.empty(room, np.uint64), ids=np.empty(room, np.uint32), alive=np.empty(room, np.uint8),
+        vectors=np.empty((room, length), np.float32), lifts=np.empty(room, np.float32),
+        anchor=np.empty(length, np.float32), origin=np.empty(length, np.float32),
+        words=np.empty((1, columns), np.uint32), queue=np.empty(width, np.uint64),
     )  # fmt: skip
 
 

@@ -121,7 +121,7 @@ def sample_of(view: View, count: int, since: int = 0) -> UInt32s:
     since: only those that were born after a commit, as far as a look at some finds them.
     """
     rows = view.live.rows
-    ids = _evenly(np.arange(rows, dtype=np.uint32), LOOKED_AT * count)
+    ids = np.linspace(0, max(rows - 1, 0), min(rows, LOOKED_AT * count)).astype(np.uint32)
     state = view.live.state[ids]
     alive = (state[:, BORN] - np.uint64(1) < view.live.snapshot) & (state[:, DIED] - np.uint64(1) >= view.live.snapshot)
     if since:

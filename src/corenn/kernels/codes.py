@@ -285,6 +285,43 @@ def _stretch(whole: Any, part: Any) -> Any:
 
 
 @inlined
+def place_among(codes: Any, vector: Any, turned: Any) -> None:
+    """Leave in turned[0] where a vector stands among what `rebuild` makes of codes. turned: float32 (2, length)."""
+    _turn(codes, vector, turned)
+    if turned.shape[1] < codes.dim:
+        stretch = _stretch(_square(vector, codes.dim), _square(turned[0], turned.shape[1]))
+        for i in range(turned.shape[1]):
+            turned[0, i] *= stretch
+
+
+@inlined
+def rebuild(codes: Any, row: Any, out: Any) -> None:
+    """Write what the codes of a row stand for, float32 (length,): rotated, and less the centre, if there are such.
+
+    RaBitQ's are as near to the vector as numbers along them can be, not as long as makes products right.
+    """
+    stored = codes.vectors[row]
+    if codes.books.shape[0] > 0:
+        starts = codes.starts
+        for m in range(starts.shape[0] - 1):
+            for i in range(starts[m], starts[m + 1]):
+                out[i] = codes.books[i, stored[m]]
+        return
+    scale, offset = float_at(codes.vectors, row, codes.body + SCALE), float_at(codes.vectors, row, codes.body + OFFSET)
+    mask, shift = np.int32((1 << codes.bits) - 1), np.int32(0)
+    for start in range(0, out.shape[0], codes.body):
+        part = out[start : min(start + codes.body, out.shape[0])]
+        for i in range(part.shape[0]):
+            part[i] = offset + scale * np.float32((np.int32(stored[i]) >> shift) & mask)
+        shift += np.int32(codes.bits)
+    if codes.signs.shape[0] > 0:
+        length = _square(out, out.shape[0])
+        nearest = float_at(codes.vectors, row, codes.body + SQUARE) / length if length > 0 else np.float32(0)
+        for i in range(out.shape[0]):
+            out[i] *= nearest
+
+
+@inlined
 def aim_codes(codes: Any, query: Any, asked: Any) -> None:
     """Prepare the levels and terms of a query, float32 (dim,) in the graph's geometry."""
     _turn(codes, query, asked.turned)

@@ -17,7 +17,9 @@ from .jit import inlined, kernel
 from .rows import NORM, aim_at, decode, distance, estimates, lift_of, prefetch_row
 from .search import AHEAD, DEGREE, DISTANCES, FIRST_NEIGHBOUR, HOPS, LIFELINE, beam_search, enter, usable
 
+NO_CODES: Bytes = np.zeros((0, 0), np.uint8)
 BEYOND = -2
+ANY = -2  # in `told` of thread_ring: any row may change
 LOSS = 8
 SEARCHES = 2  # for new edges, that a row gets on average while it loses as many edges as it has
 HEIRS = 3  # of a dead row, by which an edge to it is replaced
@@ -52,7 +54,7 @@ def robust_prune(rows: Any, node: Any, alpha: Any, bench: Any, count: Any, row: 
     """
     candidates, alive = bench.candidates, bench.alive
     for i in range(count):
-        alive[i] = not _has(row, chosen, id_of(candidates[i]))
+        alive[i] = not has_edge(row, chosen, id_of(candidates[i]))
     for i in range(count):
         neighbour = id_of(candidates[i])
         if not alive[i] or neighbour == node:
@@ -238,7 +240,7 @@ def link_back(
             prefetch_row(rows, targets[g + 1])
         fresh = 0
         for t in range(start, stop):
-            if not _has(edges[node], degree, sources[t]):
+            if not has_edge(edges[node], degree, sources[t]):
                 sources[start + fresh] = sources[t]
                 fresh += 1
         if degree + fresh <= slots:
@@ -250,7 +252,8 @@ def link_back(
 
 
 @inlined
-def _has(row: Any, degree: Any, wanted: Any) -> Any:
+def has_edge(row: Any, degree: Any, wanted: Any) -> Any:
+    """Whether a row of edges has an id among its first `degree`."""
     for slot in range(FIRST_NEIGHBOUR, FIRST_NEIGHBOUR + degree):
         if row[slot] == wanted:
             return True
@@ -277,18 +280,29 @@ def _prune_row(rows: Any, row: Any, node: Any, degree: Any, live: Any, shape: An
 
 
 @kernel
-def thread_ring(rows: Any, edges: Any, batch: Any, root: Any, journal: Any, vector: Any) -> None:
+def thread_ring(
+    rows: Any, edges: Any, batch: Any, root: Any, journal: Any, told: Any, vector: Any, codes: Any, body: Any
+) -> Any:  # fmt: skip
     """Thread each row of `batch` onto the ring of lifelines, behind its nearest neighbour that is on it.
 
     Sequential. Rows that are equal stand together on the ring: prunes leave one edge among them, and a walk that comes
     to one finds the others along it. journal: uint64 (2,), mapped: the pair in work (plus one), so that a process
-    killed between the two stores is mended by `mend_ring`. vector: float32 (dim,).
+    killed between the two stores is mended by `mend_ring`. told: int64 (1,), one row more, beside those of the batch,
+    their neighbours and the root, of which the caller knows that it may change, or ANY. Where another one has to, it is
+    put there, and nothing is changed from there on. vector: float32 (dim,). codes: uint8 (rows, width), no rows for
+    none; where the first `body` bytes of two differ, their vectors do, and need not be read. Returns how many rows are
+    done.
     """
     for i in range(batch.shape[0]):
         node = np.int64(batch[i])
         if edges[node, LIFELINE] != 0:
             continue
-        behind = _place_on_ring(rows, edges, node, np.int64(root), vector)
+        behind = _place_on_ring(rows, edges, node, np.int64(root), vector, codes, body)
+        if behind < 0:
+            behind = -1 - behind
+            if told[0] != ANY and told[0] != behind:
+                told[0] = behind
+                return i
         if edges[behind, LIFELINE] == 0:
             edges[behind, LIFELINE] = behind + 1  # the first row of all: a ring of one
             if behind == node:
@@ -298,11 +312,14 @@ def thread_ring(rows: Any, edges: Any, batch: Any, root: Any, journal: Any, vect
         edges[node, LIFELINE] = edges[behind, LIFELINE]
         edges[behind, LIFELINE] = node + 1
         journal[0] = np.uint64(0)
+    return batch.shape[0]
 
 
 @inlined
-def _place_on_ring(rows: Any, edges: Any, node: Any, root: Any, vector: Any) -> Any:
-    """Behind an equal row, else behind the nearest one that does not stand within a run of equal rows."""
+def _place_on_ring(rows: Any, edges: Any, node: Any, root: Any, vector: Any, codes: Any, body: Any) -> Any:
+    """Behind an equal row, else behind the nearest one that does not stand within a run of equal rows; where all do,
+    -1 - the last row of a run, which may be no neighbour.
+    """
     first = np.int64(-1)
     for slot in range(FIRST_NEIGHBOUR, FIRST_NEIGHBOUR + np.int64(edges[node, DEGREE])):
         neighbour = np.int64(edges[node, slot])
@@ -310,24 +327,26 @@ def _place_on_ring(rows: Any, edges: Any, node: Any, root: Any, vector: Any) -> 
             continue
         if first < 0:
             first = neighbour
-            if _equal(rows, node, neighbour, vector):
+            if _equal(rows, node, neighbour, vector, codes, body):
                 return neighbour
         after = np.int64(edges[neighbour, LIFELINE]) - 1
-        if after == neighbour or not _equal(rows, neighbour, after, vector):
+        if after == neighbour or not _equal(rows, neighbour, after, vector, codes, body):
             return neighbour
     first = root if first < 0 else first
     start, after = first, np.int64(edges[first, LIFELINE]) - 1
     if after < 0:
         return first
-    decode(rows, start, vector)
-    lift = lift_of(rows, start)
-    while after != start and distance(rows, vector, lift, after) == 0:
+    while after != start and _equal(rows, start, after, vector, codes, body):
         first, after = after, np.int64(edges[after, LIFELINE]) - 1
-    return first
+    return -1 - first
 
 
 @inlined
-def _equal(rows: Any, one: Any, other: Any, vector: Any) -> Any:
+def _equal(rows: Any, one: Any, other: Any, vector: Any, codes: Any, body: Any) -> Any:
+    if codes.shape[0] > 0:
+        for byte in range(body):
+            if codes[one, byte] != codes[other, byte]:
+                return False
     decode(rows, one, vector)
     return distance(rows, vector, lift_of(rows, one), other) == 0
 

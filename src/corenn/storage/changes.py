@@ -44,8 +44,7 @@ class Changes:
     """The numbers of one database. Used by the writer thread only, but for `since` of what `tick` has given."""
 
     def __init__(self, files: Files, folder: Path, database: int) -> None:
-        spec = SlabSpec(NAME, np.dtype(np.uint64), len(COLUMNS) + 1, hard=False, database=database)
-        path = folder / NAME
+        spec, path = _spec(database), folder / NAME
         try:
             self._slab = self._open(files, path, spec)
         except (NewerFormatError, OlderFormatError):
@@ -143,6 +142,21 @@ class _Column:
 
     def scattered(self, blocks: AnyArray) -> None:
         self._changes.mark(self._column, blocks, int(blocks.max()))
+
+
+def _spec(database: int) -> SlabSpec:
+    return SlabSpec(NAME, np.dtype(np.uint64), len(COLUMNS) + 1, hard=False, database=database)
+
+
+def settled_in(files: Files, folder: Path, database: int) -> bool:
+    """Whether all slabs are on the disk as they are, for who keeps no notes."""
+    try:
+        slab = FileSlab(files, folder / NAME, _spec(database), writable=False)
+    except (CoreNNError, OSError):
+        return False
+    settled = bool(slab.header[SETTLED])
+    slab.close()
+    return settled
 
 
 def changed_since(numbers: UInt64s, name: str, clock: int) -> AnyArray:

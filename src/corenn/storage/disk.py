@@ -354,12 +354,12 @@ class DiskRows:
         """Bytes taken on disk."""
         return sum(slab.disk_bytes() for slab in (self.rows, self.slot_slab, self.bits))
 
-    def close(self) -> None:
-        """Release all; arrays handed out stay valid."""
+    def close(self, *, settle: bool = True) -> None:
+        """Release all; arrays handed out stay valid. settle: say on the disk that all of it is there."""
         with ExitStack() as stack:
             for slab in (self.rows, self.slot_slab, self.bits):
                 stack.callback(slab.close)
-            if self._writable:
+            if self._writable and settle:
                 with suppress(CoreNNError):
                     self.settle()
 

@@ -105,6 +105,12 @@ def touch_at_random(memory: mmap.mmap) -> None:
         memory.madvise(mmap.MADV_RANDOM)
 
 
+def touch_as_usual(memory: mmap.mmap) -> None:
+    """Take that back."""
+    if hasattr(mmap, "MADV_NORMAL"):
+        memory.madvise(mmap.MADV_NORMAL)
+
+
 def free_bytes(path: Path) -> int:
     """Bytes that a user without privileges may still write on the file system of a path."""
     found = os.statvfs(path)

@@ -98,6 +98,7 @@ def adopt_draft(store: Store) -> None:
             store.changes.watch(draft)
             draft.note(slice(0, len(draft.array)))
         draft.rename(store.folder / NAME)
+        store.renamed = True  # a loss of power may leave the old file under the name
     store.codes = store.slabs[NAME] = draft
     store.draft = None
     former.header[CODED] = 0  # rows that come from now on have no codes there: no view taken later may count on it

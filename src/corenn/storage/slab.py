@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import mmap
 import os
+import threading
 import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -165,6 +166,7 @@ class FileSlab:
         self._memory: mmap.mmap | None = None
         self._former: list[weakref.ref[mmap.mmap]] = []
         self._stored = self._scarce = False
+        self._giving = threading.Lock()  # what `store` changes is gone if its pages are given back in between
         self.copied: Callable[[UInt32s | slice], None] | None = None  # told of the same by ids
         self._descriptor = files.open(path, writable=writable)
         try:
@@ -204,18 +206,20 @@ class FileSlab:
     def remap(self) -> None:
         """See the file at its present length. A torn row at the end is left out."""
         memory, size = self._map()
-        if self._memory is not None and not self._stored:  # views may go on with it
-            self._former = [each for each in self._former if each() is not None] + [weakref.ref(self._memory)]
-        self._memory = memory
-        self.header = np.frombuffer(memory, np.uint64, count=PAGE // 8)
-        self.array = _view(memory, self.spec, PAGE)
-        self.capacity = (size - PAGE) // self.spec.row_bytes
-        self._mapped, self._stored = size, False
+        with self._giving:
+            if self._memory is not None and not self._stored:  # views may go on with it
+                self._former = [each for each in self._former if each() is not None] + [weakref.ref(self._memory)]
+            self._memory = memory
+            self.header = np.frombuffer(memory, np.uint64, count=PAGE // 8)
+            self.array = _view(memory, self.spec, PAGE)
+            self.capacity = (size - PAGE) // self.spec.row_bytes
+            self._mapped, self._stored = size, False
 
     def newest(self) -> AnyArray:
         """The rows as they are in the file now, apart from `array` and from what `store` has changed there."""
         memory, _ = self._map()
-        self._former.append(weakref.ref(memory))
+        with self._giving:
+            self._former.append(weakref.ref(memory))
         return _view(memory, self.spec, PAGE)
 
     def _map(self) -> tuple[mmap.mmap, int]:
@@ -238,11 +242,14 @@ class FileSlab:
         for row in ids.tolist():
             platform.will_need(self._descriptor, PAGE + row * size, size)
 
-    def read_no_more_than_touched(self) -> None:
-        """From here on a touch brings in one page: where memory is scarce, what is read around it displaces others."""
-        self._scarce = True
-        if self._memory is not None:
-            platform.touch_at_random(self._memory)
+    def read_no_more_than_touched(self, scarce: bool = True) -> None:
+        """From here on a touch brings in one page: where memory is scarce, what is read around it displaces others.
+
+        scarce: False to have the system read around it again.
+        """
+        if scarce != self._scarce and self._memory is not None:
+            (platform.touch_at_random if scarce else platform.touch_as_usual)(self._memory)
+        self._scarce = scarce
 
     def release(self, first: int, stop: int) -> None:
         """Leave nothing of some rows resident in this process. Not for slabs with rows that `store` has changed."""
@@ -250,8 +257,9 @@ class FileSlab:
         start = -(-(PAGE + first * self.spec.row_bytes) // platform.PAGE_BYTES) * platform.PAGE_BYTES
         stop_byte = min(PAGE + stop * self.spec.row_bytes, len(self._memory))
         end = stop_byte // platform.PAGE_BYTES * platform.PAGE_BYTES
-        if start < end and not self._stored:
-            self._memory.madvise(mmap.MADV_DONTNEED, start, end - start)
+        with self._giving:
+            if start < end and not self._stored:
+                self._memory.madvise(mmap.MADV_DONTNEED, start, end - start)
 
     def follow(self) -> None:
         """For a reader: see the file as it is now, but for the pages that `store` has changed since it was mapped.
@@ -263,16 +271,18 @@ class FileSlab:
 
     def let_go(self) -> None:
         """Give the memory of its pages back. What `store` has changed is nowhere else, and is kept."""
-        if self._stored or self._memory is None:
-            return
-        for memory in (self._memory, *(each() for each in self._former)):
-            if memory is not None:
-                platform.let_go(memory)
+        with self._giving:
+            if self._stored or self._memory is None:
+                return
+            for memory in (self._memory, *(each() for each in self._former)):
+                if memory is not None:
+                    platform.let_go(memory)
 
     def store(self, ids: UInt32s, rows: AnyArray) -> None:
         """Change rows in this process only, until `follow` is called."""
-        self._stored = True
-        self.array[ids] = rows
+        with self._giving:
+            self._stored = True
+            self.array[ids] = rows
 
     def reserve(self, rows: int) -> None:
         if rows <= self.capacity:

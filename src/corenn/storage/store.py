@@ -11,7 +11,8 @@ import mmap
 import os
 import secrets
 import shutil
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -43,7 +44,7 @@ from ..kernels.search import FIRST_NEIGHBOUR, Navigation
 from ..types import AnyArray, Bytes, Float32s, Key, UInt32s, UInt64s
 from . import format as fmt
 from .archive import MANIFEST
-from .changes import Changes
+from .changes import Changes, settled_in
 from .commit import NO_IDS, Commit, Head, Metadata, Record, as_runs
 from .disk import Descriptors, DiskRows, remove
 from .encode import STORED, seal_columns, stored_columns
@@ -196,6 +197,7 @@ class Store:
         self, settings: Settings, slabs: dict[str, Any], metadata: Metadata, *, path: Path | None, writable: bool
     ) -> None:
         self.settings = settings
+        self._changing = threading.Lock()  # of the settings, which the writer changes, and a root beside it
         self.path = path
         self.writable = writable
         self.files = Files()
@@ -212,6 +214,7 @@ class Store:
         self.changes: Changes | None = None  # on disk, of the writer
         self.borrowed: list[mmap.mmap] = []  # temporary files that are mapped
         self.beside: list[Store] = []  # what is made to take its place, and lives within the same limit
+        self.renamed = False  # whether codes.slab is another file since the last checkpoint
         self.trusts_codes = True  # whether the file of codes holds what its header says
         self.working = 0  # bytes of anonymous memory that a first load has taken for a while
         self.look: Callable[[], None] = _nothing  # called now and then by what goes over many rows: see Residence
@@ -325,7 +328,11 @@ class Store:
             raise
         store.lock, store.registration = lock, registration
         if mode == "r" and store.metadata.head.commit < int(store.state.header[PUBLISHED]):
-            store.refresh()  # the metadata was read while the writer moved its log
+            try:
+                store.refresh()  # the metadata was read while the writer moved its log
+            except BaseException:
+                store.close()
+                raise
         return store
 
     @classmethod
@@ -381,6 +388,7 @@ class Store:
             keep_settings(folder, stored, files)
         recovered = Recovered()
         slabs: dict[str, Any] = {}
+        store: Store | None = None
         try:
             for name, spec in slab_specs(settings, stored["database"], number).items():
                 spec = as_created(folder / name, spec)
@@ -395,10 +403,21 @@ class Store:
             store.open_disk()
             store._recover(metadata)
         except BaseException:
-            for slab in slabs.values():
-                slab.close()
+            with ExitStack() as stack:
+                for slab in slabs.values():
+                    stack.callback(slab.close)
+                if store is not None:
+                    store._close_beside(stack, settle=False)
             raise
         return store
+
+    def _close_beside(self, stack: ExitStack, *, settle: bool) -> None:
+        """Release what there is beside slabs and metadata. settle: all of these are on the disk."""
+        for other in (self.changes, self.draft):
+            if other is not None:
+                stack.callback(other.close)
+        if self.disk is not None:
+            stack.callback(self.disk.close, settle=settle)
 
     def open_disk(self, *, create: bool = False) -> None:
         """Take up disk.slab if it is there. create: make it anew.
@@ -435,6 +454,11 @@ class Store:
         if self.folder is not None:
             with suppress(CoreNNError):
                 remove(self.files, self.folder)
+
+    def change_settings(self, changes: Mapping[str, Any]) -> None:
+        """Go by other settings from now on, in this handle. Safe for any number of threads: none loses another's."""
+        with self._changing:
+            self.settings = self.settings.changed(changes)
 
     @property
     def folder(self) -> Path | None:
@@ -507,7 +531,7 @@ class Store:
                 raise FormatError(
                     f"{path} is to be lengthened after a restart of the machine; open it for writing once"
                 )
-            slab.reserve(rows)
+            Store._lengthen(slab, rows)
         if len(slab.array) < rows:
             message = f"{path} is truncated: it holds {len(slab.array):,} of {rows:,} rows; run `corenn repair`"
             if not mendable:
@@ -517,8 +541,16 @@ class Store:
             recovered.suspect = recovered.suspect or spec.name == "edges.slab"
             log.warning("%s", message)
             if spec.hard:
-                slab.reserve(rows)
+                Store._lengthen(slab, rows)
         return slab
+
+    @staticmethod
+    def _lengthen(slab: FileSlab, rows: int) -> None:
+        try:
+            slab.reserve(rows)
+        except BaseException:
+            slab.close()
+            raise
 
     # --- recovery -------------------------------------------------------------------------------------------------
 
@@ -531,9 +563,9 @@ class Store:
         head = metadata.head
         durable, boot = metadata.marks()
         restarted = boot != boot_id() and head.commit > 0
-        self.trusts_codes = self.writable or not restarted
+        self.trusts_codes = self.writable or not restarted or self._settled()
         if self.writable and restarted:  # what was not brought to the disk is made again
-            if self.codes is not None:
+            if self.codes is not None and not self._settled():
                 self.codes.header[fmt.CODED] = 0
             discard_draft(self)
         if head.commit > 0 and (durable is None or boot is None) and self.writable:
@@ -565,6 +597,12 @@ class Store:
                     slice(0, head.rows), vague=True
                 )  # who was killed on the way may not have said what it changed
             self.state.write_header(PUBLISHED, head.commit)
+
+    def _settled(self) -> bool:
+        """Whether every slab is on the disk as it is here."""
+        if self.changes is not None:
+            return self.changes.settled
+        return self.folder is not None and settled_in(self.files, self.folder, self.vectors.spec.database)
 
     def _drop_reborn(self) -> None:
         """Link each row once: an id that came in one commit, was freed and came again waits for the last one only."""
@@ -795,6 +833,10 @@ class Store:
             rewrite(self, self.metadata)
         for slab in self.slabs.values():
             self.sync(slab)
+        if self.renamed:
+            assert self.folder is not None
+            self.files.sync_folder(self.folder)
+            self.renamed = False
         self.unsure.clear()
         self._settle_disk()
         if self.changes is not None:
@@ -977,12 +1019,7 @@ class Store:
             if self.lock is not None:
                 stack.callback(os.close, self.lock)
                 self.lock = None
-            if self.changes is not None:
-                stack.callback(self.changes.close)
-            if self.disk is not None:
-                stack.callback(self.disk.close)
-            if self.draft is not None:
-                stack.callback(self.draft.close)
+            self._close_beside(stack, settle=self.fault is None)
             for slab in self.slabs.values():
                 stack.callback(slab.close)
             if self.registration is not None:
