@@ -262,7 +262,7 @@ class Searcher:
             aimed = np.empty((len(queries), view.settings.dim + 1), np.float32)
             aim_batch(view.rows, view.metric, queries, aimed)
         seconds = len(queries) * view.settings.dim * SECONDS_PER_VALUE
-        step = max(64, int(SLICE_SECONDS / 2 / seconds))
+        step = max(64, int(SLICE_SECONDS / 2 / seconds) // self._helpers.grain())
         for start in range(0, len(ids), step):
             part = ids[start : start + step]
             scan(view.rows, view.live, view.metric, aimed, part, heaps, counts)

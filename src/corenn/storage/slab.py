@@ -165,7 +165,7 @@ class FileSlab:
         self.watch: Watch | None = None
         self._memory: mmap.mmap | None = None
         self._former: list[weakref.ref[mmap.mmap]] = []
-        self._stored = self._scarce = False
+        self._stored = self._scarce = self.alone = False
         self._giving = threading.Lock()  # what `store` changes is gone if its pages are given back in between
         self.copied: Callable[[UInt32s | slice], None] | None = None  # told of the same by ids
         self._descriptor = files.open(path, writable=writable)
@@ -230,6 +230,8 @@ class FileSlab:
         memory = self._files.map(self._descriptor, size if self._all else PAGE, self.path, shared=shared)
         if self._scarce:
             platform.touch_at_random(memory)
+        if self.alone:
+            platform.touch_alone(memory)
         return memory, size
 
     def will_need(self, ids: UInt32s) -> None:
@@ -247,6 +249,12 @@ class FileSlab:
         self._scarce = True
         if self._memory is not None:
             platform.touch_at_random(self._memory)
+
+    def map_what_is_touched(self) -> None:
+        """From here on no page comes into this process but by a touch of its own."""
+        self.alone = True
+        if self._memory is not None:
+            platform.touch_alone(self._memory)
 
     def release(self, first: int, stop: int) -> None:
         """Leave nothing of some rows resident in this process. Not for slabs with rows that `store` has changed."""
