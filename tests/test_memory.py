@@ -61,6 +61,7 @@ residence.LEAST, least = 0, residence.LEAST
 life(path + "-small", 12_000, 8 << 20)  # loads what is loaded once
 residence.LEAST = least
 gc.collect()
+give_back_heap()
 with CoreNN.create(path + "-empty", dim=DIM, metric="l2"):
     memory.reset_peak()
     before = memory.resident()
@@ -90,8 +91,9 @@ def test_a_database_larger_than_its_limit_stays_within_it(tmp_path: Path) -> Non
     told = live(tmp_path / "db", LIMIT, 60_000)
     assert told["files"] > 1.2 * LIMIT, "else nothing is tested"
     assert told["given_back"] > 0 and told["limit"] == LIMIT
-    assert told["grown"] <= 1.1 * LIMIT
-    assert told["peak"] <= 2.5 * LIMIT, "what a row that is linked touches between two looks, for each thread"
+    assert told["grown"] <= LIMIT
+    # Elsewhere what a row that is linked touches between two looks, for each thread.
+    assert told["peak"] <= (1.0 if platform.touches_alone() else 2.5) * LIMIT
     assert told["recall"] >= 0.95 and told["ok"] and told["rows"] == 54_000
 
 

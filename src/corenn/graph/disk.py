@@ -17,6 +17,7 @@ import numpy as np
 from ..errors import CoreNNError
 from ..kernels.candidates import VACANT
 from ..kernels.disk import PAGE, SEALS, Disk, cool_rows, index_rows, make_rows, read_rows, unit_of
+from ..kernels.rows import Rows
 from ..kernels.search import BORN, DEGREE, FIRST_NEIGHBOUR, INFO, Live
 from ..storage.commit import NO_IDS
 from ..storage.disk import Descriptors, words_of
@@ -48,6 +49,16 @@ class OnDisk:
     words: int
     files: Descriptors
     vectors: Slab
+
+    def in_order(self, rows: Rows) -> Rows:
+        """The same rows for a scan, with which `release` goes."""
+        if not isinstance(self.vectors, FileSlab):
+            return rows
+        try:
+            vectors = self.vectors.in_order()
+        except (CoreNNError, OSError):  # without a descriptor left, or closed since
+            return rows
+        return rows._replace(vectors=vectors) if len(vectors) >= len(rows.vectors) else rows
 
     def release(self, first: int, stop: int) -> None:
         """Let a scan that has gone over some vectors through the mapping leave nothing of them resident."""

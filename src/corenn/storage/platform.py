@@ -134,6 +134,11 @@ def _userfaults(pid: int) -> int:
     return descriptor
 
 
+def touches_alone() -> bool:
+    """Whether `touch_alone` has an effect here."""
+    return _userfaults(os.getpid()) >= 0
+
+
 def touch_alone(memory: mmap.mmap) -> bool:
     """Have a touch of a mapped file bring the touched page into this process, and nothing around it; False where the
     system offers no way to say so.
