@@ -30,7 +30,7 @@ from corenn.graph import codebook
 from corenn.graph import disk as over_disk
 from corenn.kernels.codes import Form, product_sizes
 from corenn.storage import residence
-from corenn.storage.platform import mapped_bytes, mapped_of
+from corenn.storage.platform import mapped_bytes, mapped_of, touches_alone
 from corenn.storage.residence import Residence
 from tests.conftest import COMPILED, Sample
 from tests.oracle import recall
@@ -272,6 +272,7 @@ import numpy as np
 from corenn import CoreNN
 from corenn.bench import memory
 from corenn.storage import residence
+from corenn.storage.platform import give_back_heap
 from tests.test_memory import DIM, rows_of
 
 path, limit, count = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
@@ -322,6 +323,7 @@ before, residence.LEAST = 0, 0
 work(path + "-small", 12_000, 8 << 20)  # compiles, and loads what is loaded once
 residence.LEAST = 48 << 20
 gc.collect()
+give_back_heap()  # what is freed is nobody's
 before = memory.resident()
 print(before, flush=True)
 sys.stdin.readline()  # until the limit is there
@@ -329,6 +331,10 @@ memory.reset_peak()
 recall = work(path, count, limit)
 print(json.dumps({"recall": recall, "peaks": peaks}), flush=True)
 """
+
+
+# Of the limit, at its highest: never more, where a touch brings in its own page alone.
+MOST = 1.0 if touches_alone() else 1.75
 
 
 @contextmanager
@@ -407,8 +413,8 @@ def test_the_whole_workload_lives_under_an_enforced_limit(tmp_path: Path) -> Non
     told: dict[str, Any] = json.loads(out.splitlines()[-1])
     assert told["recall"] >= 0.95
     peaks = {phase: round(peak / limit, 2) for phase, peak in told["peaks"].items()}
-    assert max(peaks.values()) <= 1.75, peaks
-    assert highest - before <= 1.75 * limit
+    assert max(peaks.values()) <= MOST, peaks
+    assert highest - before <= MOST * limit
 
 
 def ready(child: subprocess.Popen[str]) -> bool:

@@ -16,7 +16,7 @@ import pytest
 from corenn import CoreNN
 from corenn.errors import CapacityError, InvalidSettingError
 from corenn.storage import platform, residence
-from corenn.storage.platform import mapped_bytes
+from corenn.storage.platform import mapped_bytes, mapped_of
 from corenn.storage.rocks import RocksMetadata
 from corenn.storage.rocksdb import Rocks
 from corenn.storage.slab import FileSlab
@@ -61,6 +61,7 @@ residence.LEAST, least = 0, residence.LEAST
 life(path + "-small", 12_000, 8 << 20)  # loads what is loaded once
 residence.LEAST = least
 gc.collect()
+give_back_heap()
 with CoreNN.create(path + "-empty", dim=DIM, metric="l2"):
     memory.reset_peak()
     before = memory.resident()
@@ -90,8 +91,9 @@ def test_a_database_larger_than_its_limit_stays_within_it(tmp_path: Path) -> Non
     told = live(tmp_path / "db", LIMIT, 60_000)
     assert told["files"] > 1.2 * LIMIT, "else nothing is tested"
     assert told["given_back"] > 0 and told["limit"] == LIMIT
-    assert told["grown"] <= 1.1 * LIMIT
-    assert told["peak"] <= 2.5 * LIMIT, "what a row that is linked touches between two looks, for each thread"
+    assert told["grown"] <= LIMIT
+    # Elsewhere what a row that is linked touches between two looks, for each thread.
+    assert told["peak"] <= (1.0 if platform.touches_alone() else 2.5) * LIMIT
     assert told["recall"] >= 0.95 and told["ok"] and told["rows"] == 54_000
 
 
@@ -122,6 +124,47 @@ def test_a_database_in_memory_says_when_it_is_full() -> None:
         with pytest.raises(CapacityError, match=r"memory_limit of 1,000,000; use a database on disk"):
             db.insert(range(1000, 51_000), np.ones((50_000, 8), np.float32))
         assert len(db) == 100 and db.query(np.ones(8, np.float32), k=1)[0].key == 0
+
+
+@needs_proc
+def test_a_touch_brings_in_its_own_page_alone(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(bytes(1 << 24))
+    found = []
+    for alone in (False, True):
+        with path.open("r+b") as file:
+            memory = platform.map_shared(file.fileno(), 1 << 24)
+        if alone and not platform.touch_alone(memory):
+            pytest.skip("the system has no way to say so")
+        for at in range(0, 1 << 24, 1 << 18):
+            assert memory[at] == 0
+        found.append(mapped_of(tmp_path))
+        memory[5] = 7
+        memory.close()
+    assert found[1] == (1 << 6) * platform.PAGE_BYTES <= found[0]
+    assert path.read_bytes()[:6] == bytes([0, 0, 0, 0, 0, 7]), "writing goes on as ever"
+
+
+@needs_proc
+def test_a_scan_leaves_no_more_than_the_limit_behind_on_its_way(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By count, not by chance: what is resident is looked at in the middle of it."""
+    monkeypatch.setattr(residence, "LEAST", 0)
+    monkeypatch.setattr(residence, "LOOK_SECONDS", 0.0)
+    limit, rows, seen = 6 << 20, rows_of(20_000), []
+    with CoreNN.build(tmp_path / "db", range(20_000), rows, dim=DIM, metric="l2", compression_mode="none") as db:
+        db.configure(memory_limit=limit)
+        look = db._residence.look
+
+        def looked() -> None:
+            seen.append(db._residence.mapped())
+            look()
+
+        db._helpers.between = looked
+        for count in (1, 8):
+            assert len(db.query(rows[:count], k=5, exact=True)) == count
+        assert len(seen) > 10 and max(seen) <= 1.7 * limit
 
 
 @needs_proc

@@ -317,14 +317,17 @@ class Calibrator:
             if view.metric != IP:
                 aimed = np.empty((stop - start, view.settings.dim + 1), np.float32)
                 aim_batch(view.rows, view.metric, sample.queries[start:stop], aimed)
-            step = max(64, int(SLICE_SECONDS / ((stop - start) * view.settings.dim * SECONDS_PER_VALUE)))
+            step = int(SLICE_SECONDS / ((stop - start) * view.settings.dim * SECONDS_PER_VALUE))
+            step = max(64, step // self._helpers.grain())
+            stored = view.rows if view.disk is None else view.disk.in_order(view.rows)
             for first in range(0, view.live.rows, step):
                 rows = np.arange(first, min(first + step, view.live.rows), dtype=np.uint32)
                 if len(view.pending):
                     rows = rows[~np.isin(rows, view.pending)]
-                scan(view.rows, view.live, view.metric, aimed, rows, heaps, counts)
+                scan(stored, view.live, view.metric, aimed, rows, heaps, counts)
                 if view.disk is not None:
                     view.disk.release(first, first + step)
+                self._helpers.between()
                 yield
             found = unpacked(np.sort(heaps, axis=1), view.live.rows)
             own = found.ids == sample.ids[start:stop, None]

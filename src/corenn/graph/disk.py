@@ -19,7 +19,7 @@ from ..kernels.candidates import VACANT
 from ..kernels.codes import asked_of, form_in
 from ..kernels.disk import PAGE, SEALS, Disk, cool_rows, index_rows, make_rows, read_rows, unit_of
 from ..kernels.pack import Packer, pack_rows
-from ..kernels.rows import one_row
+from ..kernels.rows import Rows, one_row
 from ..kernels.search import BORN, DEGREE, FIRST_NEIGHBOUR, INFO, Live
 from ..storage.commit import NO_IDS
 from ..storage.disk import Descriptors, words_of
@@ -53,6 +53,16 @@ class OnDisk:
     words: int
     files: Descriptors
     vectors: Slab
+
+    def in_order(self, rows: Rows) -> Rows:
+        """The same rows for a scan, with which `release` goes."""
+        if not isinstance(self.vectors, FileSlab):
+            return rows
+        try:
+            vectors = self.vectors.in_order()
+        except (CoreNNError, OSError):  # without a descriptor left, or closed since
+            return rows
+        return rows._replace(vectors=vectors) if len(vectors) >= len(rows.vectors) else rows
 
     def release(self, first: int, stop: int) -> None:
         """Let a scan that has gone over some vectors through the mapping leave nothing of them resident."""

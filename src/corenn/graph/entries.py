@@ -2,28 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 
 from ..kernels.rows import decode_rows
 from ..kernels.search import LIFELINE
+from ..storage.commit import NO_IDS
 from ..storage.format import MAX_ENTRIES
 from ..types import Float64s, UInt32s
 from .view import View
 
 ENTRIES = 16
 SAMPLE = 1024
+BLOCK_ROWS = 1 << 13  # whose edges are looked at at once: a few megabytes
 EQUAL = 1e-12  # share of the squares that a difference loses to rounding
 COLLAPSE = 0.15  # of the spread that twice as many candidates leave where each cluster has got one
 COVERED = 1.25  # times that, at which all clusters are taken to have one
 
 
-def elect(view: View) -> UInt32s:
+def elect(view: View, between: Callable[[], None] = lambda: None) -> UInt32s:
     """A sampled medoid first, then rows far from each other, so that each far cluster has an entry of its own.
 
     The spread is k-means++ seeding (Arthur & Vassilvitskii 2007) on an even sample of the live rows; the same rows give
-    the same entries.
+    the same entries. between: called while all rows are gone over, for what that makes resident.
     """
-    alive = linked_rows(view)
+    alive = linked_rows(view, between)
     if not len(alive):
         return view.graph.entries
     sample = alive[np.linspace(0, len(alive) - 1, min(SAMPLE, len(alive))).astype(np.int64)]
@@ -44,11 +48,15 @@ def elect(view: View) -> UInt32s:
     return sample[chosen[: _enough(spread)]]
 
 
-def linked_rows(view: View) -> UInt32s:
-    """The ids of the live rows that are in the graph, ascending."""
-    state = view.live.state[: view.live.rows]
-    linked = view.graph.edges[: view.live.rows, LIFELINE] != 0
-    return np.flatnonzero(linked & (state[:, 0] != 0) & (state[:, 1] == 0)).astype(np.uint32)
+def linked_rows(view: View, between: Callable[[], None] = lambda: None) -> UInt32s:
+    """The ids of the live rows that are in the graph, ascending. between: see `elect`."""
+    found = [NO_IDS]
+    for start in range(0, view.live.rows, BLOCK_ROWS):
+        state = view.live.state[start : min(start + BLOCK_ROWS, view.live.rows)]
+        linked = view.graph.edges[start : start + len(state), LIFELINE] != 0
+        found.append((start + np.flatnonzero(linked & (state[:, 0] != 0) & (state[:, 1] == 0))).astype(np.uint32))
+        between()
+    return np.concatenate(found)
 
 
 def _distances(rows: Float64s, squares: Float64s, one: int) -> Float64s:

@@ -135,7 +135,7 @@ class Linker:
         """Choose the entries anew among the rows that are linked, about `linked` in number, and draw the sample anew
         where that is due, unless `stop` becomes true.
         """
-        set_entries(self._store, elect(self._view(head)))
+        set_entries(self._store, elect(self._view(head), self._helpers.between))
         self._store.edges.header[ELECTED] = linked
         if navigation.due(self._store, linked):
             navigation.make(self._store, self._view(head), partial(link_apart, self._scratches, self._helpers, stop))

@@ -262,10 +262,11 @@ class Searcher:
             aimed = np.empty((len(queries), view.settings.dim + 1), np.float32)
             aim_batch(view.rows, view.metric, queries, aimed)
         seconds = len(queries) * view.settings.dim * SECONDS_PER_VALUE
-        step = max(64, int(SLICE_SECONDS / 2 / seconds))
+        step = max(64, int(SLICE_SECONDS / 2 / seconds) // self._helpers.grain())
+        rows = view.rows if view.disk is None else view.disk.in_order(view.rows)
         for start in range(0, len(ids), step):
             part = ids[start : start + step]
-            scan(view.rows, view.live, view.metric, aimed, part, heaps, counts)
+            scan(rows, view.live, view.metric, aimed, part, heaps, counts)
             if view.disk is not None:
                 view.disk.release(int(part[0]), int(part[-1]) + 1)
             self._helpers.between()

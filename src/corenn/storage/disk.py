@@ -13,7 +13,6 @@ Used by the writer thread, but for what kernels read, and for `Descriptors`.
 from __future__ import annotations
 
 import logging
-import os
 import weakref
 from contextlib import ExitStack, suppress
 from pathlib import Path
@@ -72,7 +71,7 @@ class Descriptors:
             StorageError: also if another file has taken the place of one.
         """
         self.numbers: list[int] = []
-        self._finalizer = weakref.finalize(self, _close_all, self.numbers)
+        self._finalizer = weakref.finalize(self, _close_all, files, self.numbers)
         # At the end of the process threads may still read by these numbers, which must not become those of other files.
         self._finalizer.atexit = False
         for slab in slabs:
@@ -82,9 +81,9 @@ class Descriptors:
             platform.read_at_random(self.numbers[-1])
 
 
-def _close_all(numbers: list[int]) -> None:
+def _close_all(files: Files, numbers: list[int]) -> None:
     for number in numbers:
-        os.close(number)
+        files.close(number)
 
 
 class DiskRows:

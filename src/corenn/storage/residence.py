@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, ClassVar
 
 from ..errors import CoreNNError, InvalidSettingError
-from .platform import let_go, mapped_bytes, mapped_of
+from .platform import give_back_heap, let_go, mapped_bytes, mapped_of
 from .rocks import RocksMetadata
 from .slab import FileSlab
 
@@ -40,7 +40,7 @@ LARGE = ("vectors.slab", "edges.slab", "disk.slab", "seals.slab")
 
 
 class Residence:
-    """The mapped pages of one database. Safe for any number of threads: whoever looks first gives back.
+    """The mapped pages of one database. Safe for any number of threads: whoever looks first gives back, others wait.
 
     The system tells cheaply how many pages of files the whole process has, and at some cost whose they are. So what
     others have, such as libraries and other databases, is kept as one number, counted anew now and then. It is not to
@@ -53,7 +53,7 @@ class Residence:
         self._store = store
         self._others = mapped_bytes()
         self._next = self._count_next = math.inf
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a signal handler may query in the middle of a look
         self.given_back = 0
         self.renew()
         if store.path is not None:
@@ -93,6 +93,8 @@ class Residence:
 
     def count(self) -> int:
         """The same, counted: some milliseconds. 0 for a database in memory, and where it cannot be told."""
+        if self.limit:
+            give_back_heap()
         before = mapped_bytes()
         own = 0 if self._store.path is None else mapped_of(self._store.path)
         after = mapped_bytes()
@@ -133,11 +135,18 @@ class Residence:
 
         None of that fails for it: where the system does not tell, as without a descriptor left, it is tried later.
         """
-        now = time.perf_counter()
-        if now < self._next or not self._lock.acquire(blocking=False):
+        if time.perf_counter() < self._next:
             return
+        with self._lock:  # who went on while another one looks would bring in more than that one gives back
+            if time.perf_counter() >= self._next:
+                self._look()
+
+    def _look(self) -> None:
         try:
-            if now >= self._count_next:
+            for _, slab in list(self._slabs()):
+                if not slab.alone:
+                    slab.map_what_is_touched()
+            if time.perf_counter() >= self._count_next:
                 self.count()
             # Codes and states are given back for want of nothing but themselves: they would come again at once.
             for large, part in ((True, 1 - RESERVE), (False, 1.0)):
@@ -148,8 +157,6 @@ class Residence:
         except (OSError, CoreNNError):
             log.debug("it cannot be told what is resident", exc_info=True)
             self._next = time.perf_counter() + COUNT_SECONDS
-        finally:
-            self._lock.release()
 
     def leave(self) -> None:
         """Give everything back: what a closed database has mapped stays as long as anybody holds an array of it."""
@@ -164,15 +171,18 @@ class Residence:
         kept = (*self._store.hot, self._store.navigation.ids, self._store.navigation.edges)
         return self._store.metadata.memory_bytes() + self._store.working + sum(array.nbytes for array in kept)
 
+    def _slabs(self) -> Iterator[tuple[str, FileSlab]]:
+        """The mapped files, by the name of what they hold."""
+        for store in (self._store, *self._store.beside):
+            for name, slab in (*store.slabs.items(), ("draft", store.draft)):
+                if isinstance(slab, FileSlab):
+                    yield name, slab
+
     def _give_back(self, *, large: bool) -> None:
         before = mapped_bytes()
-        for store in (self._store, *self._store.beside):
-            held = [slab for name, slab in list(store.slabs.items()) if (name in LARGE) == large]
-            if not large and store.draft is not None:
-                held.append(store.draft)
-            for slab in held:
-                if isinstance(slab, FileSlab):
-                    slab.let_go()
+        for name, slab in list(self._slabs()):
+            if (name in LARGE) == large:
+                slab.let_go()
         if large:
             for memory in self._store.borrowed:
                 let_go(memory)
