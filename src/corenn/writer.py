@@ -21,7 +21,15 @@ from typing import Any
 import numpy as np
 
 from .config import Settings
-from .errors import ClosedError, CoreNNError, DiskFullError, DuplicateKeyError, KeyNotFoundError, ReadOnlyError
+from .errors import (
+    ClosedError,
+    CoreNNError,
+    DiskFullError,
+    DuplicateKeyError,
+    KeyNotFoundError,
+    ReadOnlyError,
+    StorageError,
+)
 from .graph.bulk import Progress
 from .graph.calibrate import Calibrator
 from .graph.disk import STEP_ROWS, Spiller
@@ -52,6 +60,7 @@ IDLE_SECONDS = 1.0  # without a request, after which dead rows are taken out and
 SPILLED_PER_CHANGE = 32  # rows of disk.slab written for each row that comes or goes, while many are behind; see `owed`
 RECODED_SHARE = 0.25  # of the time that a commit takes, after it, for making other codes
 MOST_OWED = 0.05  # seconds of it that may have gathered while nothing could be done, which one commit then waits for
+RETRY_SECONDS = 60.0  # after a failure to link many rows at once, such as a full disk
 MENDED_PER_CHANGE = 32  # rows whose edges are looked at for each row that comes or goes, while a pass is worth it
 
 
@@ -210,6 +219,7 @@ class Writer:
         self._since_checkpoint = [0, 0]  # rows, commits
         self._checkpointed = 0  # the commit at which the last one was made
         self._loading = False  # whether rows wait to be linked all at once
+        self._link_later = 0.0  # the time before which that is not tried again
         self._job: tuple[Job, Generator[None]] | None = None
         self.looking: set[object] = set()  # tokens of queries that look up keys or payloads in a view
         self._former: list[tuple[set[object], Callable[[], None]]] = []  # see `release_former`
@@ -218,6 +228,8 @@ class Writer:
         for _, ids in self._backlog:
             self._raise_radius(ids)  # who committed them may have been killed before
         self.view = self._take()
+        if not linker.in_bulk(self._waiting):
+            linker.parts.discard()  # of a load that is linked
         self.recoder.settle()
         recoding = self.recoder.rest(self.view) is not None
         if self._backlog or recoding or calibrator.due(self.view) or spiller.due(calm=True):
@@ -323,7 +335,13 @@ class Writer:
     def _idle(self) -> None:
         """Go on with what nobody waits for."""
         if self._may_link():
-            self._link_backlog()
+            try:
+                self._link_backlog(pause=lambda: bool(self._queue))
+            except (DiskFullError, StorageError) as error:
+                if not self.linker.in_bulk(self._waiting):
+                    raise
+                log.warning("%s; it is tried again, and until then %d rows are found by a scan", error, self._waiting)
+                self._link_later = time.monotonic() + RETRY_SECONDS
         elif self._recoding() == 0:
             self._recode()
         elif self._may_mend(calm=True):
@@ -335,6 +353,7 @@ class Writer:
 
     def _may_link(self) -> bool:
         waits = self._loading or self.store.recovered.suspect  # edges that may lead anywhere are mended first
+        waits = waits or time.monotonic() < self._link_later
         return bool(self._backlog) and self.store.fault is None and not waits
 
     def _may_mend(self, *, calm: bool) -> bool:
@@ -375,8 +394,9 @@ class Writer:
             return IDLE_SECONDS
         upkeep = self._may_mend(calm=True) or self._may_spill(calm=True)
         busy = self.store.fault is None and (upkeep or self.calibrator.due(self.view))
-        if not busy and self.store.fault is None and (left := self.spiller.failed_for()):
-            return left
+        failed = self.spiller.failed_for(), self._link_later - time.monotonic() if self._backlog else 0.0
+        if not busy and self.store.fault is None and max(failed) > 0:
+            return min(left for left in failed if left > 0)
         return 0.0 if busy else None
 
     def _next_requests(self) -> list[Request]:
@@ -489,7 +509,8 @@ class Writer:
             self._raise_radius(commit.ids)
             fresh = commit.ids[self.store.state.array[commit.ids, 1] == 0]
             left = fresh
-            if not (self._loading and self.linker.empty):
+            # Where nothing is linked yet, rows wait for those that are to be linked all at once.
+            if not (self.linker.empty and (self._loading or self.linker.in_bulk(self._waiting))):
                 left = self._link(fresh, head, lambda: self._closing or any(write.interrupted for write in writes))
             if len(left):
                 self._backlog.append((commit.number, left))
@@ -537,7 +558,13 @@ class Writer:
     def _link(self, ids: UInt32s, head: Head, stop: Callable[[], bool]) -> UInt32s:
         """Link committed rows. Whatever goes wrong here, they stay committed: queries scan what is not linked."""
         try:
-            return self.linker.link(ids, head, stop)
+            return self.linker.link(ids, head, stop, linked=self._linked_at_once)
+        except (DiskFullError, StorageError) as error:
+            if not self.linker.in_bulk(len(ids)):
+                self.store.fault = error
+            log.warning("rows %d to %d wait to be linked: %s", ids[0], ids[-1], error)
+            self._link_later = time.monotonic() + RETRY_SECONDS
+            return ids
         except Exception as error:
             log.exception("rows %d to %d are committed but could not be linked", ids[0], ids[-1])
             self.store.fault = error
@@ -563,13 +590,41 @@ class Writer:
         """Every commit up to this one is linked."""
         return self._backlog[0][0] - 1 if self._backlog else self.store.metadata.head.commit
 
-    def _link_backlog(self, progress: Progress | None = None) -> None:
-        """Link a part of the oldest commit that waits, or everything where nothing is linked yet."""
-        if self.linker.in_bulk(sum(len(ids) for _, ids in self._backlog)):
+    @property
+    def _waiting(self) -> int:
+        """Rows in the backlog."""
+        return sum(len(ids) for _, ids in self._backlog)
+
+    def _linked_at_once(self, left: UInt32s) -> None:
+        """Rows that were committed just now are in the graph: whoever opens after a kill need not link them again."""
+        if not len(left):
+            self.store.mark_linked(self._linked_commit())
+
+    def _keep_waiting(self, left: UInt32s) -> None:
+        """Of the backlog only these wait still."""
+        there = np.zeros(self.store.metadata.head.rows, np.bool_)
+        there[left] = True
+        self._backlog = [(number, ids[there[ids]]) for number, ids in self._backlog if there[ids].any()]
+        self.publish()
+
+    def _link_backlog(
+        self, progress: Progress | None = None, *, stop: Callable[[], bool] = lambda: False,
+        pause: Callable[[], bool] = lambda: False,
+    ) -> None:  # fmt: skip
+        """Link a part of the oldest commit that waits, or everything where nothing is linked yet.
+
+        stop: whether to end as soon as that goes. pause: whether to end between two parts, the next time to go on.
+
+        Raises:
+            DiskFullError, StorageError: there is no room to link everything; the rows wait still.
+        """
+        if self.linker.in_bulk(self._waiting):
             waiting = np.concatenate([ids for _, ids in self._backlog])
-            if not len(self.linker.link(waiting, self.store.metadata.head, lambda: self._closing, progress)):
-                self._backlog = []
-            self.publish()
+            left = self.linker.link(
+                waiting, self.store.metadata.head, lambda: self._closing or stop(), progress, pause=pause,
+                linked=self._keep_waiting,
+            )  # fmt: skip
+            self._keep_waiting(left)
             return
         number, ids = self._backlog[0]
         batch, rest = ids[:IDLE_ROWS], ids[IDLE_ROWS:]
@@ -608,7 +663,11 @@ class Writer:
     def checkpoint(self) -> None:
         """Link what waits and bring everything to the disk. Called in the writer thread."""
         self._resume_after_fault()
-        self.link_waiting(lambda: self._closing)
+        try:
+            self.link_waiting(lambda: self._closing)
+        except (DiskFullError, StorageError):
+            self._checkpoint()  # rows that cannot be linked now are on the disk all the same
+            raise
         self._checkpoint()
 
     def begin_copy(self) -> Cut:
@@ -687,11 +746,21 @@ class Writer:
         """Let rows wait from now on, if none is linked yet. Called in the writer thread."""
         self._loading = True
 
-    def finish_loading(self, progress: Progress | None) -> None:
-        """Link the rows that have waited. Called in the writer thread."""
+    def finish_loading(self, progress: Progress | None, stop: Callable[[], bool] = lambda: False) -> None:
+        """Link the rows that have waited, unless `stop` becomes true: the rest is left to the background.
+
+        Called in the writer thread.
+
+        Raises:
+            DiskFullError, StorageError: there is no room for that. It is tried again in the background.
+        """
         self._loading = False
-        while self._backlog and not self._closing and self.store.fault is None:
-            self._link_backlog(progress)
+        try:
+            while self._backlog and not self._closing and not stop() and self.store.fault is None:
+                self._link_backlog(progress, stop=stop)
+        except (DiskFullError, StorageError):
+            self._link_later = time.monotonic() + RETRY_SECONDS
+            raise
 
     def relink(self, ids: UInt32s) -> None:
         """Give rows new edges. Called in the writer thread."""
