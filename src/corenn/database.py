@@ -18,9 +18,9 @@ from typing import Any, Literal, NoReturn, overload
 import numpy as np
 
 from . import copies, inputs, repair
-from .build import Load, encode_vectors
+from .build import Load, encode_vectors, kept_bytes
 from .compact import Compaction
-from .config import MAX_K, Settings
+from .config import MAX_K, MAX_ROWS, Settings
 from .errors import (
     ClosedError,
     CoreNNError,
@@ -36,10 +36,11 @@ from .errors import (
 from .graph import codebook, navigation
 from .graph.bulk import Progress
 from .graph.calibrate import SAMPLES, Calibrator, Choice
-from .graph.codes import chosen_mode, least_code_bytes
+from .graph.codes import chosen_mode
 from .graph.disk import Spiller
 from .graph.insert import Linker
 from .graph.mend import Mender
+from .graph.meter import Meter
 from .graph.query import DISTANCES, FOUND, HOPS, PAGES, Answers, Searcher, scans
 from .graph.scratch import ScratchPool
 from .graph.threads import Helpers
@@ -48,7 +49,6 @@ from .kernels.rows import NORM, decode_rows
 from .storage.commit import CURVES, NO_IDS
 from .storage.draft import folder_draft
 from .storage.files import Files
-from .storage.format import CODED
 from .storage.keys import KeyColumn, KeyTable, unpack_key, unpack_keys
 from .storage.platform import require_supported, resident_bytes
 from .storage.readers import Snapshots
@@ -93,12 +93,13 @@ class CoreNN:
         self._searcher = Searcher(scratches, self._helpers)
         navigation.load(store)
         codebook.load(store)
-        self._residence.check(_kept_bytes(store))
+        self._residence.check(kept_bytes(store))
         self._calibrator = Calibrator(self._searcher, self._helpers, store.metadata.soft(CURVES))
         self._snapshots = Snapshots(store.path, Files())
         self._beside_queries = self._helpers.beside(self._snapshots.asked)
         linker = Linker(store, scratches, self._beside_queries)
         self._writer: Writer | None = None
+        self._meter: Meter | None = None  # of a load that comes in
         if store.writable:
             mender = Mender(store, linker, self._beside_queries)
             self._writer = Writer(store, linker, mender, Spiller(store), self._calibrator, self._snapshots)
@@ -211,16 +212,16 @@ class CoreNN:
             load.run(store, progress)
             return cls(store, "rw")
         folder, files = as_path(path), Files()
-        with folder_draft(folder, files) as draft:
-            Store.create(draft, chosen, files)
-            store = Store.open(draft, "rw", files)
+        with folder_draft(folder, files, lambda: load.kept > 0) as draft:
             try:
-                residence = Residence(store)
-                residence.check(len(load) * store.state.spec.row_bytes)
-                load.run(store, progress)
-                residence.check(_kept_bytes(store))
-            finally:
-                store.close()
+                load.make(draft, chosen, files, progress)
+            except BaseException as error:
+                if load.kept:
+                    error.add_note(
+                        f"{load.kept} parts of the rows are linked already, and kept in {draft.parent}; the same call "
+                        "goes on there. Remove that folder to give them up"
+                    )
+                raise
         return cls._over(Store.open(folder, "rw", files))
 
     @classmethod
@@ -272,20 +273,31 @@ class CoreNN:
         self._write_rows("insert", keys, vectors, payloads, scales, zero_points)
 
     @contextmanager
-    def loading(self, progress: Progress | None = None) -> Iterator[None]:
+    def loading(self, progress: Progress | None = None, *, rows: int | None = None) -> Iterator[None]:
         """While a first load comes in many inserts, let its rows wait, and link all of them in bulk at the end.
 
         Each insert is committed and found by queries, which scan what waits, when its call returns. With rows that are
-        linked already there is nothing to gain, and it changes nothing. progress: see `build`.
+        linked already there is nothing to gain, and they are linked as they come. Cut off at the end, by Ctrl-C,
+        `close` or a kill, linking goes on in the background, here or when the database is next opened; within
+        `memory_limit`, with the part at which it was. progress: see `build`. rows: how many are to come, if that is
+        known: what they take is told from the first on.
+
+        Raises:
+            DiskFullError: before anything, if the disk has no room for `rows`; at the end, if it has none for what
+            linking takes on the way: the rows are there, and wait for it.
         """
         writer = self._needs_writer()
-        writer.submit(Task(writer.start_loading))
+        expected = None if rows is None else inputs.as_count(rows, "rows", MAX_ROWS)
+        meter = self._meter = writer.submit(Task(lambda: writer.start_loading(progress, expected)))
         try:
             yield
         except BaseException:
-            writer.schedule(Task(lambda: writer.finish_loading(None)))
+            writer.schedule(Task(lambda: writer.finish_loading(None, lambda: True)))
             raise
-        writer.submit(Task(lambda: writer.finish_loading(progress)))
+        finally:
+            self._meter = None
+        finish = Task(lambda: writer.finish_loading(meter, lambda: finish.interrupted))
+        writer.submit(finish)
 
     def upsert(
         self, keys: Sequence[Key], vectors: Any, payloads: Sequence[Payload | None] | None = None, *,
@@ -323,6 +335,8 @@ class CoreNN:
         texts = inputs.as_payloads(payloads, len(checked))
         if checked:
             writer.submit(Write(kind, checked, encoded, texts))
+            if (meter := self._meter) is not None:
+                meter.note(len(checked))
 
     # --- reading ---------------------------------------------------------------------------------------------------
 
@@ -552,7 +566,7 @@ class CoreNN:
         writer = self._needs_writer()
         changed = self._store.settings.changed(changes)
         if "memory_limit" in changes:
-            self._residence.check(_kept_bytes(self._store), changed.memory_limit)
+            self._residence.check(kept_bytes(self._store), changed.memory_limit)
         writer.submit(Task(lambda: writer.configure(changes)))
         self._residence.renew()
 
@@ -916,12 +930,6 @@ class _Keys(KeysView[Key]):
 
     def __repr__(self) -> str:
         return f"<keys of {len(self):,} rows>"
-
-
-def _kept_bytes(store: Store) -> int:
-    """What a walk looks up at random for every row: its code and its state."""
-    codes = 0 if store.codes is None else int(store.codes.header[CODED]) * least_code_bytes(store)
-    return codes + int(store.metadata.head.rows * store.state.spec.row_bytes)
 
 
 def _record(key: Key, vector: AnyArray, payload: bytes | None) -> Record:

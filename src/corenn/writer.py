@@ -35,6 +35,7 @@ from .graph.calibrate import Calibrator
 from .graph.disk import STEP_ROWS, Spiller
 from .graph.insert import Linker
 from .graph.mend import Mender
+from .graph.meter import Meter, room_for
 from .graph.recode import STEP_SECONDS
 from .graph.view import View, norms_of, radius_of, raise_radius, take_view
 from .storage.commit import CURVES, NO_IDS, Commit, Head
@@ -609,21 +610,26 @@ class Writer:
 
     def _link_backlog(
         self, progress: Progress | None = None, *, stop: Callable[[], bool] = lambda: False,
-        pause: Callable[[], bool] = lambda: False,
+        pause: Callable[[], bool] = lambda: False, linked: Callable[[], None] = lambda: None,
     ) -> None:  # fmt: skip
         """Link a part of the oldest commit that waits, or everything where nothing is linked yet.
 
         stop: whether to end as soon as that goes. pause: whether to end between two parts, the next time to go on.
+        linked: called when everything is, before what is there only on the way is removed.
 
         Raises:
             DiskFullError, StorageError: there is no room to link everything; the rows wait still.
         """
         if self.linker.in_bulk(self._waiting):
             waiting = np.concatenate([ids for _, ids in self._backlog])
+
+            def note(left: UInt32s) -> None:
+                self._keep_waiting(left)
+                linked()
+
             left = self.linker.link(
-                waiting, self.store.metadata.head, lambda: self._closing or stop(), progress, pause=pause,
-                linked=self._keep_waiting,
-            )  # fmt: skip
+                waiting, self.store.metadata.head, lambda: self._closing or stop(), progress, pause=pause, linked=note
+            )
             self._keep_waiting(left)
             return
         number, ids = self._backlog[0]
@@ -742,11 +748,27 @@ class Writer:
         """Whether the thread is about to end."""
         return self._closing
 
-    def start_loading(self) -> None:
-        """Let rows wait from now on, if none is linked yet. Called in the writer thread."""
-        self._loading = True
+    def start_loading(self, progress: Progress | None, rows: int | None) -> Meter:
+        """Let rows wait from now on, if none is linked yet. rows: how many are to come. Called in the writer thread.
 
-    def finish_loading(self, progress: Progress | None, stop: Callable[[], bool] = lambda: False) -> None:
+        Raises:
+            DiskFullError: if there is no room for them.
+        """
+        store, linker = self.store, self.linker
+        if rows is None or store.folder is None:
+            self._loading = True
+            return Meter(store, progress, linker.kind(rows or 0), 0, rows)
+        more = room_for(store, rows, linker.beside_bytes(rows + self._waiting), exact=False)
+        free = store.files.free_bytes(store.folder)
+        if free < more:
+            raise DiskFullError(
+                f"to load {rows:,} rows takes up to {more:,} bytes of disk, and {free:,} are free; make room for "
+                f"{more - free:,} more"
+            )
+        self._loading = True
+        return Meter(store, progress, linker.kind(rows), store.disk_bytes() + more, rows)
+
+    def finish_loading(self, meter: Meter | None, stop: Callable[[], bool] = lambda: False) -> None:
         """Link the rows that have waited, unless `stop` becomes true: the rest is left to the background.
 
         Called in the writer thread.
@@ -755,9 +777,16 @@ class Writer:
             DiskFullError, StorageError: there is no room for that. It is tried again in the background.
         """
         self._loading = False
+        if meter is not None and self._backlog:
+            meter.link(self.linker.kind(self._waiting), self.linker.beside_bytes(self._waiting))
         try:
             while self._backlog and not self._closing and not stop() and self.store.fault is None:
-                self._link_backlog(progress, stop=stop)
+                if meter is None:
+                    self._link_backlog(stop=stop)
+                else:
+                    self._link_backlog(meter.tell, stop=stop, linked=meter.look)
+            if meter is not None and not self._backlog:
+                meter.finish(meter.rows)
         except (DiskFullError, StorageError):
             self._link_later = time.monotonic() + RETRY_SECONDS
             raise

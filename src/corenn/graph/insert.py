@@ -21,7 +21,7 @@ from ..storage.commit import NO_IDS, Head
 from ..storage.format import ELECTED, JOURNAL
 from ..storage.store import Store
 from ..types import AnyArray, UInt32s
-from . import bulk, navigation, parts
+from . import bulk, meter, navigation, parts
 from .bulk import Builder
 from .codes import Coder
 from .entries import elect
@@ -77,6 +77,12 @@ class Linker:
     def empty(self) -> bool:
         """Whether nothing is linked yet."""
         return not len(entries_of(self._store))
+
+    def kind(self, count: int) -> dict[str, int]:
+        """How so many rows, the first ones, would be linked: see meter.py."""
+        if count < bulk.BULK_ROWS or not (self._fits(count) or parts.worthwhile(self._store, count)):
+            return meter.WALKS
+        return meter.WHOLE if self._fits(count) else meter.PARTS
 
     def beside_bytes(self, count: int) -> int:
         """Bytes that linking so many rows at once takes on the disk at most, while it lasts."""

@@ -968,6 +968,7 @@ class Store:
             try:
                 beside = 0 if self.disk is None else self.disk.disk_bytes()
                 beside += 0 if (draft := self.draft) is None else draft.disk_bytes()
+                beside += sum(map(len, self.borrowed))
                 beside += 0 if (parts := self.parts) is None else parts.disk_bytes()
                 return sum(slab.disk_bytes() for slab in self.slabs.values()) + beside + self.metadata.disk_bytes()
             except CoreNNError:  # its files may have gone to a compaction, or its codes to others
