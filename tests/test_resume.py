@@ -22,11 +22,13 @@ import pytest
 from corenn import CoreNN, errors
 from corenn.graph import bulk, parts
 from corenn.graph.bulk import Builder
+from corenn.graph.insert import Linker
 from corenn.storage import residence
 from corenn.storage.files import Files
 from corenn.storage.parts import NAME
 from corenn.types import AnyArray, Float32s, Step
 from tests.crash.harness import environment
+from tests.faults.operations import photographed
 
 DIM = 12
 ROWS, LIMIT = 90, 40_000
@@ -436,6 +438,25 @@ def test_ctrl_c_at_the_end_of_a_load_leaves_the_rest_to_the_background(
         settled(db)
         assert seen.linked == list(range(seen.total))
         np.testing.assert_array_equal(edges(db), whole)
+
+
+def test_rows_that_are_linked_need_not_be_again_where_their_codes_were_cut_off(
+    seen: Parts, rows: Float32s, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def cut_off(*_: Any) -> None:
+        raise MemoryError
+
+    db = CoreNN.create(tmp_path / "db", dim=DIM, metric="l2", memory_limit=LIMIT)
+    with monkeypatch.context() as patch:
+        patch.setattr(Linker, "complete", cut_off)
+        with pytest.raises(MemoryError), db.loading():
+            db.insert(range(ROWS), rows)
+        photographed(tmp_path / "db", tmp_path / "killed")
+        db.close()
+    with CoreNN.open(tmp_path / "killed") as again:
+        assert again.stats().pending == 0
+        assert seen.linked == list(range(seen.total))
+        assert not again.verify().problems
 
 
 # --- the file ---------------------------------------------------------------------------------------------------------
