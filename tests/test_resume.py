@@ -129,7 +129,7 @@ def test_a_build_goes_on_with_the_part_at_which_it_was_interrupted(
     seen.after = interrupting(at)
     with pytest.raises(KeyboardInterrupt) as stopped:
         build(tmp_path / "db", rows)
-    assert re.search(rf"{at} parts.*the same call", stopped.value.__notes__[0])
+    assert re.search("kept in .*the same call", stopped.value.__notes__[0])
     assert not (tmp_path / "db").exists()
     seen.after = lambda count: None
     with build(tmp_path / "db", rows) as db:
@@ -180,6 +180,30 @@ def test_a_build_that_is_killed_again_and_again_links_each_part_once(
         assert not seen.linked
         np.testing.assert_array_equal(edges(db), whole)
         assert not db.verify().problems
+    assert [each.name for each in tmp_path.iterdir()] == ["db"]
+
+
+def test_a_build_by_inserts_goes_on_too(rows: Float32s, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("corenn.build.LEAST_ROWS", 20)
+    monkeypatch.setattr("corenn.build.COPIES", 1 << 20)
+    plain, linked = Linker._link_batch, np.zeros(ROWS, np.int64)
+
+    def link(self: Linker, batch: Any, head: Any) -> None:
+        if stops and linked.sum() >= 50:
+            raise KeyboardInterrupt
+        plain(self, batch, head)
+        linked[batch] += 1
+
+    monkeypatch.setattr(Linker, "_link_batch", link)
+    stops = True
+    arguments: dict[str, Any] = {"dim": DIM, "metric": "ip", "memory_limit": LIMIT}
+    with pytest.raises(KeyboardInterrupt):
+        CoreNN.build(tmp_path / "db", range(ROWS), rows, **arguments)
+    stops = False
+    with CoreNN.build(tmp_path / "db", range(ROWS), rows, **arguments) as db:
+        assert (linked > 0).all() and linked[:40].max() == 1 and linked.sum() < ROWS + 40
+        report = db.verify()
+        assert not report.problems and not report.unreachable
     assert [each.name for each in tmp_path.iterdir()] == ["db"]
 
 

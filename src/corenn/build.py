@@ -35,6 +35,7 @@ from .graph.scratch import ScratchPool
 from .graph.threads import Helpers
 from .graph.view import failing, raise_radius, set_entries, take_view
 from .kernels.rows import NORM
+from .kernels.search import BORN
 from .storage.commit import NO_IDS, Commit
 from .storage.encode import Encoded, encode
 from .storage.files import Files
@@ -43,6 +44,7 @@ from .storage.keys import KeyColumn
 from .storage.parts import NAME as PARTS
 from .storage.residence import Residence
 from .storage.slab import FileSlab
+from .storage.state import commit_of
 from .storage.store import Store
 from .types import AnyArray, Key, UInt32s
 
@@ -110,7 +112,7 @@ class Load:
                 raise InvalidPayloadError(f"{count} keys but {len(payloads)} payloads; pass one per key, None for none")
         self._vectors, self._payloads = vectors, payloads
         self._linker: Linker | None = None
-        self._left = 0
+        self._linked = False  # whether rows are linked that need not be again
 
     def __len__(self) -> int:
         return len(self._keys)
@@ -128,13 +130,13 @@ class Load:
                 return
             except (OtherRowsError, FormatError, NotADatabaseError, CorruptionError) as error:
                 log.info("what an earlier build has left in %s is of no use (%r)", folder, error)
-                self._linker, self._left = None, 0
+                self._linker, self._linked = None, False
             files.remove_tree(folder)
         Store.create(folder, settings, files)
         self._fill(folder, settings, files, progress)
 
     def _fill(self, folder: Path, settings: Settings, files: Files, progress: Progress | None) -> None:
-        self._left = int((folder / PARTS).exists())
+        self._linked = (folder / PARTS).exists()
         store = Store.open(folder, "rw", files)
         try:
             if store.settings != settings:
@@ -161,18 +163,22 @@ class Load:
             gauge = Meter(store, progress, linker.kind(len(self)), self._room(store, linker))
             self._write(store, residence, gauge)
             head = store.metadata.head
-            everything = np.arange(head.rows, dtype=np.uint32)
-            if linker.empty or store.recovered.suspect or int(store.edges.header[LINKED]) != head.commit:
-                set_entries(store, NO_IDS)
+            waiting = self._unlinked(store, linker)
 
-                def linked(_: UInt32s) -> None:
-                    store.mark_linked(head.commit)
+            def linked(left: UInt32s) -> None:
+                if len(left):  # one by one, of which commits are counted
+                    done = int(commit_of(store.state.array[left[0], BORN])) - 1
+                else:
+                    done = head.commit
                     gauge.look()
+                self._linked = done > 0
+                store.mark_linked(done)
 
-                linker.link(everything, head, lambda: False, gauge.tell, linked=linked)
+            if len(waiting) or not head.rows:
+                linker.link(waiting, head, lambda: False, gauge.tell, linked=linked)
                 store.mark_linked(head.commit)
             else:
-                linker.complete(everything, head, lambda: False, gauge.tell)
+                linker.complete(np.arange(head.rows, dtype=np.uint32), head, lambda: False, gauge.tell)
             gauge.look()
             store.checkpoint(head.commit, head.commit)
             gauge.finish(len(self))
@@ -180,9 +186,28 @@ class Load:
             helpers.close()
 
     @property
-    def kept(self) -> int:
-        """Parts of it that are linked, which need not be again; 1 while it is not known how many."""
-        return self._left if self._linker is None else self._linker.parts.kept or self._left
+    def kept(self) -> bool:
+        """Whether there are rows that are linked, and need not be again, after a failure."""
+        return self._linked or (self._linker is not None and self._linker.parts.kept > 0)
+
+    @staticmethod
+    def _unlinked(store: Store, linker: Linker) -> UInt32s:
+        """The rows that are still to be linked: all, but for what an earlier try has left.
+
+        Raises:
+            OtherRowsError: if that is not to be relied on.
+        """
+        rows: UInt32s = np.arange(store.metadata.head.rows, dtype=np.uint32)
+        if linker.empty:
+            return rows
+        done = 0 if store.recovered.suspect else int(store.edges.header[LINKED])
+        if not done and linker.kind(len(rows)) is not meter.WALKS:
+            set_entries(store, NO_IDS)  # they are linked at once, where nothing is
+            return rows
+        if store.recovered.suspect:
+            raise OtherRowsError
+        later: UInt32s = rows[commit_of(store.state.array[rows, BORN]) > done]
+        return later
 
     def _room(self, store: Store, linker: Linker) -> int:
         """Bytes that the collection takes at most while all this is loaded.

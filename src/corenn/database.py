@@ -212,14 +212,14 @@ class CoreNN:
             load.run(store, progress)
             return cls(store, "rw")
         folder, files = as_path(path), Files()
-        with folder_draft(folder, files, lambda: load.kept > 0) as draft:
+        with folder_draft(folder, files, lambda: load.kept) as draft:
             try:
                 load.make(draft, chosen, files, progress)
             except BaseException as error:
                 if load.kept:
                     error.add_note(
-                        f"{load.kept} parts of the rows are linked already, and kept in {draft.parent}; the same call "
-                        "goes on there. Remove that folder to give them up"
+                        f"what is linked so far is kept in {draft.parent}; the same call goes on there. Remove that "
+                        "folder to give it up"
                     )
                 raise
         return cls._over(Store.open(folder, "rw", files))

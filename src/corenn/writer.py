@@ -780,11 +780,15 @@ class Writer:
         if meter is not None and self._backlog:
             meter.link(self.linker.kind(self._waiting), self.linker.beside_bytes(self._waiting))
         try:
+            whole = self._waiting
             while self._backlog and not self._closing and not stop() and self.store.fault is None:
+                walks = not self.linker.in_bulk(self._waiting)
                 if meter is None:
                     self._link_backlog(stop=stop)
                 else:
                     self._link_backlog(meter.tell, stop=stop, linked=meter.look)
+                    if walks:
+                        meter.tell("inserting", whole - self._waiting, whole)
             if meter is not None and not self._backlog:
                 meter.finish(meter.rows)
         except (DiskFullError, StorageError):

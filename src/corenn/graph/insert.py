@@ -98,9 +98,9 @@ class Linker:
     ) -> UInt32s:  # fmt: skip
         """Link ids that are committed at `head`; returns those left over if `stop` became true on the way.
 
-        pause: see `Parts.build`. linked: called with those left over once the others, linked all at once, are in the
-        graph, before what can be made up for at any time, such as codes: a process that is killed there need not link
-        them again.
+        pause: see `Parts.build`. linked: called with those left over whenever others are in the graph; where they are
+        linked all at once, before what can be made up for at any time, such as codes: a process that is killed there
+        need not link them again.
 
         Raises:
             DiskFullError, StorageError: see `Parts.build`.
@@ -120,6 +120,7 @@ class Linker:
                 self.elect_entries(head, elected, stop)
             self._lately = np.concatenate((self._lately, batch))[-LATELY_ROWS:]
             self.recoder.first(self._view(head), before, before + len(batch))
+            linked(ids)
             if progress is not None:
                 progress("inserting", whole - len(ids), whole)
         return ids
