@@ -11,6 +11,7 @@ import re
 import shutil
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -27,6 +28,7 @@ from corenn.storage import residence
 from corenn.storage.files import Files
 from corenn.storage.parts import NAME
 from corenn.types import AnyArray, Float32s, Step
+from corenn.writer import Task
 from tests.crash.harness import environment
 from tests.faults.operations import photographed
 
@@ -414,6 +416,27 @@ def test_writes_between_two_parts_are_served_and_cost_none(
             assert at not in db.query(rows[at], k=ROWS).keys
         report = db.verify()
         assert not report.problems and not report.unreachable
+
+
+def test_settings_that_change_between_two_parts_begin_anew(seen: Parts, rows: Float32s, tmp_path: Path) -> None:
+    left(tmp_path / "db", rows, seen, 1)
+    opened: list[CoreNN] = []
+    there = threading.Event()
+
+    def after(count: int) -> None:
+        if count == 2:
+            assert there.wait(PATIENCE)
+            writer = opened[0]._writer
+            assert writer is not None
+            writer.schedule(Task(lambda: writer.configure({"distance_threshold": 1.5})))
+
+    seen.after = after
+    with CoreNN.open(tmp_path / "db") as db:
+        opened.append(db)
+        there.set()
+        settled(db)
+        assert seen.linked == [0, 1, *range(seen.total)]
+        assert not db.verify().problems
 
 
 def test_rows_are_served_while_the_disk_has_no_room_to_link_them(

@@ -188,18 +188,21 @@ class CoreNN:
     ) -> CoreNN:  # fmt: skip
         """A new database that holds these rows, built several times as fast as by `insert`, and opened for writing.
 
-        It appears at `path` whole or, after an error, Ctrl-C or the death of the process, not at all. It is the same
-        with any number of threads, and takes inserts and deletes from then on.
+        It appears at `path` whole or, after an error, Ctrl-C or the death of the process, not at all. What was linked
+        in parts by then is kept in a hidden folder beside it, and the same call goes on there. It is the same with any
+        number of threads, and cut off or not, and takes inserts and deletes from then on.
 
         path: where nothing is yet; None for a database in memory. keys: a list, a range or an array. vectors: real
         numbers of shape (n, dim), in anything that gives its rows by slices: a mapped file may be larger than the
-        memory. payloads: n dicts or None. progress: called with a step, and how much of how much of it is done, by one
-        thread at a time. Beside the database, building takes about 700 bytes per row (1,300 under `ip`), the larger
-        part from a temporary file where that is more than a quarter of the memory; within `memory_limit`, rows are
-        linked in parts that fit, which takes twice as long, and up to 600 bytes of temporary file per row.
+        memory. payloads: n dicts or None. progress: called with a `Step`, which says what is taken of the disk and the
+        time that is left, and how much of how much of it is done, by one thread at a time. Beside the database,
+        building takes about 700 bytes per row (1,300 under `ip`), the larger part from a temporary file where that is
+        more than a quarter of the memory; within `memory_limit`, rows are linked in parts that fit, which takes twice
+        as long, and up to 400 bytes of temporary file per row with the default of `max_edges`.
 
         Raises:
             DatabaseExistsError: if there is something at `path`.
+            DiskFullError: before anything is written, if the disk has not the room that this may take.
             DuplicateKeyError, InvalidKeyError, DimensionError, InvalidVectorError, UnsupportedDtypeError,
             InvalidPayloadError, InvalidSettingError: nothing is left behind.
         """

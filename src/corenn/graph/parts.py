@@ -110,6 +110,7 @@ class Parts:
         self._builder = builder
         self._ring: UInt32s = NO_IDS
         self._linked: dict[int, Linked] = {}
+        self._begun_how = ""  # the settings with which that was begun
         self.kept = 0  # parts that were linked, by this or an earlier process, and need not be again
 
     def build(
@@ -187,14 +188,15 @@ class Parts:
         store.parts = PartsFile.create(
             store.files, store.folder, store.edges.spec, self._what(ids), ids, dealt, NOWHERE
         )  # fmt: skip
-        self._ring = np.zeros(len(ids), np.uint32)
+        self._ring, self._begun_how = np.zeros(len(ids), np.uint32), self._how()
         return store.parts
 
     def _begun(self, view: View, ids: UInt32s) -> PartsFile | None:
         """What an earlier call or process has begun of these rows, if all that it has taken is still to be linked."""
         store = self._store
-        if store.parts is not None:  # of this process, and only the one thread that writes could have changed that
-            return store.parts
+        if store.parts is not None:  # of this process: its rows wait, for nobody else takes rows from those that do
+            fits = store.parts.sizes.max() <= room_of(store)
+            return store.parts if fits and self._how() == self._begun_how else None
         assert store.folder is not None
         found = PartsFile.open(store.files, store.folder, store.edges.spec, NOWHERE)
         if found is None:
@@ -207,7 +209,7 @@ class Parts:
             log.info("%s is of other rows or settings; they are linked anew", file.path)
             file.close()
             return None
-        store.parts = file
+        store.parts, self._begun_how = file, self._how()
         self._ring, self._linked = np.zeros(len(file.ids), np.uint32), {}
         store.edges.note(slice(0, view.head.rows))
         self._builder.clear(file.ids)  # it may have been cut off while it merged
@@ -227,10 +229,13 @@ class Parts:
 
     def _what(self, ids: UInt32s) -> bytes:
         """What parts follow from: the rows, and how they are dealt and linked."""
-        store, settings = self._store, self._store.settings
+        births = np.ascontiguousarray(self._store.state.array[ids, BORN])
+        return digest_of(self._how(), ids.tobytes(), births.tobytes())
+
+    def _how(self) -> str:
+        settings = self._store.settings
         shape = (settings.dim, settings.metric, settings.dtype, settings.max_edges, settings.distance_threshold)
-        how = (KIND, *shape, BORDER, LEADERS, OWN, bulk.OUTER, bulk.INNER, bulk.KEPT, bulk.CLUSTER, bulk.LEAF)
-        return digest_of(repr(how), ids.tobytes(), np.ascontiguousarray(store.state.array[ids, BORN]).tobytes())
+        return repr((KIND, *shape, BORDER, LEADERS, OWN, bulk.OUTER, bulk.INNER, bulk.KEPT, bulk.CLUSTER, bulk.LEAF))
 
     def _deal(self, view: View, ids: UInt32s, room: int) -> AnyArray:
         """The parts of each row, uint16 (ids, 3), NOWHERE for none, the first that on whose ring it stands.
