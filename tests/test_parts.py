@@ -7,15 +7,13 @@ after all or leaves something behind on a full disk.
 
 from __future__ import annotations
 
-import errno
-import io
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from corenn import CoreNN, errors
+from corenn import CoreNN
 from corenn.graph import bulk, parts, query, threads
 from corenn.graph.insert import Linker
 from corenn.kernels.candidates import VACANT
@@ -162,21 +160,6 @@ def test_rows_that_are_all_alike(
             assert hits.explain is not None and hits.explain.plan == "graph"
             assert len(set(hits.keys)) == 20 and (hits.distances == 0).all()
             assert all((rows[key] == rows[row]).all() for key in hits.keys)
-
-
-def test_a_full_disk_leaves_nothing_behind(
-    scarce: None, tmp_path: Path, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    class Full(io.BytesIO):
-        def write(self, _: Any) -> int:
-            raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(parts, "_file", lambda folder: Full())
-    with pytest.raises(errors.StorageError, match="free some space"):
-        CoreNN.build(
-            tmp_path / "db", range(SMALL), clustered(rng, SMALL), dim=DIM, metric="l2", memory_limit=SMALL_LIMIT
-        )
-    assert not list(tmp_path.iterdir())
 
 
 def test_edges_of_both_parts_are_taken_in_turns() -> None:

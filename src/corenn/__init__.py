@@ -33,7 +33,7 @@ from .errors import (
     UnsupportedDtypeError,
     UnsupportedPlatformError,
 )
-from .types import Copied, Explain, Hit, Hits, HitsList, Problem, Recall, Record, Report, Stats, Upgraded
+from .types import Copied, Explain, Hit, Hits, HitsList, Problem, Recall, Record, Report, Stats, Step, Upgraded
 
 if TYPE_CHECKING:
     from .database import CoreNN
@@ -81,6 +81,7 @@ __all__ = [
     "Root",
     "Settings",
     "Stats",
+    "Step",
     "StorageError",
     "UnsupportedDtypeError",
     "UnsupportedPlatformError",

@@ -18,9 +18,9 @@ from typing import Any, Literal, NoReturn, overload
 import numpy as np
 
 from . import copies, inputs, repair
-from .build import Load, encode_vectors
+from .build import Load, encode_vectors, kept_bytes
 from .compact import Compaction
-from .config import MAX_K, Settings
+from .config import MAX_K, MAX_ROWS, Settings
 from .errors import (
     ClosedError,
     CoreNNError,
@@ -36,10 +36,11 @@ from .errors import (
 from .graph import codebook, navigation
 from .graph.bulk import Progress
 from .graph.calibrate import SAMPLES, Calibrator, Choice
-from .graph.codes import chosen_mode, least_code_bytes
-from .graph.disk import Spiller, walks_disk
+from .graph.codes import chosen_mode
+from .graph.disk import Spiller
 from .graph.insert import Linker
 from .graph.mend import Mender
+from .graph.meter import Meter
 from .graph.query import DISTANCES, FOUND, HOPS, PAGES, Answers, Searcher, scans
 from .graph.scratch import ScratchPool
 from .graph.threads import Helpers
@@ -49,7 +50,6 @@ from .storage.commit import CURVES, NO_IDS
 from .storage.disk import SLOT_BYTES
 from .storage.draft import folder_draft
 from .storage.files import Files
-from .storage.format import CODED
 from .storage.keys import KeyColumn, KeyTable, unpack_key, unpack_keys
 from .storage.platform import require_supported, resident_bytes
 from .storage.readers import Snapshots
@@ -94,12 +94,13 @@ class CoreNN:
         self._searcher = Searcher(scratches, self._helpers)
         navigation.load(store)
         codebook.load(store)
-        self._residence.check(_kept_bytes(store))
+        self._residence.check(kept_bytes(store))
         self._calibrator = Calibrator(self._searcher, self._helpers, store.metadata.soft(CURVES))
         self._snapshots = Snapshots(store.path, Files())
         self._beside_queries = self._helpers.beside(self._snapshots.asked)
         linker = Linker(store, scratches, self._beside_queries)
         self._writer: Writer | None = None
+        self._meter: Meter | None = None  # of a load that comes in
         if store.writable:
             mender = Mender(store, linker, self._beside_queries)
             self._writer = Writer(store, linker, mender, Spiller(store), self._calibrator, self._snapshots)
@@ -189,18 +190,21 @@ class CoreNN:
     ) -> CoreNN:  # fmt: skip
         """A new database that holds these rows, built several times as fast as by `insert`, and opened for writing.
 
-        It appears at `path` whole or, after an error, Ctrl-C or the death of the process, not at all. It is the same
-        with any number of threads, and takes inserts and deletes from then on.
+        It appears at `path` whole or, after an error, Ctrl-C or the death of the process, not at all. What was linked
+        in parts by then is kept in a hidden folder beside it, and the same call goes on there. It is the same with any
+        number of threads, and cut off or not, and takes inserts and deletes from then on.
 
         path: where nothing is yet; None for a database in memory. keys: a list, a range or an array. vectors: real
         numbers of shape (n, dim), in anything that gives its rows by slices: a mapped file may be larger than the
-        memory. payloads: n dicts or None. progress: called with a step, and how much of how much of it is done, by one
-        thread at a time. Beside the database, building takes about 700 bytes per row (1,300 under `ip`), the larger
-        part from a temporary file where that is more than a quarter of the memory; within `memory_limit`, rows are
-        linked in parts that fit, which takes twice as long, and up to 600 bytes of temporary file per row.
+        memory. payloads: n dicts or None. progress: called with a `Step`, which says what is taken of the disk and the
+        time that is left, and how much of how much of it is done, by one thread at a time. Beside the database,
+        building takes about 700 bytes per row (1,300 under `ip`), the larger part from a temporary file where that is
+        more than a quarter of the memory; within `memory_limit`, rows are linked in parts that fit, which takes twice
+        as long, and up to 400 bytes of temporary file per row with the default of `max_edges`.
 
         Raises:
             DatabaseExistsError: if there is something at `path`.
+            DiskFullError: before anything is written, if the disk has not the room that this may take.
             DuplicateKeyError, InvalidKeyError, DimensionError, InvalidVectorError, UnsupportedDtypeError,
             InvalidPayloadError, InvalidSettingError: nothing is left behind.
         """
@@ -213,16 +217,16 @@ class CoreNN:
             load.run(store, progress)
             return cls(store, "rw")
         folder, files = as_path(path), Files()
-        with folder_draft(folder, files) as draft:
-            Store.create(draft, chosen, files)
-            store = Store.open(draft, "rw", files)
+        with folder_draft(folder, files, lambda: load.kept) as draft:
             try:
-                residence = Residence(store)
-                residence.check(len(load) * store.state.spec.row_bytes)
-                load.run(store, progress)
-                residence.check(_kept_bytes(store))
-            finally:
-                store.close()
+                load.make(draft, chosen, files, progress)
+            except BaseException as error:
+                if load.kept:
+                    error.add_note(
+                        f"what is linked so far is kept in {draft.parent}; the same call goes on there. Remove that "
+                        "folder to give it up"
+                    )
+                raise
         return cls._over(Store.open(folder, "rw", files))
 
     @classmethod
@@ -274,20 +278,31 @@ class CoreNN:
         self._write_rows("insert", keys, vectors, payloads, scales, zero_points)
 
     @contextmanager
-    def loading(self, progress: Progress | None = None) -> Iterator[None]:
+    def loading(self, progress: Progress | None = None, *, rows: int | None = None) -> Iterator[None]:
         """While a first load comes in many inserts, let its rows wait, and link all of them in bulk at the end.
 
         Each insert is committed and found by queries, which scan what waits, when its call returns. With rows that are
-        linked already there is nothing to gain, and it changes nothing. progress: see `build`.
+        linked already there is nothing to gain, and they are linked as they come. Cut off at the end, by Ctrl-C,
+        `close` or a kill, linking goes on in the background, here or when the database is next opened; within
+        `memory_limit`, with the part at which it was. progress: see `build`. rows: how many are to come, if that is
+        known: what they take is told from the first on.
+
+        Raises:
+            DiskFullError: before anything, if the disk has no room for `rows`; at the end, if it has none for what
+            linking takes on the way: the rows are there, and wait for it.
         """
         writer = self._needs_writer()
-        writer.submit(Task(writer.start_loading))
+        expected = None if rows is None else inputs.as_count(rows, "rows", MAX_ROWS)
+        meter = self._meter = writer.submit(Task(lambda: writer.start_loading(progress, expected)))
         try:
             yield
         except BaseException:
-            writer.schedule(Task(lambda: writer.finish_loading(None)))
+            writer.schedule(Task(lambda: writer.finish_loading(None, lambda: True)))
             raise
-        writer.submit(Task(lambda: writer.finish_loading(progress)))
+        finally:
+            self._meter = None
+        finish = Task(lambda: writer.finish_loading(meter, lambda: finish.interrupted))
+        writer.submit(finish)
 
     def upsert(
         self, keys: Sequence[Key], vectors: Any, payloads: Sequence[Payload | None] | None = None, *,
@@ -325,6 +340,8 @@ class CoreNN:
         texts = inputs.as_payloads(payloads, len(checked))
         if checked:
             writer.submit(Write(kind, checked, encoded, texts))
+            if (meter := self._meter) is not None:
+                meter.note(len(checked))
 
     # --- reading ---------------------------------------------------------------------------------------------------
 
@@ -557,7 +574,7 @@ class CoreNN:
         writer = self._needs_writer()
         changed = self._store.settings.changed(changes)
         if "memory_limit" in changes:
-            self._residence.check(_kept_bytes(self._store), changed.memory_limit)
+            self._residence.check(kept_bytes(self._store), changed.memory_limit)
         share = None if self._budget is None or "memory_limit" not in changes else self._budget()
         writer.submit(Task(lambda: writer.configure(changes, shared=share is not None)))
         if share is not None:
@@ -929,13 +946,6 @@ class _Keys(KeysView[Key]):
 
     def __repr__(self) -> str:
         return f"<keys of {len(self):,} rows>"
-
-
-def _kept_bytes(store: Store) -> int:
-    """What a walk looks up at random for every row: its code, its state, and where it lies on the disk."""
-    codes = 0 if store.codes is None else int(store.codes.header[CODED]) * least_code_bytes(store)
-    slots = SLOT_BYTES if store.disk is not None or walks_disk(store) else 0
-    return codes + int(store.metadata.head.rows * (store.state.spec.row_bytes + slots))
 
 
 def _record(key: Key, vector: AnyArray, payload: bytes | None) -> Record:

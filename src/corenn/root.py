@@ -49,7 +49,7 @@ NAME = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_.-]*[A-Za-z0-9_-])?")
 RESERVED = {"con", "prn", "aux", "nul", *(f"{port}{n}" for port in ("com", "lpt") for n in range(1, 10))}
 OWN = re.compile(r"settings\.json|generation(?:-[0-9]+)?")  # by which a root would pass for a database
 DROPPED = re.compile(r"\..+\.dropped-[0-9a-f]{16}")
-READ_ALONE = ("disk.slab", "fresh.slab")  # read by calls, never mapped as a whole
+READ_ALONE = ("disk.slab", "fresh.slab", "parts.slab")  # read by calls, never mapped as a whole
 LOOKED_UP = ("codes.slab", "state.slab", "slots.slab")  # at random, for every row: what a collection cannot do without
 
 

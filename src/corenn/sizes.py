@@ -15,6 +15,13 @@ _UNITS = {
 _SIZE = re.compile(r"\s*([0-9]+(?:\.[0-9]+)?(?:e[0-9]+)?)\s*([a-z]*)\s*", re.IGNORECASE)
 
 
+def as_size(size: int) -> str:
+    """A number of bytes for a person to read."""
+    if size < 10_000:
+        return f"{size:,} bytes"
+    return f"{size / 1e6:,.2f} MB" if size < 1e9 else f"{size / 1e9:,.2f} GB"
+
+
 def parse_bytes(value: Any) -> int:
     """The bytes that a size names: a number, or text such as "2GB" (10⁹), "512 MiB" (2²⁰), "1.5g".
 

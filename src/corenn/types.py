@@ -26,6 +26,31 @@ Bytes: TypeAlias = NDArray[np.uint8]
 AnyArray: TypeAlias = NDArray[Any]
 
 
+class Step(str):
+    """The step that a first load is at, as its progress is told; "done" at the end. It is the name, and says more.
+
+    disk_bytes: taken on the disk now. peak_disk_bytes: the most that was. most_disk_bytes: what it takes at most, with
+    files that are there only on the way. seconds: since the load began. seconds_left: to its end, by what was measured
+    so far; None where there is nothing to go by.
+    """
+
+    disk_bytes: int
+    peak_disk_bytes: int
+    most_disk_bytes: int
+    seconds: float
+    seconds_left: float | None
+
+    def __new__(
+        cls, name: str, disk_bytes: int = 0, peak_disk_bytes: int = 0, most_disk_bytes: int = 0, seconds: float = 0.0,
+        seconds_left: float | None = None,
+    ) -> Step:  # fmt: skip
+        """A step as of now."""
+        made = super().__new__(cls, name)
+        made.disk_bytes, made.peak_disk_bytes, made.most_disk_bytes = disk_bytes, peak_disk_bytes, most_disk_bytes
+        made.seconds, made.seconds_left = seconds, seconds_left
+        return made
+
+
 @dataclass(frozen=True, slots=True)
 class Hit:
     """One neighbour: its key, its distance under the metric of the database, and its payload if it was asked for."""

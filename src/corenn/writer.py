@@ -21,12 +21,21 @@ from typing import Any
 import numpy as np
 
 from .config import Settings
-from .errors import ClosedError, CoreNNError, DiskFullError, DuplicateKeyError, KeyNotFoundError, ReadOnlyError
+from .errors import (
+    ClosedError,
+    CoreNNError,
+    DiskFullError,
+    DuplicateKeyError,
+    KeyNotFoundError,
+    ReadOnlyError,
+    StorageError,
+)
 from .graph.bulk import Progress
 from .graph.calibrate import Calibrator
 from .graph.disk import STEP_ROWS, Spiller
 from .graph.insert import Linker
 from .graph.mend import Mender
+from .graph.meter import Meter, room_for
 from .graph.recode import STEP_SECONDS
 from .graph.view import View, norms_of, radius_of, raise_radius, take_view
 from .storage.commit import CURVES, NO_IDS, Commit, Head
@@ -54,6 +63,7 @@ SPILLED_SHARE = 0.25  # of the time that a commit takes, after it, for these at 
 SPILL_ROWS = 1 << 8  # of them, between two looks at the clock
 RECODED_SHARE = 0.25  # of the time that a commit takes, after it, for making other codes
 MOST_OWED = 0.05  # seconds of it that may have gathered while nothing could be done, which one commit then waits for
+RETRY_SECONDS = 60.0  # after a failure to link many rows at once, such as a full disk
 MENDED_PER_CHANGE = 32  # rows whose edges are looked at for each row that comes or goes, while a pass is worth it
 
 
@@ -213,6 +223,7 @@ class Writer:
         self._since_checkpoint = [0, 0]  # rows, commits
         self._checkpointed = 0  # the commit at which the last one was made
         self._loading = False  # whether rows wait to be linked all at once
+        self._link_later = 0.0  # the time before which that is not tried again
         self._job: tuple[Job, Generator[None]] | None = None
         self.looking: set[object] = set()  # tokens of queries that look up keys or payloads in a view
         self._former: list[tuple[set[object], Callable[[], None]]] = []  # see `release_former`
@@ -221,6 +232,8 @@ class Writer:
         for _, ids in self._backlog:
             self._raise_radius(ids)  # who committed them may have been killed before
         self.view = self._take()
+        if not linker.in_bulk(self._waiting):
+            linker.parts.discard()  # of a load that is linked
         self.recoder.settle()
         recoding = self.recoder.rest(self.view) is not None
         if self._backlog or recoding or calibrator.due(self.view) or spiller.due(calm=True):
@@ -326,7 +339,13 @@ class Writer:
     def _idle(self) -> None:
         """Go on with what nobody waits for."""
         if self._may_link():
-            self._link_backlog()
+            try:
+                self._link_backlog(pause=lambda: bool(self._queue))
+            except (DiskFullError, StorageError) as error:
+                if not self.linker.in_bulk(self._waiting):
+                    raise
+                log.warning("%s; it is tried again, and until then %d rows are found by a scan", error, self._waiting)
+                self._link_later = time.monotonic() + RETRY_SECONDS
         elif self._recoding() == 0:
             self._recode()
         elif self._may_mend(calm=True):
@@ -338,6 +357,7 @@ class Writer:
 
     def _may_link(self) -> bool:
         waits = self._loading or self.store.recovered.suspect  # edges that may lead anywhere are mended first
+        waits = waits or time.monotonic() < self._link_later
         return bool(self._backlog) and self.store.fault is None and not waits
 
     def _may_mend(self, *, calm: bool) -> bool:
@@ -389,8 +409,9 @@ class Writer:
             return IDLE_SECONDS
         upkeep = self._may_mend(calm=True) or self._may_spill(calm=True)
         busy = self.store.fault is None and (upkeep or self.calibrator.due(self.view))
-        if not busy and self.store.fault is None and (left := self.spiller.failed_for()):
-            return left
+        failed = self.spiller.failed_for(), self._link_later - time.monotonic() if self._backlog else 0.0
+        if not busy and self.store.fault is None and max(failed) > 0:
+            return min(left for left in failed if left > 0)
         return 0.0 if busy else None
 
     def _next_requests(self) -> list[Request]:
@@ -503,7 +524,8 @@ class Writer:
             self._raise_radius(commit.ids)
             fresh = commit.ids[self.store.state.array[commit.ids, 1] == 0]
             left = fresh
-            if not (self._loading and self.linker.empty):
+            # Where nothing is linked yet, rows wait for those that are to be linked all at once.
+            if not (self.linker.empty and (self._loading or self.linker.in_bulk(self._waiting))):
                 left = self._link(fresh, head, lambda: self._closing or any(write.interrupted for write in writes))
             if len(left):
                 self._backlog.append((commit.number, left))
@@ -551,7 +573,13 @@ class Writer:
     def _link(self, ids: UInt32s, head: Head, stop: Callable[[], bool]) -> UInt32s:
         """Link committed rows. Whatever goes wrong here, they stay committed: queries scan what is not linked."""
         try:
-            return self.linker.link(ids, head, stop)
+            return self.linker.link(ids, head, stop, linked=self._linked_at_once)
+        except (DiskFullError, StorageError) as error:
+            if not self.linker.in_bulk(len(ids)):
+                self.store.fault = error
+            log.warning("rows %d to %d wait to be linked: %s", ids[0], ids[-1], error)
+            self._link_later = time.monotonic() + RETRY_SECONDS
+            return ids
         except Exception as error:
             log.exception("rows %d to %d are committed but could not be linked", ids[0], ids[-1])
             self.store.fault = error
@@ -577,13 +605,46 @@ class Writer:
         """Every commit up to this one is linked."""
         return self._backlog[0][0] - 1 if self._backlog else self.store.metadata.head.commit
 
-    def _link_backlog(self, progress: Progress | None = None) -> None:
-        """Link a part of the oldest commit that waits, or everything where nothing is linked yet."""
-        if self.linker.in_bulk(sum(len(ids) for _, ids in self._backlog)):
+    @property
+    def _waiting(self) -> int:
+        """Rows in the backlog."""
+        return sum(len(ids) for _, ids in self._backlog)
+
+    def _linked_at_once(self, left: UInt32s) -> None:
+        """Rows that were committed just now are in the graph: whoever opens after a kill need not link them again."""
+        if not len(left):
+            self.store.mark_linked(self._linked_commit())
+
+    def _keep_waiting(self, left: UInt32s) -> None:
+        """Of the backlog only these wait still."""
+        there = np.zeros(self.store.metadata.head.rows, np.bool_)
+        there[left] = True
+        self._backlog = [(number, ids[there[ids]]) for number, ids in self._backlog if there[ids].any()]
+        self.publish()
+
+    def _link_backlog(
+        self, progress: Progress | None = None, *, stop: Callable[[], bool] = lambda: False,
+        pause: Callable[[], bool] = lambda: False, linked: Callable[[], None] = lambda: None,
+    ) -> None:  # fmt: skip
+        """Link a part of the oldest commit that waits, or everything where nothing is linked yet.
+
+        stop: whether to end as soon as that goes. pause: whether to end between two parts, the next time to go on.
+        linked: called when everything is, before what is there only on the way is removed.
+
+        Raises:
+            DiskFullError, StorageError: there is no room to link everything; the rows wait still.
+        """
+        if self.linker.in_bulk(self._waiting):
             waiting = np.concatenate([ids for _, ids in self._backlog])
-            if not len(self.linker.link(waiting, self.store.metadata.head, lambda: self._closing, progress)):
-                self._backlog = []
-            self.publish()
+
+            def note(left: UInt32s) -> None:
+                self._keep_waiting(left)
+                linked()
+
+            left = self.linker.link(
+                waiting, self.store.metadata.head, lambda: self._closing or stop(), progress, pause=pause, linked=note
+            )
+            self._keep_waiting(left)
             return
         number, ids = self._backlog[0]
         batch, rest = ids[:IDLE_ROWS], ids[IDLE_ROWS:]
@@ -622,7 +683,11 @@ class Writer:
     def checkpoint(self) -> None:
         """Link what waits and bring everything to the disk. Called in the writer thread."""
         self._resume_after_fault()
-        self.link_waiting(lambda: self._closing)
+        try:
+            self.link_waiting(lambda: self._closing)
+        except (DiskFullError, StorageError):
+            self._checkpoint()  # rows that cannot be linked now are on the disk all the same
+            raise
         self._checkpoint()
 
     def begin_copy(self) -> Cut:
@@ -697,15 +762,52 @@ class Writer:
         """Whether the thread is about to end."""
         return self._closing
 
-    def start_loading(self) -> None:
-        """Let rows wait from now on, if none is linked yet. Called in the writer thread."""
-        self._loading = True
+    def start_loading(self, progress: Progress | None, rows: int | None) -> Meter:
+        """Let rows wait from now on, if none is linked yet. rows: how many are to come. Called in the writer thread.
 
-    def finish_loading(self, progress: Progress | None) -> None:
-        """Link the rows that have waited. Called in the writer thread."""
+        Raises:
+            DiskFullError: if there is no room for them.
+        """
+        store, linker = self.store, self.linker
+        if rows is None or store.folder is None:
+            self._loading = True
+            return Meter(store, progress, linker.kind(rows or 0), 0, rows)
+        more = room_for(store, rows, linker.beside_bytes(rows + self._waiting), exact=False)
+        free = store.files.free_bytes(store.folder)
+        if free < more:
+            raise DiskFullError(
+                f"to load {rows:,} rows takes up to {more:,} bytes of disk, and {free:,} are free; make room for "
+                f"{more - free:,} more"
+            )
+        self._loading = True
+        return Meter(store, progress, linker.kind(rows), store.disk_bytes() + more, rows)
+
+    def finish_loading(self, meter: Meter | None, stop: Callable[[], bool] = lambda: False) -> None:
+        """Link the rows that have waited, unless `stop` becomes true: the rest is left to the background.
+
+        Called in the writer thread.
+
+        Raises:
+            DiskFullError, StorageError: there is no room for that. It is tried again in the background.
+        """
         self._loading = False
-        while self._backlog and not self._closing and self.store.fault is None:
-            self._link_backlog(progress)
+        if meter is not None and self._backlog:
+            meter.link(self.linker.kind(self._waiting), self.linker.beside_bytes(self._waiting))
+        try:
+            whole = self._waiting
+            while self._backlog and not self._closing and not stop() and self.store.fault is None:
+                walks = not self.linker.in_bulk(self._waiting)
+                if meter is None:
+                    self._link_backlog(stop=stop)
+                else:
+                    self._link_backlog(meter.tell, stop=stop, linked=meter.look)
+                    if walks:
+                        meter.tell("inserting", whole - self._waiting, whole)
+            if meter is not None and not self._backlog:
+                meter.finish(meter.rows)
+        except (DiskFullError, StorageError):
+            self._link_later = time.monotonic() + RETRY_SECONDS
+            raise
 
     def relink(self, ids: UInt32s) -> None:
         """Give rows new edges. Called in the writer thread."""

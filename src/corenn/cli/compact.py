@@ -8,8 +8,8 @@ from typing import Annotated
 
 import typer
 
+from ..sizes import as_size
 from . import console
-from .stats import as_size
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,7 @@ import logging
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
@@ -19,6 +20,8 @@ import typer
 from typer.core import TyperGroup
 
 from ..errors import CoreNNError, NotADatabaseError
+from ..sizes import as_size
+from ..types import Step
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -146,15 +149,30 @@ def progress(title: str, total: int | None) -> Iterator[Callable[[int], None]]:
 
 @contextmanager
 def steps() -> Iterator[Callable[[str, int, int], None]]:
-    """A progress bar on stderr for work in several steps: call the yielded function with the step, done and total."""
+    """A progress bar on stderr for work in several steps: call the yielded function with the step, done and total.
+
+    A `Step` says more than its name: the time that is left for all of them, and what is taken of the disk.
+    """
     from rich.progress import BarColumn, Progress, SpinnerColumn, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
     columns = (
-        SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn(),
+        SpinnerColumn(), TextColumn("{task.description}"), BarColumn(20), TaskProgressColumn(), TimeElapsedColumn(),
+        TextColumn("{task.fields[more]}"),
     )  # fmt: skip
     with Progress(*columns, console=stderr()) as bar:
-        task = bar.add_task("", total=None)
-        yield lambda step, done, total: bar.update(task, description=step, completed=done, total=total)
+        task = bar.add_task("", total=None, more="")
+        yield lambda step, done, total: bar.update(
+            task, description=step, completed=done, total=total, more=_beside(step)
+        )
+
+
+def _beside(step: str) -> str:
+    """What a step of a load says of time and disk."""
+    if not isinstance(step, Step):
+        return ""
+    left = "" if step.seconds_left is None else f"left {timedelta(seconds=round(step.seconds_left))}"
+    most = f" of {as_size(step.most_disk_bytes)} at most" if step.most_disk_bytes else ""
+    return f"{left}  disk {as_size(step.disk_bytes)}{most}".strip() if step.disk_bytes else left
 
 
 @contextmanager

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ..errors import InvalidArgumentError
+from ..sizes import as_size
 from . import console
-from .stats import as_size
 
 if TYPE_CHECKING:
     from ..measure import Machine

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ..sizes import as_size
 from . import console
 
 if TYPE_CHECKING:
@@ -41,10 +42,3 @@ def _figures(found: Stats) -> Iterator[tuple[str, str]]:
             yield name.removesuffix("_bytes"), as_size(value)
         elif name != "path":
             yield name, f"{value:,}" if isinstance(value, int) and name != "oldest_reader" else str(value)
-
-
-def as_size(size: int) -> str:
-    """A number of bytes for a person to read."""
-    if size < 10_000:
-        return f"{size:,} bytes"
-    return f"{size / 1e6:,.2f} MB" if size < 1e9 else f"{size / 1e9:,.2f} GB"

@@ -118,6 +118,10 @@ class Builder:
         self._stop = stop
         self._progress = progress or (lambda step, done, total: None)
 
+    def stopped(self) -> bool:
+        """Whether whoever is asked says so."""
+        return self._stop()
+
     # --- steps -----------------------------------------------------------------------------------------------------
 
     def clear(self, ids: UInt32s) -> None:
@@ -161,10 +165,8 @@ class Builder:
     def _candidates(self, view: View, ids: UInt32s) -> Iterator[UInt32s]:
         """Room for the candidates of all rows, VACANT."""
         width = OUTER * INNER * KEPT * (2 if view.rows.radius > 0 else 1)
-        size = len(ids) * width * 4
-        file = None
-        limit = self._store.settings.memory_limit or memory_bytes()
-        if self._store.path is not None and size > limit // 4:
+        size, file = 4 * len(ids) * width, None
+        if self._store.path is not None and mapped_bytes(self._store, len(ids)):
             file = self._temporary(self._store.path, size)
         if file is None:
             yield np.full((len(ids), width), VACANT, np.uint32)
@@ -353,6 +355,13 @@ class Builder:
                     self._progress(step, done, count)
 
         self._helpers.run(work, count, size, threads)
+
+
+def mapped_bytes(store: Store, count: int) -> int:
+    """Bytes of the candidates of so many rows where they are mapped from a file; 0 where memory holds them."""
+    width = OUTER * INNER * KEPT * (2 if store.settings.metric == "ip" else 1)
+    size, limit = 4 * count * width, store.settings.memory_limit or memory_bytes()
+    return size if store.path is not None and size > limit // 4 else 0
 
 
 def _width(view: View) -> int:

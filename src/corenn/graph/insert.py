@@ -22,7 +22,7 @@ from ..storage.format import ELECTED, JOURNAL
 from ..storage.slab import FileSlab
 from ..storage.store import Store
 from ..types import AnyArray, Float32s, UInt32s
-from . import bulk, insert_disk, navigation, parts
+from . import bulk, insert_disk, meter, navigation, parts
 from .bulk import Builder
 from .codes import Coder
 from .entries import elect
@@ -55,7 +55,7 @@ class Linker:
         self.coder = Coder(store, helpers)
         self.recoder = Recoder(store, self.coder, scratches, helpers)
         self._builder = Builder(store, scratches, helpers)
-        self._parts = Parts(store, scratches, helpers, self._builder)
+        self.parts = Parts(store, scratches, helpers, self._builder)
         self._by_codes = DiskLinker(scratches, helpers)
         self.restart()
 
@@ -68,7 +68,7 @@ class Linker:
 
     def in_bulk(self, count: int) -> bool:
         """Whether so many rows are linked at once: all that the graph holds, whole or in parts."""
-        enough = self._fits(count) or parts.worthwhile(self._store)
+        enough = self._fits(count) or parts.worthwhile(self._store, count)
         return count >= bulk.BULK_ROWS and self.empty and enough
 
     def _fits(self, count: int) -> bool:
@@ -81,36 +81,92 @@ class Linker:
         """Whether nothing is linked yet."""
         return not len(entries_of(self._store))
 
+    def kind(self, count: int) -> dict[str, int]:
+        """How so many rows, the first ones, would be linked: see meter.py."""
+        if count < bulk.BULK_ROWS or not (self._fits(count) or parts.worthwhile(self._store, count)):
+            return meter.WALKS
+        return meter.WHOLE if self._fits(count) else meter.PARTS
+
+    def beside_bytes(self, count: int) -> int:
+        """Bytes that linking so many rows at once takes on the disk at most, while it lasts."""
+        if count < bulk.BULK_ROWS or not self.empty or self._store.path is None:
+            return 0
+        if self._fits(count):
+            return bulk.mapped_bytes(self._store, count)
+        return parts.most_bytes(self._store, count) if parts.worthwhile(self._store, count) else 0
+
     def link(
-        self, ids: UInt32s, head: Head, stop: Callable[[], bool], progress: bulk.Progress | None = None
-    ) -> UInt32s:
-        """Link ids that are committed at `head`; returns those left over if `stop` became true on the way."""
+        self, ids: UInt32s, head: Head, stop: Callable[[], bool], progress: bulk.Progress | None = None, *,
+        pause: Callable[[], bool] = lambda: False, linked: Callable[[UInt32s], None] = lambda left: None,
+    ) -> UInt32s:  # fmt: skip
+        """Link ids that are committed at `head`; returns those left over if `stop` became true on the way.
+
+        pause: see `Parts.build`. linked: called with those left over whenever others are in the graph; where they are
+        linked all at once, before what can be made up for at any time, such as codes: a process that is killed there
+        need not link them again.
+
+        Raises:
+            DiskFullError, StorageError: see `Parts.build`.
+        """
         if self.in_bulk(len(ids)):
-            alive = ids[self._store.state.array[ids, DIED] == 0]
-            if not len(alive):
-                return NO_IDS
-            whole = self._fits(len(alive))
-            if not (self._builder if whole else self._parts).build(alive, head, stop, progress):
-                return ids
-            self.elect_entries(head, len(ids), stop)
-            if whole:
-                self._builder.measure_growth(self._view(head))
-            self._encode(ids, head)
-            self.recoder.first(self._view(head), 0, len(ids))
-            return NO_IDS
+            return self._link_bulk(ids, head, stop, progress, pause, linked)
+        whole = len(ids)
         elected = int(self._store.edges.header[ELECTED])
         self._encode(ids, head)
         while len(ids) and not stop():
-            linked = max(0, head.live - len(ids))
-            size = min(self._most(head), max(FIRST_ROWS, linked // SHARE))
+            before = max(0, head.live - len(ids))
+            size = min(self._most(head), max(FIRST_ROWS, before // SHARE))
             batch, ids = ids[:size], ids[size:]
             self._link_batch(batch, head)
-            if linked + len(batch) >= elected * ELECTION + FIRST_ROWS:
-                elected = linked + len(batch)
+            if before + len(batch) >= elected * ELECTION + FIRST_ROWS:
+                elected = before + len(batch)
                 self.elect_entries(head, elected, stop)
             self._lately = np.concatenate((self._lately, batch))[-LATELY_ROWS:]
-            self.recoder.first(self._view(head), linked, linked + len(batch))
+            self.recoder.first(self._view(head), before, before + len(batch))
+            linked(ids)
+            if progress is not None:
+                progress("inserting", whole - len(ids), whole)
         return ids
+
+    def _link_bulk(
+        self, ids: UInt32s, head: Head, stop: Callable[[], bool], progress: bulk.Progress | None,
+        pause: Callable[[], bool], linked: Callable[[UInt32s], None],
+    ) -> UInt32s:  # fmt: skip
+        """See `link`."""
+        alive = ids[self._store.state.array[ids, DIED] == 0]
+        if not len(alive):
+            self.parts.discard()
+            return NO_IDS
+        whole = self._fits(len(alive))
+        if whole:
+            self.parts.discard()
+            done = alive if self._builder.build(alive, head, stop, progress) else None
+        else:
+            done = self.parts.build(ids, head, stop, progress, pause)
+        if done is None:
+            return ids
+        self._set_entries(head, len(done))
+        if whole:
+            self._builder.measure_growth(self._view(head))
+        there = np.zeros(head.rows, np.bool_)
+        there[done] = True
+        left: UInt32s = alive[~there[alive]]
+        linked(left)
+        self.parts.discard()
+        self.complete(done, head, stop, progress)
+        return left
+
+    def complete(
+        self, ids: UInt32s, head: Head, stop: Callable[[], bool], progress: bulk.Progress | None = None
+    ) -> None:
+        """Make what goes with rows that were linked all at once: the navigation graph, and codes."""
+        count = len(ids)
+        tell = progress or (lambda step, done, total: None)
+        tell("codes", 0, count)
+        self._navigate(head, count, stop)
+        self._encode(ids, head)
+        self.recoder.first(self._view(head), 0, count)
+        tell("codes", count, count)
 
     def _encode(self, ids: UInt32s, head: Head) -> None:
         """Give new rows their codes, over which they are linked."""
@@ -135,8 +191,14 @@ class Linker:
         """Choose the entries anew among the rows that are linked, about `linked` in number, and draw the sample anew
         where that is due, unless `stop` becomes true.
         """
+        self._set_entries(head, linked)
+        self._navigate(head, linked, stop)
+
+    def _set_entries(self, head: Head, linked: int) -> None:
         set_entries(self._store, elect(self._view(head), self._helpers.between))
         self._store.edges.header[ELECTED] = linked
+
+    def _navigate(self, head: Head, linked: int, stop: Callable[[], bool]) -> None:
         if navigation.due(self._store, linked):
             navigation.make(self._store, self._view(head), partial(link_apart, self._scratches, self._helpers, stop))
 

@@ -8,26 +8,27 @@ that is in memory, and all is read and written in order: a first version threade
 GB for 150,000 of them, once the system had no room to keep them.
 
 A part takes a third of the memory limit at most, so the outcome depends on the rows and the limit, never on threads. On
-the disk it takes the edges once more for each part that a row is in, while it lasts.
+the disk it takes the edges once more for each part that a row is in, while it lasts (`most_bytes`).
+
+What is linked is kept in parts.slab (storage/parts.py), with the plan of who is in which part. Cut off, by the death of
+the process as well, the next one goes on with the part that was not finished, and the outcome is the same.
 """
 
 from __future__ import annotations
 
 import logging
-import tempfile
-from collections.abc import Callable, Iterator
-from dataclasses import replace
-from pathlib import Path
-from typing import IO
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from ..errors import StorageError
+from ..errors import DiskFullError
 from ..kernels.candidates import VACANT
 from ..kernels.carve import MOST
-from ..kernels.search import DEGREE, FIRST_NEIGHBOUR, LIFELINE
+from ..kernels.search import BORN, DEGREE, DIED, FIRST_NEIGHBOUR, LIFELINE
 from ..storage.commit import NO_IDS, Commit, Head
 from ..storage.format import NO_ID
+from ..storage.parts import PartsFile, digest_of, plan_bytes, remove
 from ..storage.platform import give_back_heap
 from ..storage.slab import FileSlab, Slab
 from ..storage.store import Store
@@ -52,6 +53,9 @@ HELD_BYTES = 4 + 3 * 2 + 4  # per row, all the time: its id, its parts, the next
 DEALT_BYTES = 2 * BORDER  # while it is dealt out: its leaders
 MEASURED = 4  # parts in which the growth of distances is measured
 NOWHERE = 0xFFFF
+MOST_PARTS = 1 << 15  # of which numbers of 16 bits leave half for those that are cut up
+DIVIDED = 0.9  # of a part: where cutting leaves more of it together, its rows are too much alike
+KIND = "parts 1"  # what is kept of another kind is begun anew
 
 
 def room_of(store: Store) -> int:
@@ -59,12 +63,23 @@ def room_of(store: Store) -> int:
     return int(store.settings.memory_limit // SHARE // _row_bytes(store))
 
 
-def worthwhile(store: Store) -> bool:
-    """Whether parts are better than inserts: not if they are tiny, and not under `ip`.
+def worthwhile(store: Store, count: int) -> bool:
+    """Whether parts are better than inserts for so many rows: not if they are tiny, or more than can be told apart, and
+    not under `ip`.
 
     There, edges lead to the longest rows of all, which a part does not have: recall@10 was .81 where the whole had .97.
     """
-    return store.settings.metric != "ip" and room_of(store) >= LEAST_ROWS
+    room = room_of(store)
+    return store.settings.metric != "ip" and room >= LEAST_ROWS and count <= MOST_PARTS * int(OWN * room)
+
+
+def most_bytes(store: Store, count: int) -> int:
+    """Bytes that parts of so many rows take on the disk at most, while they last.
+
+    A row is in two of them, and one in so many as a part has room for in a third one, the sample.
+    """
+    edges = int(store.edges.spec.row_bytes)
+    return (2 * count + min(room_of(store), count)) * edges + plan_bytes(count) + (1 << 16)
 
 
 def _row_bytes(store: Store) -> int:
@@ -73,6 +88,16 @@ def _row_bytes(store: Store) -> int:
     own = sum(slab.spec.columns * np.dtype(slab.spec.dtype).itemsize for slab in slabs)
     slots = 4 * bulk.OUTER * bulk.INNER * bulk.KEPT * (2 if store.settings.metric == "ip" else 1)
     return int(own + slots + bulk.ROW_BYTES)
+
+
+@dataclass(frozen=True, slots=True)
+class Linked:
+    """A part that is linked: the places of the first and the last row of its ring, none where all stand on others; and
+    how distances grow.
+    """
+
+    ends: list[int]
+    growth: float
 
 
 class Parts:
@@ -84,77 +109,201 @@ class Parts:
         self._helpers = helpers
         self._builder = builder
         self._ring: UInt32s = NO_IDS
-        self._ends: list[tuple[int, int]] = []
+        self._linked: dict[int, Linked] = {}
+        self._begun_how = ""  # the settings with which that was begun
+        self.kept = 0  # parts that were linked, by this or an earlier process, and need not be again
 
-    def build(self, ids: UInt32s, head: Head, stop: Callable[[], bool], progress: Progress | None = None) -> bool:
-        """Link `ids`, as `Builder.build` does, with a part of them in memory at a time.
+    def build(
+        self, ids: UInt32s, head: Head, stop: Callable[[], bool], progress: Progress | None = None,
+        pause: Callable[[], bool] = lambda: False,
+    ) -> UInt32s | None:  # fmt: skip
+        """Link `ids`, as `Builder.build` does, with a part of them in memory at a time. Returns those that are linked:
+        those that live, or those with which an earlier call has begun; None if it stopped on the way.
+
+        pause: asked between two parts whether to leave the rest to another call, which goes on there.
 
         Raises:
-            StorageError: if the disk has no room for their edges. Nothing is linked.
+            DiskFullError, StorageError: if the disk has no room for their edges. Nothing is linked, and what is there
+            of them is kept.
         """
         tell = progress or (lambda step, done, total: None)
-        assert self._store.path is not None
-        self._store.edges.note(slice(0, head.rows))
         self._builder.begin(stop, progress)
         try:
-            self._store.working = len(ids) * (HELD_BYTES + DEALT_BYTES)
-            self._builder.clear(ids)
             view = take_view(self._store, head, NO_IDS)
-            dealt = self._deal(view, ids, room_of(self._store))
-            self._store.working = len(ids) * HELD_BYTES
-            self._ring, self._ends = np.zeros(len(ids), np.uint32), []
-            with _file(self._store.path) as file:
-                starts = [0]
-                for number, members in enumerate(_parts(dealt)):
-                    if stop():
-                        raise StoppedError
-                    self._link(view, ids, members, dealt[members, 0] == number, file, stop)
-                    starts.append(starts[-1] + len(members))
-                    tell("parts", starts[-1], int((dealt != NOWHERE).sum()))
-                self._join(ids)
-                self._merge(view, ids, dealt, starts, file, stop)
+            file = self._begun(view, ids) or self._begin(view, ids, tell)
+            self._store.working = len(file.ids) * HELD_BYTES
+            done, total = int(file.sizes[list(self._linked)].sum()), int(file.sizes.sum())
+            tell("parts", done, total)
+            for number in sorted(set(range(len(file.sizes))) - set(self._linked)):
+                if stop() or pause():
+                    raise StoppedError
+                self._link(view, file, number, stop)
+                done += int(file.sizes[number])
+                tell("parts", done, total)
+            self._store.edges.note(slice(0, head.rows))
+            self._merge(view, file, stop, tell)
+            for number in range(len(file.sizes)):
+                if growth := self._linked[number].growth:
+                    note_growth(self._store, np.full(bulk.SAMPLE, growth, np.float32))
+            return file.ids
         except StoppedError:
-            self._builder.clear(ids)
-            return False
-        except OSError as error:
-            self._builder.clear(ids)
-            raise StorageError(
-                f"cannot keep the edges of parts in {self._store.path}: {error.strerror}; free some space and try again"
-            ) from error
+            return None
         finally:
-            self._ring, self._ends = NO_IDS, []
-            self._store.working = 0
-        return True
+            if self._store.parts is None:
+                self._forget()
+
+    def discard(self) -> None:
+        """Remove what is kept of parts: it is linked, or of no use."""
+        file, self._store.parts = self._store.parts, None
+        self._forget()
+        if file is not None:
+            file.close()
+        if self._store.folder is not None:
+            remove(self._store.files, self._store.folder)
+
+    def _forget(self) -> None:
+        self._ring, self._linked = NO_IDS, {}
+        self._store.working = 0
+
+    # --- the plan --------------------------------------------------------------------------------------------------
+
+    def _begin(self, view: View, ids: UInt32s, tell: Progress) -> PartsFile:
+        """Deal the rows that live out to parts."""
+        store = self._store
+        assert store.folder is not None
+        self.discard()
+        self.kept = 0
+        ids = ids[store.state.array[ids, DIED] == 0]
+        needed, free = most_bytes(store, len(ids)), store.files.free_bytes(store.folder)
+        if free < needed:
+            raise DiskFullError(
+                f"to link {len(ids):,} rows within memory_limit={store.settings.memory_limit:,} takes up to "
+                f"{needed:,} bytes beside the database for a while, and the disk of {store.folder} has {free:,} free; "
+                f"make room for {needed - free:,} more"
+            )
+        store.working = len(ids) * (HELD_BYTES + DEALT_BYTES)
+        store.edges.note(slice(0, view.head.rows))
+        self._builder.clear(ids)
+        dealt = self._deal(view, ids, room_of(store))
+        store.parts = PartsFile.create(
+            store.files, store.folder, store.edges.spec, self._what(ids), ids, dealt, NOWHERE
+        )  # fmt: skip
+        self._ring, self._begun_how = np.zeros(len(ids), np.uint32), self._how()
+        return store.parts
+
+    def _begun(self, view: View, ids: UInt32s) -> PartsFile | None:
+        """What an earlier call or process has begun of these rows, if all that it has taken is still to be linked."""
+        store = self._store
+        if store.parts is not None:  # of this process: its rows wait, for nobody else takes rows from those that do
+            fits = store.parts.sizes.max() <= room_of(store)
+            return store.parts if fits and self._how() == self._begun_how else None
+        assert store.folder is not None
+        found = PartsFile.open(store.files, store.folder, store.edges.spec, NOWHERE)
+        if found is None:
+            return None
+        file, what = found
+        waiting = np.zeros(view.head.rows, np.bool_)
+        waiting[ids] = True
+        same = int(file.ids.max()) < view.head.rows and bool(waiting[file.ids].all())
+        if not same or what != self._what(file.ids) or file.sizes.max() > room_of(store):
+            log.info("%s is of other rows or settings; they are linked anew", file.path)
+            file.close()
+            return None
+        store.parts, self._begun_how = file, self._how()
+        self._ring, self._linked = np.zeros(len(file.ids), np.uint32), {}
+        store.edges.note(slice(0, view.head.rows))
+        self._builder.clear(file.ids)  # it may have been cut off while it merged
+        self._take_up(file)
+        return file
+
+    def _take_up(self, file: PartsFile) -> None:
+        """Count the parts that are linked, and keep their rings."""
+        for number in range(len(file.sizes)):
+            if self._builder.stopped():
+                raise StoppedError
+            taken = file.taken(number, LIFELINE, self._helpers.between)
+            if taken is not None:
+                self._note(file, number, *taken)
+        self.kept = len(self._linked)
+        log.info("%d of %d parts of %d rows are linked already", self.kept, len(file.sizes), len(file.ids))
+
+    def _what(self, ids: UInt32s) -> bytes:
+        """What parts follow from: the rows, and how they are dealt and linked."""
+        births = np.ascontiguousarray(self._store.state.array[ids, BORN])
+        return digest_of(self._how(), ids.tobytes(), births.tobytes())
+
+    def _how(self) -> str:
+        settings = self._store.settings
+        shape = (settings.dim, settings.metric, settings.dtype, settings.max_edges, settings.distance_threshold)
+        return repr((KIND, *shape, BORDER, LEADERS, OWN, bulk.OUTER, bulk.INNER, bulk.KEPT, bulk.CLUSTER, bulk.LEAF))
 
     def _deal(self, view: View, ids: UInt32s, room: int) -> AnyArray:
         """The parts of each row, uint16 (ids, 3), NOWHERE for none, the first that on whose ring it stands.
 
-        No part has more than `room` rows.
+        No part has more than `room` rows, and none is empty.
         """
-        count = min(max(LEADERS * 2 * len(ids) // room, FEWEST), MOST, len(ids))
-        chosen = np.sort(np.random.default_rng(len(ids)).choice(len(ids), count, replace=False))
-        near = self._builder.assign_leaders(view, ids, ids[chosen], min(BORDER, count), "dealing")
-        weights = np.bincount(near[:, 0], minlength=count)
-        places = self._builder.places(view, ids[chosen])
-        dealt = _deal_by(near, _packed(places, weights, -(-len(ids) // int(OWN * room))))
-        if np.bincount(dealt[:, 0]).max() > room:
-            dealt = _cut(dealt, room)
+        everywhere = np.arange(len(ids))
+        dealt = self._dealt_among(view, ids, everywhere, everywhere, room, "dealing")
+        dealt = self._cut(view, ids, dealt, room)
         _fit(dealt, room)
-        dealt = _with_sample(dealt, room)
+        dealt = _with_sample(_numbered(dealt), room)
         sizes = _sizes(dealt)
         log.info("%d rows in %d parts of %d rows at most", len(ids), len(sizes), sizes.max())
         return dealt
 
-    def _link(
-        self, view: View, everything: UInt32s, members: AnyArray, home: AnyArray, file: IO[bytes],
-        stop: Callable[[], bool],
-    ) -> None:  # fmt: skip
-        """Link some rows among themselves, and write their edges behind the others in the file.
-
-        members: places in `everything`. home: which of them stand on the ring of this part, and not of another one.
+    def _dealt_among(
+        self, view: View, ids: UInt32s, members: AnyArray, places: AnyArray, room: int, step: str
+    ) -> AnyArray:
+        """The parts of the rows at `places` in `ids`, uint16 (places, 2): those in which `members`, places as well, are
+        put, as many to each as leaves room for others.
         """
-        ids = everything[members]
-        self._store.working = len(everything) * HELD_BYTES + len(ids) * _row_bytes(self._store)
+        own = max(int(OWN * room), 1)
+        count = min(max(LEADERS * 2 * len(members) // room, FEWEST), MOST, len(members))
+        random = np.random.default_rng(len(members))
+        chosen = members[np.sort(random.choice(len(members), count, replace=False))]
+        near = self._builder.assign_leaders(view, ids[places], ids[chosen], min(BORDER, count), step)
+        weights = np.bincount(near[:, 0], minlength=count)
+        return _deal_by(near, _packed(self._builder.places(view, ids[chosen]), weights, -(-len(members) // own)))
+
+    def _cut(self, view: View, ids: UInt32s, dealt: AnyArray, room: int) -> AnyArray:
+        """Deal parts that are too large out again, by leaders of their own, or else, where their rows are too much
+        alike for that, in their order. All other parts stay what they are.
+        """
+        waiting = np.flatnonzero(np.bincount(dealt[:, 0]) > room).tolist()
+        number = int(_sizes(dealt).size)
+        while waiting:
+            if number > MOST_PARTS:  # those that were cut up have left theirs free
+                dealt = _numbered(dealt)
+                number = int(_sizes(dealt).size)
+                waiting = np.flatnonzero(np.bincount(dealt[:, 0]) > room).tolist()
+            part = waiting.pop()
+            own = np.flatnonzero(dealt[:, 0] == part)
+            guests = np.flatnonzero(dealt[:, 1] == part)
+            among = self._dealt_among(view, ids, own, np.concatenate((own, guests)), room, "")
+            inside = among[: len(own)]
+            if np.bincount(inside[:, 0]).max() > DIVIDED * len(own):
+                pieces = -(-len(own) // room)
+                dealt[own, 0] = number + np.arange(len(own)) * pieces // len(own)
+                dealt[guests, 1] = NOWHERE
+                number += pieces
+                continue
+            sizes = np.bincount(inside[:, 0])
+            dealt[own, 0] = inside[:, 0] + np.uint16(number)
+            other = inside[:, 1] != NOWHERE
+            dealt[own[other], 1] = inside[other, 1] + np.uint16(number)
+            dealt[guests, 1] = among[len(own) :, 0] + np.uint16(number)
+            waiting += (number + np.flatnonzero(sizes > room)).tolist()
+            number += len(_sizes(among))
+        return dealt
+
+    # --- linking ---------------------------------------------------------------------------------------------------
+
+    def _link(self, view: View, file: PartsFile, number: int, stop: Callable[[], bool]) -> None:
+        """Link the rows of a part among themselves, and keep their edges."""
+        members = _members(file.dealt, number)
+        ids = file.ids[members]
+        held = len(file.ids) * HELD_BYTES
+        self._store.working = held + len(ids) * _row_bytes(self._store)
         settings = replace(view.settings, memory_limit=0, compression_mode="none", durability="os")
         part = Store.in_memory(settings)
         try:
@@ -166,33 +315,41 @@ class Parts:
             builder = Builder(part, self._scratches, self._helpers)
             if not builder.build(own, part.metadata.head, stop):
                 raise StoppedError
-            if len(self._ends) < MEASURED and len(own) > LEAST_ROWS:
-                self._measure(part, builder)
-            self._note_ring(part.edges.array[: len(ids), LIFELINE], ids, members, home)
+            growth = 0.0
+            if number < MEASURED and len(own) > LEAST_ROWS:
+                growth = self._measure(part, builder)
             found = part.edges.array[: len(ids)]
+            file.begin()
             for start in range(0, len(ids), MERGED):
                 some = found[start : start + MERGED].copy()
                 neighbours = some[:, FIRST_NEIGHBOUR:]
                 there = np.arange(neighbours.shape[1]) < some[:, DEGREE : DEGREE + 1]
                 some[:, FIRST_NEIGHBOUR:] = np.where(there, ids[np.where(there, neighbours, 0)], VACANT)
-                file.write(some.tobytes())
+                file.add(number, some)
                 self._helpers.between()
+            file.finish(number, growth)
+            self.kept += 1
+            self._note(file, number, found[:, LIFELINE], growth)
         finally:
             part.close()
             del part
             give_back_heap()
-            self._store.working = len(everything) * HELD_BYTES
+            self._store.working = held
 
-    def _measure(self, part: Store, builder: Builder) -> None:
-        """Note how distances grow with rank: as they do within some of the parts."""
+    @staticmethod
+    def _measure(part: Store, builder: Builder) -> float:
+        """How distances grow with rank within a part; 0 if that cannot be told."""
         set_entries(part, np.zeros(1, np.uint32))
         builder.measure_growth(take_view(part, part.metadata.head, NO_IDS))
-        growth = growth_of(part)
-        if growth:
-            note_growth(self._store, np.full(bulk.SAMPLE, growth, np.float32))
+        return growth_of(part)
 
-    def _note_ring(self, lifelines: UInt32s, ids: UInt32s, members: AnyArray, home: AnyArray) -> None:
-        """Keep the ring of a part, without the rows that stand on another one's."""
+    def _note(self, file: PartsFile, number: int, lifelines: UInt32s, growth: float) -> None:
+        """A part is linked: keep its ring, without the rows that stand on another one's, and how distances grow.
+
+        lifelines: of its rows, by their places in the part, and 1 more.
+        """
+        members = _members(file.dealt, number)
+        ids, home = file.ids[members], file.dealt[members, 0] == number
         after, at, order = lifelines.tolist(), 0, []
         for _ in range(len(after)):
             order.append(at)
@@ -200,12 +357,7 @@ class Parts:
         ring = np.array(order)[home[order]]
         if len(ring):
             self._ring[members[ring[:-1]]] = ids[ring[1:]] + np.uint32(1)
-            self._ends.append((int(members[ring[0]]), int(members[ring[-1]])))
-
-    def _join(self, ids: UInt32s) -> None:
-        """Let the last row of each ring lead to the first of the next."""
-        for (_, last), (first, _) in zip(self._ends, self._ends[1:] + self._ends[:1], strict=True):
-            self._ring[last] = ids[first] + np.uint32(1)
+        self._linked[number] = Linked(members[ring[[0, -1]]].tolist() if len(ring) else [], growth)
 
     def _gathered(self, slab: Slab, ids: UInt32s) -> AnyArray:
         rows = slab.array
@@ -217,25 +369,26 @@ class Parts:
             self._helpers.between()
         return out
 
-    def _merge(
-        self, view: View, ids: UInt32s, dealt: AnyArray, starts: list[int], file: IO[bytes], stop: Callable[[], bool]
-    ) -> None:
-        """Give each row the edges that it has in its parts."""
-        edges = view.graph.edges
+    def _merge(self, view: View, file: PartsFile, stop: Callable[[], bool], tell: Progress) -> None:
+        """Give each row the edges that it has in its parts, and let the last row of each ring lead to the first of the
+        next. Stopped, it leaves nothing linked.
+        """
+        ids, dealt, edges = file.ids, file.dealt, view.graph.edges
+        ends = [each.ends for _, each in sorted(self._linked.items()) if each.ends]
+        for (_, last), (first, _) in zip(ends, ends[1:] + ends[:1], strict=True):
+            self._ring[last] = ids[first] + np.uint32(1)
         width = edges.shape[1]
         slots = width - FIRST_NEIGHBOUR
-        done = starts[:-1].copy()
-        file.flush()
+        done = np.zeros(len(file.sizes), np.int64)
         for start in range(0, len(ids), MERGED):
             if stop():
+                self._builder.clear(ids)
                 raise StoppedError
             mine = dealt[start : start + MERGED]
             given = np.full((len(mine), slots, mine.shape[1]), VACANT, np.uint32)
             for part in np.unique(mine[mine != NOWHERE]):
                 at, which = np.nonzero(mine == part)
-                file.seek(done[part] * width * 4)
-                read = np.frombuffer(file.read(len(at) * width * 4), np.uint32).reshape(-1, width)
-                given[at, :, which] = read[:, FIRST_NEIGHBOUR:]
+                given[at, :, which] = file.rows(int(part), int(done[part]), len(at))[:, FIRST_NEIGHBOUR:]
                 done[part] += len(at)
             chosen, degrees = in_turns(given.reshape(len(mine), -1), slots)
             rows = np.zeros((len(mine), width), np.uint32)
@@ -243,6 +396,7 @@ class Parts:
             rows[:, FIRST_NEIGHBOUR:] = np.where(chosen == VACANT, 0, chosen)
             edges[ids[start : start + MERGED]] = rows
             self._helpers.between()
+            tell("merging", min(start + MERGED, len(ids)), len(ids))
 
 
 def in_turns(given: UInt32s, slots: int) -> tuple[UInt32s, AnyArray]:
@@ -258,10 +412,9 @@ def in_turns(given: UInt32s, slots: int) -> tuple[UInt32s, AnyArray]:
     return chosen.astype(np.uint32), (chosen != VACANT).sum(axis=1)
 
 
-def _parts(dealt: AnyArray) -> Iterator[AnyArray]:
-    """The places of the rows of each part, ascending."""
-    for part in range(len(_sizes(dealt))):
-        yield np.flatnonzero((dealt == part).any(axis=1))
+def _members(dealt: AnyArray, part: int) -> AnyArray:
+    """The places of the rows of a part, ascending."""
+    return np.flatnonzero((dealt == part).any(axis=1))
 
 
 def _sizes(dealt: AnyArray) -> AnyArray:
@@ -306,7 +459,7 @@ def _packed(places: Float32s, weights: AnyArray, count: int) -> AnyArray:
 
 def _fit(dealt: AnyArray, room: int) -> None:
     """Of the rows that are in a part for the second time, leave as many as there is room for, evenly drawn."""
-    own = np.bincount(dealt[:, 0])
+    own = np.bincount(dealt[:, 0], minlength=len(_sizes(dealt)))  # a part may have guests alone
     for part, size in enumerate(own):
         guests = np.flatnonzero(dealt[:, 1] == part)
         free = room - int(size)
@@ -315,26 +468,19 @@ def _fit(dealt: AnyArray, room: int) -> None:
             dealt[np.delete(guests, kept), 1] = NOWHERE
 
 
+def _numbered(dealt: AnyArray) -> AnyArray:
+    """The same parts, numbered without a gap."""
+    there = _sizes(dealt) > 0
+    numbers = np.full(NOWHERE + 1, NOWHERE, np.uint16)
+    numbers[np.flatnonzero(there)] = np.arange(int(there.sum()), dtype=np.uint16)
+    for start in range(0, len(dealt), 1 << 16):
+        dealt[start : start + (1 << 16)] = numbers[dealt[start : start + (1 << 16)]]
+    return dealt
+
+
 def _with_sample(dealt: AnyArray, room: int) -> AnyArray:
     """One part more, of rows from everywhere: their edges lead from part to part, where no border does."""
     sample = np.linspace(0, len(dealt) - 1, min(room, len(dealt))).astype(np.int64)
     more = np.full((len(dealt), 1), NOWHERE, np.uint16)
     more[sample] = len(_sizes(dealt))
     return np.concatenate((dealt, more), axis=1)
-
-
-def _cut(dealt: AnyArray, room: int) -> AnyArray:
-    """Parts that are too large because their rows are too much alike, cut up; each row is in one part only."""
-    alone = np.full_like(dealt, NOWHERE)
-    number = 0
-    for part in range(len(_sizes(dealt))):
-        members = np.flatnonzero(dealt[:, 0] == part)
-        for piece in np.array_split(members, max(-(-len(members) // room), 1)):
-            if len(piece):
-                alone[piece, 0] = number
-                number += 1
-    return alone
-
-
-def _file(folder: Path) -> IO[bytes]:
-    return tempfile.TemporaryFile(dir=folder)  # written, not mapped: a full disk is an error

@@ -11,27 +11,40 @@ import os
 import re
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from ..errors import DatabaseExistsError, StorageError
 from .files import Files, translated
 
+MARK = "RESUMABLE"  # in a workshop: what is in there is of use to who makes the same once more
+
 
 @contextmanager
-def folder_draft(path: Path, files: Files) -> Iterator[Path]:
+def folder_draft(path: Path, files: Files, keep: Callable[[], bool] | None = None) -> Iterator[Path]:
     """A name where nothing is. The folder made there becomes `path` when the block ends.
 
     If the block fails, the folder is removed. What killed processes have left of drafts of `path` is removed first.
+
+    keep: asked after a failure whether the draft is to stay for another try. With it, one that was left is not removed
+    but handed out again: it may be there, and whole or not.
 
     Raises:
         DatabaseExistsError: if something other than an empty folder is at `path`.
         StorageError: if the folder around it cannot be written.
     """
-    with workshop(path, files) as place:
+    kept = False
+    with workshop(path, files, resume=keep is not None, keep=lambda: kept) as place:
         draft = place / "whole"
-        yield draft
+        if keep is not None:
+            with translated("write to", place):
+                (place / MARK).touch()
+        try:
+            yield draft
+        except BaseException:
+            kept = keep is not None and keep()
+            raise
         files.sync_folder(draft)
         publish(draft, path, files)
 
@@ -53,8 +66,12 @@ def publish(draft: Path, path: Path, files: Files) -> None:
 
 
 @contextmanager
-def workshop(path: Path, files: Files) -> Iterator[Path]:
+def workshop(
+    path: Path, files: Files, *, resume: bool = False, keep: Callable[[], bool] = lambda: False
+) -> Iterator[Path]:
     """A hidden folder beside `path`, removed when the block ends, in which something grows that takes this name.
+
+    resume: whether one that was left, and bears MARK, is handed out again. keep: asked at the end whether it stays.
 
     Raises: as folder_draft.
     """
@@ -62,14 +79,14 @@ def workshop(path: Path, files: Files) -> Iterator[Path]:
     _require_vacant(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        _remove_abandoned(path)
-        place, lock = _open_workshop(path)
+        place, lock = _take_abandoned(path, resume=resume) or _open_workshop(path)
     except OSError as error:
         raise StorageError(f"cannot write beside {path}: {error.strerror}; choose another folder") from error
     try:
         yield place
     finally:
-        shutil.rmtree(place, ignore_errors=True)
+        if not keep():
+            shutil.rmtree(place, ignore_errors=True)
         os.close(lock)
 
 
@@ -92,18 +109,25 @@ def _open_workshop(path: Path) -> tuple[Path, int]:
             os.close(lock)
 
 
-def _remove_abandoned(path: Path) -> None:
-    """Remove the workshops of `path` whose makers are dead."""
+def _take_abandoned(path: Path, *, resume: bool) -> tuple[Path, int] | None:
+    """Remove the workshops of `path` whose makers are dead; but with `resume` take over one that bears MARK."""
+    taken = None
     named = re.compile(rf"\.{re.escape(path.name)}\.making-[0-9a-f]{{8}}")
     for place in path.parent.iterdir():
         if named.fullmatch(place.name):
             with suppress(OSError):  # it is gone meanwhile, or somebody else's
                 lock = os.open(place, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
                 try:
-                    if _locked(lock):
-                        shutil.rmtree(place, ignore_errors=True)
+                    if not _locked(lock):
+                        continue
+                    if resume and taken is None and (place / MARK).is_file():
+                        taken, lock = (place, lock), -1
+                        continue
+                    shutil.rmtree(place, ignore_errors=True)
                 finally:
-                    os.close(lock)
+                    if lock >= 0:
+                        os.close(lock)
+    return taken
 
 
 def _locked(folder: int) -> bool | None:

@@ -60,6 +60,7 @@ from .generation import (
 )
 from .keys import pack_keys, unpack_key
 from .memory import MemoryMetadata
+from .parts import PartsFile
 from .platform import boot_id, give_way
 from .readers import Registration
 from .recoded import as_created, discard_draft, follow_codes
@@ -231,6 +232,7 @@ class Store:
         self.centre: tuple[Slab, int, Float32s] | None = None  # of RaBitQ's codes: its row and its vector
         self.codebooks: dict[int, Codebook] = {}  # of product codes, by the word BOOK that goes with each
         self.navigation, self.drawn = NO_NAVIGATION, NOT_DRAWN
+        self.parts: PartsFile | None = None  # of a first load that is linked in parts
         self.disk: DiskRows | None = None  # where there is a disk.slab
         self.source: Descriptors | None = None  # of what searches over the disk read: see graph/disk.py
         self.hot = NO_HOT
@@ -413,7 +415,7 @@ class Store:
 
     def _close_beside(self, stack: ExitStack, *, settle: bool) -> None:
         """Release what there is beside slabs and metadata. settle: all of these are on the disk."""
-        for other in (self.changes, self.draft):
+        for other in (self.changes, self.draft, self.parts):
             if other is not None:
                 stack.callback(other.close)
         if self.disk is not None:
@@ -1008,6 +1010,8 @@ class Store:
             try:
                 beside = 0 if self.disk is None else self.disk.disk_bytes()
                 beside += 0 if (draft := self.draft) is None else draft.disk_bytes()
+                beside += sum(map(len, self.borrowed))
+                beside += 0 if (parts := self.parts) is None else parts.disk_bytes()
                 return sum(slab.disk_bytes() for slab in self.slabs.values()) + beside + self.metadata.disk_bytes()
             except CoreNNError:  # its files may have gone to a compaction, or its codes to others
                 if held == (self.generation, self.codes, self.draft):
