@@ -72,6 +72,7 @@ WORDS = (
     "CLOCK",
     "BOOT",
     "SETTLED",
+    "PLACED",
     "TICKS",
 )
 

@@ -580,6 +580,7 @@ class CoreNN:
         memory["key_bytes"] = self._store.heap_bytes()
         memory["navigation"] = view.graph.navigation.ids.nbytes + view.graph.navigation.edges.nbytes
         memory["disk_rows"] = sum(part.nbytes for part in self._store.hot)
+        memory["disk_slots"] = 0 if self._store.disk is None else SLOT_BYTES * rows
         memory["metadata"] = view.metadata.memory_bytes()
         readers = self._snapshots.others(self._store.registration)
         return Stats(

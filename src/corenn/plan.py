@@ -23,7 +23,7 @@ from .kernels.carve import MOST as MOST_LEADERS
 from .kernels.codes import bits_of, code_width
 from .kernels.disk import PAGE, unit_of
 from .measure import Machine
-from .storage.disk import words_of
+from .storage.disk import SLOT_BYTES, words_of
 from .storage.rocksdb import CACHE_BYTES, WRITE_BUFFER_BYTES
 from .storage.store import slab_specs
 
@@ -50,6 +50,9 @@ OVERLAP = 2.0  # parts in which a row is linked where the whole does not fit int
 # A walk over the disk finds the rows that are nearest to its entries in memory: so many expansions read nothing.
 KEPT_ROWS, KEPT_SAVES, KEPT_GAIN = 500, 5.0, 2.2  # saved by so many, and by each tenfold of them
 KEPT_MOST = 10.0  # nobody has measured more: what comes after the way there is different for each query
+# Rows that share a page are near to each other, and expanded as well: measured with 5 of them; docs/scale.md.
+MATES_EXPONENT = 0.26  # pages are as many as a walk with one row to a page expands, × rows of a page ** -MATES_EXPONENT
+MATES_DISTANCES = 2.0  # times, where three rows or more share a page
 IN_FLIGHT = 4  # pages of one query that are read at once
 GROWTH = 1.125  # files are allocated up to an eighth beyond what they hold
 TIME_RANGE = 1.5  # times either way: caches, clocks and neighbours
@@ -344,7 +347,7 @@ def _with_codes(ask: Ask, machine: Machine, mode: str, size: int, worse: float) 
     unit_rows, unit_bytes = unit_of(words)
     pages_per_row, disk_slab = max(unit_bytes // (PAGE * unit_rows), 1), -(-ask.rows // unit_rows) * unit_bytes
     fixed, state, keys = _fixed(ask, machine), 16 * ask.rows, (16 + ask.key_bytes) * ask.rows
-    memory = {**fixed, "codes": size * ask.rows, "state": state}
+    memory = {**fixed, "codes": size * ask.rows, "state": state, "slots": SLOT_BYTES * ask.rows}
     least = sum(memory.values())
     left, notes = max(ask.memory - least, 0), []
     kept = min((ask.memory - sum(fixed.values())) // HOT_SHARE, left, ask.rows * 4 * words)
@@ -358,12 +361,16 @@ def _with_codes(ask: Ask, machine: Machine, mode: str, size: int, worse: float) 
     expanded = hops(ask)
     expanded = expanded.times(worse, f"{expanded.why}, {worse} × for {mode} codes")
     distances = _distances(ask, expanded)
-    pages = _pages(ask, expanded, memory["kept rows"] // (4 * words), pages_per_row, cached)
+    if unit_rows > 2:
+        why = f"{distances.why}, {MATES_DISTANCES} × for {unit_rows} rows of a page"
+        distances = distances.times(MATES_DISTANCES, why)
+    shared = unit_rows**-MATES_EXPONENT
+    pages = _pages(expanded, memory["kept rows"] // (4 * words), pages_per_row * shared, cached)
     if "keys" not in memory:
         pages = Figure(pages.value + ask.k, pages.low + ask.k, pages.high + ask.k, f"{pages.why}; {ask.k} for keys")
     latency, qps = _reading(ask, machine, mode, size, distances, pages)
     slabs = _slabs(ask, mode, size)
-    disk = {**_disk_files(slabs, machine, ask), "disk.slab": disk_slab}
+    disk = {**_disk_files(slabs, machine, ask), "disk.slab": disk_slab, "slots.slab": SLOT_BYTES * ask.rows}
     resident = sum(slabs.values()) + sum(fixed.values())
     whole = resident + _build_bytes(ask) <= ask.memory
     return Way(
@@ -387,13 +394,13 @@ def _with_codes(ask: Ask, machine: Machine, mode: str, size: int, worse: float) 
     )
 
 
-def _pages(ask: Ask, expanded: Figure, kept: int, pages_per_row: int, cached: float) -> Figure:
-    """Pages of disk.slab that a query reads."""
+def _pages(expanded: Figure, kept: int, pages_per_row: float, cached: float) -> Figure:
+    """Pages of disk.slab that a query reads. pages_per_row: less than one where expanded rows share pages."""
     saved = min(_saved(kept), expanded.low)
     each = pages_per_row * (1 - cached)
     return Figure(
         (expanded.value - saved) * each, (expanded.low - saved) * each, (expanded.high - saved) * each,
-        f"{pages_per_row} for each of {expanded.value:.0f} expansions but {saved:.0f} among {kept:,} kept rows, "
+        f"{pages_per_row:.2g} for each of {expanded.value:.0f} expansions but {saved:.0f} among {kept:,} kept rows, "
         f"{cached:.0%} of them cached; {expanded.why}",
     )  # fmt: skip
 

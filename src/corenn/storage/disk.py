@@ -252,9 +252,12 @@ class DiskRows:
         self.slot_slab.header[PLACED] = first
 
     def displace(self, ids: UInt32s) -> None:
-        """Rows are to be written again, somewhere else."""
+        """Rows are to be written again, somewhere else: not where any row lies, whatever the header says of that."""
         self.stale(ids)
-        self.slots[ids] = 0
+        slots = self.slots
+        slots[ids] = 0
+        there = slots[slots <= self.rows.capacity * self.unit_rows]
+        self.slot_slab.header[PLACED] = max(self.placed, int(there.max(initial=0)))
 
     # --- writing ---------------------------------------------------------------------------------------------------
 
