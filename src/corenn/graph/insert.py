@@ -216,6 +216,9 @@ class Linker:
         if by_codes(view) != self._scattered and isinstance(self._store.edges, FileSlab):
             self._scattered = by_codes(view)
             self._store.edges.read_no_more_than_touched(self._scattered)
+            for slab in (self._store.codes, self._store.state):
+                if self._scattered and isinstance(slab, FileSlab):
+                    slab.read_ahead()  # else they come page by page, each waited for
         nearest = np.empty((len(batch), min(PEERS, max(1, len(batch) - 1))), np.uint64)
         if len(batch) > 1:
             self._rank(view, batch, nearest)

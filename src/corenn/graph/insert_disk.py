@@ -21,7 +21,7 @@ from .view import View
 
 log = logging.getLogger("corenn.insert")
 
-BATCH_ROWS = 256  # so few that pages which a batch has read are still cached when it writes them
+BATCH_ROWS = 96  # so few that pages which a batch has read are still cached when it writes them
 EXPANDED_SHARE = 4  # of its search list, an insert expands one in so many
 TRAIL = 1  # expanded candidates kept beside the list, in search lists
 FIRST_WIDTH, MOST_WIDTH = 1, 2  # rows asked for at once: other walks go on meanwhile, and what is in vain costs them

@@ -197,11 +197,11 @@ def choose_by_codes(
         count = _walk(scorer, graph, live, plan, lift, file, scratch, bench, waiting, info)
         found = scratch.best if plan.tombstones else scratch.pool
         growth[i] = growth_of(found, min(count, plan.nearest), plan.nearest)
-        total = _gather(live, node, found, count, scratch.trail, info[HOPS], bench, 0)
+        total = _gather(node, found, count, scratch.trail, info[HOPS], bench, 0)
         for t in range(nearest.shape[1]):
             if nearest[i, t] == NOTHING:
                 break
-            total = _take(live, node, id_of(nearest[i, t]), bench, total)
+            total = _take(node, id_of(nearest[i, t]), bench, total)
         if rows.radius > 0:
             norm = rows.seals[node, NORM]
             scale = np.float32(math.sqrt(rows.radius)) / norm if norm > 0 else np.float32(1)
@@ -210,8 +210,8 @@ def choose_by_codes(
             aim_at(scorer, scratch.query)
             waiting = navigate(scorer, graph, live, plan, np.float32(0), scratch, info)
             count = _walk(scorer, graph, live, plan, np.float32(0), file, scratch, bench, waiting, info)
-            total = _gather(live, node, found, count, scratch.trail, 0, bench, total)
-        _prune_decoded(codes, node, shape, bench, total, chosen[i])
+            total = _gather(node, found, count, scratch.trail, 0, bench, total)
+        _prune_decoded(codes, live, node, shape, bench, total, chosen[i])
 
 
 @inlined
@@ -224,9 +224,9 @@ def _put_origin(codes: Any, asked: Any, vector: Any, origin: Any) -> None:
 
 
 @inlined
-def _take(live: Any, node: Any, row: Any, bench: Any, total: Any) -> Any:
-    """Note a candidate for an edge, unless it is dead or the node itself, or there is no room."""
-    if row == node or total == bench.ids.shape[0] or not usable(live, row):
+def _take(node: Any, row: Any, bench: Any, total: Any) -> Any:
+    """Note a candidate for an edge, unless it is the node itself, or there is no room."""
+    if row == node or total == bench.ids.shape[0]:
         return total
     bench.ids[total] = np.uint32(row)
     return total + 1
@@ -234,16 +234,16 @@ def _take(live: Any, node: Any, row: Any, bench: Any, total: Any) -> Any:
 
 @inlined
 def _gather(
-    live: Any, node: Any, found: Any, count: Any, trail: Any, hops: Any, bench: Any, total: Any
+    node: Any, found: Any, count: Any, trail: Any, hops: Any, bench: Any, total: Any
 ) -> Any:  # fmt: skip
     """Note what a walk has found, and what it has expanded on the way; returns how many there are."""
     for t in range(count):
-        total = _take(live, node, id_of(found[t]), bench, total)
+        total = _take(node, id_of(found[t]), bench, total)
     for t in range(hops):
         candidate = trail[t] | EXPANDED
         place = place_of(found, count, trail[t])
         if place == count or found[place] | EXPANDED != candidate:
-            total = _take(live, node, id_of(trail[t]), bench, total)
+            total = _take(node, id_of(trail[t]), bench, total)
     return total
 
 
@@ -260,22 +260,22 @@ def _apart(vectors: Any, lifts: Any, row: Any, point: Any, lift: Any) -> Any:
 
 
 @inlined
-def _prune_decoded(codes: Any, node: Any, shape: Any, bench: Any, total: Any, row: Any) -> None:
+def _prune_decoded(codes: Any, live: Any, node: Any, shape: Any, bench: Any, total: Any, row: Any) -> None:
     """Choose among bench.ids[:total], as `link.write_edges` does, and write the row of edges, its degree last."""
     for t in range(total):
         rebuild(codes, np.int64(bench.ids[t]), bench.vectors[t])
         bench.lifts[t] = lift_of(codes, np.int64(bench.ids[t]))
     _measure(bench, total, lift_of(codes, node))
     if codes.radius <= 0:
-        row[DEGREE] = _prune(shape.alpha, bench, total, row, 0, shape.max_edges)
+        row[DEGREE] = _prune(live, shape.alpha, bench, total, row, 0, shape.max_edges)
         return
-    chosen = _prune(shape.alpha, bench, total, row, 0, shape.max_edges // 2)
+    chosen = _prune(live, shape.alpha, bench, total, row, 0, shape.max_edges // 2)
     norm = codes.seals[node, NORM]
     scale = np.float32(math.sqrt(codes.radius)) / norm if norm > 0 else np.float32(1)
     for at in range(bench.anchor.shape[0]):
         bench.anchor[at] = bench.origin[at] + scale * (bench.anchor[at] - bench.origin[at])
     _measure(bench, total, np.float32(0))
-    row[DEGREE] = _prune(shape.alpha, bench, total, row, chosen, shape.max_edges)
+    row[DEGREE] = _prune(live, shape.alpha, bench, total, row, chosen, shape.max_edges)
 
 
 @inlined
@@ -287,8 +287,8 @@ def _measure(bench: Any, total: Any, lift: Any) -> None:
 
 
 @inlined
-def _prune(alpha: Any, bench: Any, count: Any, row: Any, chosen: Any, limit: Any) -> Any:
-    """See `link.robust_prune`."""
+def _prune(live: Any, alpha: Any, bench: Any, count: Any, row: Any, chosen: Any, limit: Any) -> Any:
+    """See `link.robust_prune`. Whether one is dead is asked of those that would be chosen alone: it costs a page."""
     candidates, alive, ids = bench.candidates, bench.alive, bench.ids
     for i in range(count):
         alive[i] = not has_edge(row, chosen, np.int64(ids[id_of(candidates[i])]))
@@ -298,6 +298,8 @@ def _prune(alpha: Any, bench: Any, count: Any, row: Any, chosen: Any, limit: Any
         if chosen == limit:
             break
         place = id_of(candidates[i])
+        if not usable(live, np.int64(ids[place])):
+            continue
         row[FIRST_NEIGHBOUR + chosen] = ids[place]
         chosen += 1
         point, lift = bench.vectors[place], bench.lifts[place]
@@ -361,8 +363,8 @@ def link_back_by_codes(
         for t in range(degree):
             other = np.int64(row[FIRST_NEIGHBOUR + t])
             if other < live.rows:
-                total = _take(live, node, other, bench, total)
+                total = _take(node, other, bench, total)
         for t in range(fresh):
-            total = _take(live, node, np.int64(sources[start + t]), bench, total)
+            total = _take(node, np.int64(sources[start + t]), bench, total)
         rebuild(codes, node, bench.anchor)
-        _prune_decoded(codes, node, shape, bench, total, row)
+        _prune_decoded(codes, live, node, shape, bench, total, row)

@@ -245,6 +245,10 @@ class FileSlab:
         for row in ids.tolist():
             platform.will_need(self._descriptor, PAGE + row * size, size)
 
+    def read_ahead(self) -> None:
+        """Have the system begin to read all of it."""
+        platform.will_need(self._descriptor, 0, self._mapped)
+
     def read_no_more_than_touched(self, scarce: bool = True) -> None:
         """From here on a touch brings in one page: where memory is scarce, what is read around it displaces others.
 
