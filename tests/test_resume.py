@@ -148,20 +148,37 @@ from pathlib import Path
 from corenn import CoreNN
 from corenn.graph import bulk, parts
 from corenn.storage import residence
-from tests.test_resume import build, made, LIMIT
+from tests.test_resume import DIM, LIMIT, ROWS, build, made
 residence.LEAST, parts.LEAST_ROWS, bulk.BULK_ROWS = 0, 8, 40
 path, step, share = Path(sys.argv[1]), sys.argv[2], float(sys.argv[3])
-plain, linked = parts.Parts._link, []
+plain = parts.Parts._link
 def link(self, *more):
     plain(self, *more)
-    linked.append(more[2])
     print("part", more[2], flush=True)
-parts.Parts._link = link
-def tell(step, done, total):
-    if step == sys.argv[2] and done >= share * total:
+    if step == "open":
         os._exit(7)
-build(path, made(), progress=tell)
+parts.Parts._link = link
+def tell(now, done, total):
+    if now == step and done >= share * total:
+        os._exit(7)
+if step == "open":
+    CoreNN.open(path).checkpoint()
+elif sys.argv[4] == "build":
+    build(path, made(), progress=tell)
+else:
+    with CoreNN.create(path, dim=DIM, metric="l2", memory_limit=LIMIT) as db, db.loading(tell):
+        db.insert(range(ROWS), made())
 """
+
+
+def killed(path: Path, step: str, share: float, call: str = "build") -> str:
+    """What a process has printed that was killed at a step, after such a share of it."""
+    done = subprocess.run(
+        [sys.executable, "-c", DYING, str(path), step, str(share), call], env=environment(),
+        stdout=subprocess.PIPE, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 7
+    return done.stdout
 
 
 def test_a_build_that_is_killed_again_and_again_links_each_part_once(
@@ -169,13 +186,8 @@ def test_a_build_that_is_killed_again_and_again_links_each_part_once(
 ) -> None:
     said = ""
     for step, share in (("rows", 1), ("parts", 0.3), ("merging", 1)):
-        done = subprocess.run(
-            [sys.executable, "-c", DYING, str(tmp_path / "db"), step, str(share)], env=environment(),
-            stdout=subprocess.PIPE, text=True, check=False,
-        )  # fmt: skip
-        assert done.returncode == 7
+        said += killed(tmp_path / "db", step, share)
         assert not (tmp_path / "db").exists()
-        said += done.stdout
     linked = [int(number) for number in re.findall(r"part (\d+)", said)]
     assert linked == list(range(len(linked))) and len(linked) > 3
     with build(tmp_path / "db", rows) as db:
@@ -325,6 +337,20 @@ def test_opening_goes_on_in_the_background(whole: AnyArray, seen: Parts, rows: F
         np.testing.assert_array_equal(edges(db), whole)
         db.checkpoint()
         assert not (tmp_path / "db" / NAME).exists()
+        assert not db.verify().problems
+
+
+def test_a_load_that_is_killed_goes_on_at_each_opening(
+    whole: AnyArray, seen: Parts, rows: Float32s, tmp_path: Path
+) -> None:
+    said = killed(tmp_path / "db", "parts", 0.2, "loading") + killed(tmp_path / "db", "open", 0)
+    linked = [int(number) for number in re.findall(r"part (\d+)", said)]
+    assert len(linked) > 1
+    with CoreNN.open(tmp_path / "db") as db:
+        assert len(db) == len(db.query(rows[7], k=ROWS)) == ROWS
+        settled(db)
+        assert linked + seen.linked == list(range(seen.total))
+        np.testing.assert_array_equal(edges(db), whole)
         assert not db.verify().problems
 
 
