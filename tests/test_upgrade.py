@@ -308,9 +308,9 @@ def test_an_error_at_any_step_of_an_upgrade_leaves_one_version(
 ) -> None:
     rows = (path / "vectors.slab").read_bytes()[fmt.PAGE :]
     left = [1]
-    for at in range(2, MOST_STEPS):  # the first takes the lock
+    for at in range(2 + late, MOST_STEPS, 2):  # the first takes the lock
         copy = shutil.copytree(path, tmp_path / f"{at}")
-        faults = Faults(at, (errno.EIO, errno.ENOSPC)[at % 2], late=late)
+        faults = Faults(at, (errno.EIO, errno.ENOSPC)[at // 2 % 2], late=late)
         try:
             upgrade_folder(copy, FaultyFiles(faults))
         except CoreNNError as error:
@@ -324,7 +324,7 @@ def test_an_error_at_any_step_of_an_upgrade_leaves_one_version(
         shutil.rmtree(copy)
     assert not faults.hit, "it never ends"
     assert sorted(left) == left
-    assert set(left) == {1, 2, 3}
+    assert {1, 2} <= set(left) <= {1, 2, 3}
 
 
 def test_a_death_at_any_step_of_an_upgrade_leaves_one_version(path: Path, tmp_path: Path, future: list[str]) -> None:

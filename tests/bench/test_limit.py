@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,10 +18,11 @@ import pytest
 from corenn import CoreNN
 from corenn.bench import limit_child, memory
 from corenn.bench.cage import Cage, Watch, new_group
-from corenn.bench.limit import OURS, Amount, markdown, options_of
+from corenn.bench.limit import OURS, Amount, keeping, markdown, options_of
 from corenn.bench.limit_rows import Bench, beyond, bytes_per_row, searches, space_of
 from corenn.bench.limit_search import Phase, Searched
 from corenn.bench.sample import Sample
+from corenn.bench.spec import Spec
 from corenn.bench.systems.lancedb import divisor
 from corenn.types import Float32s
 
@@ -200,6 +202,21 @@ def test_systems_side_by_side() -> None:
     assert lines[3] == "diskann failed: start: not installed"
 
 
+def test_an_index_is_kept_for_the_same_rows_and_options(tmp_path: Path) -> None:
+    rows = tmp_path / "rows.npy"
+    np.save(rows, np.arange(8, dtype=np.float32).reshape(2, 4))
+    bench, spec = replace(_bench(), base_file=rows), Spec("diskann", {"memory": 5})
+    kept = keeping(tmp_path, spec, bench)
+    assert keeping(tmp_path, Spec("diskann", {"memory": 6}), bench) != kept
+    kept.mkdir()
+    assert keeping(tmp_path, spec, bench) == kept and not kept.exists(), "a build that was never through"
+    kept.mkdir()
+    (kept / "built.json").write_text("[null, 1.0]")
+    assert keeping(tmp_path, spec, bench) == kept and kept.exists()
+    np.save(rows, np.ones((2, 4), np.float32))
+    assert keeping(tmp_path, spec, bench) != kept
+
+
 def test_systems_are_told_of_the_limit() -> None:
     assert options_of(OURS, 5, 10, 4) == {"limit": 5}
     told = options_of("diskann", 100 * MB, 1_000_000, 128)
@@ -224,7 +241,8 @@ def test_the_goals_of_data_larger_than_memory(tmp_path: Path, rng: np.random.Gen
     names = [row["name"] for row in told["results"]]
     assert names == [
         "recall lost by sq8", "recall lost by sq4", "recall lost by rabitq", "recall lost by pq", "recall lost by opq",
-        "training of product codes", "encoding by product codes", "recall@10 within the limit", "pages read per query",
+        "training of product codes", "encoding by product codes", "p99 of queries beside retraining, over idle",
+        "recall@10 within the limit", "pages read per query",
         "QPS within the limit, all threads", "QPS within the limit, one thread", "resident beyond the limit, searching",
         "build within the limit", "… resident beyond the limit", "… disk space at its highest, over the end",
         "inserts of 1,000 rows within the limit", "… resident beyond the limit",

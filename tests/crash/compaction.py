@@ -1,8 +1,9 @@
-"""A compaction that is killed at each of its steps in turn: `python -m tests.crash.compaction FOLDER`.
+"""A compaction that is killed at its steps in turn: `python -m tests.crash.compaction FOLDER [FIRST EVERY]`.
 
 FOLDER/db is a database of `ROWS` rows, of which every third is dead. A step is an operation on files or a report of
 progress. Each compaction runs in a fork of a process that has compiled the kernels and never used RocksDB, on a copy of
-FOLDER/db; another fork looks at what is left. Prints the steps that there were when one came to its end.
+FOLDER/db; another fork looks at what is left. FIRST, EVERY: kill at some of the steps only. Prints how many kills there
+were, and how many before the switch.
 """
 
 from __future__ import annotations
@@ -142,8 +143,8 @@ def in_a_fork(work: Callable[..., None], *arguments: Any) -> int:
     return os.waitpid(child, 0)[1]
 
 
-def main(folder: Path) -> None:
-    """Kill at step 1, 2, …, until one compaction comes to its end."""
+def main(folder: Path, first: int = 1, every: int = 1) -> None:
+    """Kill at step `first` and each `every` steps later, until one compaction comes to its end."""
     with CoreNN.in_memory(dim=DIM, metric="l2") as db:
         db.insert(range(2 * ROWS), np.concatenate((vectors(), vectors())))
         db.delete(range(9))
@@ -152,20 +153,20 @@ def main(folder: Path) -> None:
         db.query(vectors()[0])
     assert in_a_fork(make, folder / "db") == 0
     generations = []
-    for at in itertools.count(1):
+    for at in itertools.count(first, every):
         path = shutil.copytree(folder / "db", folder / "copy")
         (folder / "log").unlink(missing_ok=True)
         status = in_a_fork(compact, path, at)
         if status not in (0, signal.SIGKILL):
             sys.exit(f"step {at}: the compaction ended with {status}")
         generations.append(read_generation(path))
-        if in_a_fork(look, path) or (at % AGAIN == 0 and in_a_fork(again, path)):
+        if in_a_fork(look, path) or (at // every % AGAIN == 0 and in_a_fork(again, path)):
             sys.exit(f"step {at}: what was left is not as it should be")
         shutil.rmtree(path)
         if status == 0:
             break
-    print(at - 1, generations.count(1))
+    print(len(generations) - 1, generations.count(1))
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), *map(int, sys.argv[2:]))

@@ -19,12 +19,12 @@ from tests.simulation.run import Simulation
 
 pytestmark = pytest.mark.compiled
 
-SEEDS = range(1_000, 1_003)  # the same on any machine; `make simulate` plays others
+SEEDS = range(1_000, 1_001)  # the same on any machine; `make simulate` plays others
 MOST_SEEDS = 40  # within which what is planted must be found
 
 
 def test_a_seed_replays_exactly() -> None:
-    runs = [Simulation(seed, lives=2) for seed in (3, 3, 4)]
+    runs = [Simulation(seed, lives=1) for seed in (3, 3, 4)]
     one, again, other = (each.run() for each in runs)
     assert one == again
     assert runs[0].seen == runs[1].seen

@@ -9,6 +9,7 @@ codes lose and how fast they are made is measured in memory.
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import os
 import sys
@@ -16,6 +17,7 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from shutil import rmtree
 from typing import Any
 
 import numpy as np
@@ -25,6 +27,7 @@ from ..database import CoreNN
 from ..warmup import warm
 from .core import CORES
 from .curve import K
+from .limit_retrain import retraining
 from .limit_rows import RECALL, Bench, building, bytes_per_row, inserting, lost_by_codes, product_rates, searches
 from .limit_search import Held, Plan, Searched
 from .process import Fault
@@ -34,17 +37,20 @@ from .spec import Spec
 from .subject import Subject
 from .systems.base import Option
 
-PARTS = ("codes", "product", "search", "build", "insert")
+PARTS = ("codes", "product", "retraining", "search", "build", "insert")
 OURS, PEERS = "corenn-disk", ("diskann", "lancedb")
 SHARE = 0.15
 SPARE = 50_000
+TOGETHER = 32  # queries per call of a system that holds all candidates of a call in memory
 WAITING = 8  # threads for each core, where they wait for a disk
 BUILD_SECONDS, REQUEST_SECONDS = 14_400.0, 1_800.0
 
 
 @dataclass(frozen=True, slots=True)
 class Amount:
-    """How much of everything. passes, pass_seconds: of each timing at least. lasting: seconds of inserts at most."""
+    """How much of everything. passes, pass_seconds: of each timing at least. lasting: seconds of inserts at most, and
+    of queries beside retraining.
+    """
 
     rows: int
     queries: int
@@ -68,7 +74,7 @@ def options_of(name: str, limit: int, rows: int, dim: int) -> dict[str, Option]:
         OURS: {"limit": limit},
         # Half of it for codes, a quarter for rows; the rest is for what is in work.
         "diskann": {"memory": limit // 2, "cached": min(limit // 4 // node, rows // 10)},
-        "lancedb": {"index": "IVF_PQ", "partitions": 0, "cache": limit // 2},
+        "lancedb": {"index": "IVF_PQ", "partitions": 0, "cache": limit // 2, "together": TOGETHER},
     }.get(name, {})  # type: ignore[return-value]
 
 
@@ -96,7 +102,8 @@ def search(bench: Bench, asked: argparse.Namespace, amount: Amount) -> tuple[lis
         spec = Spec(name, options_of(name, bench.limit, len(sample.base), bench.dim))
         wide = (bench.cores,) if name == OURS else (bench.cores, WAITING * bench.cores)
         try:
-            found[name] = Held(spec, plan, subject, bench.folder / name).measure((1, *wide), _say)
+            folder = bench.folder / name if name == OURS or not asked.keep else keeping(asked.keep, spec, bench)
+            found[name] = Held(spec, plan, subject, folder).measure((1, *wide), _say)
         except Fault as fault:
             failed[name] = f"{fault.stage}: {fault.reason}: {fault.message}"
             _say(f"{name} {failed[name]}")
@@ -118,6 +125,9 @@ def measure(bench: Bench, asked: argparse.Namespace, amount: Amount) -> tuple[li
     if "product" in asked.parts:
         _say("training and encoding")
         rows += product_rates(bench)
+    if "retraining" in asked.parts:
+        _say("queries beside retraining")
+        rows += retraining(bench, bench.folder / "retrained", amount.lasting)
     if "search" in asked.parts:
         made, found, failed = search(bench, asked, amount)
         rows += made
@@ -162,6 +172,17 @@ def markdown(found: Sequence[Searched], failed: dict[str, str]) -> str:
     return "\n".join([*lines, *(f"{name} failed: {why}" for name, why in failed.items())])
 
 
+def keeping(keep: Path, spec: Spec, bench: Bench) -> Path:
+    """Where a peer's index of these rows, made with these options, is kept; what a build has left half done is gone."""
+    told = hashlib.sha256(repr((spec.name, sorted(spec.options.items()), bench.sample.metric)).encode())
+    with bench.base_file.open("rb") as rows:
+        told.update(hashlib.file_digest(rows, "sha256").digest())
+    folder = keep / f"{spec.name}-{told.hexdigest()[:16]}"
+    if folder.exists() and not (folder / "built.json").exists():
+        rmtree(folder)
+    return folder
+
+
 def _say(what: str) -> None:
     print(what, file=sys.stderr, flush=True)
 
@@ -192,6 +213,7 @@ def _arguments(given: Sequence[str] | None) -> argparse.Namespace:
         "--python", type=_python, action="append", default=[], metavar="NAME=PATH",
         help="another interpreter for a peer; may be repeated",
     )  # fmt: skip
+    parser.add_argument("--keep", type=Path, help="folder in which indexes of peers stay, to be used again")
     parser.add_argument("--no-groups", action="store_true", help="use no control group, even where one can be made")
     parser.add_argument("--json", type=Path, help="write figures, goals and circumstances to this file")
     parser.add_argument("--quick", action="store_true", help="2,000 rows: tries the program, not the speed")

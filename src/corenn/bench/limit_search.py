@@ -7,12 +7,14 @@ from the cache before each phase, and before each pass of all queries that is ti
 
 from __future__ import annotations
 
+import json
 import math
 import statistics
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from shutil import rmtree
 from typing import Any
 
 import numpy as np
@@ -111,13 +113,21 @@ class Held:
         self.folder = folder
         self.log = folder / "log"
         self._files = folder / "files"
+        self._note = folder / "built.json"  # written when the build is through
         self._idle = self._held = 0
 
     def measure(self, threads: tuple[int, ...], tell: Callable[[str], None]) -> Searched:
-        """Build, find the hastiest setting with the recall, and time it on so many threads each."""
-        self._files.mkdir(parents=True)
-        tell(f"building {self.spec.label}")
-        version, built = self._build()
+        """Build, unless the folder holds what was built before, find the hastiest setting with the recall, and time it
+        on so many threads each.
+        """
+        if self._note.exists():
+            tell(f"{self.spec.label} was built before")
+            version, built = json.loads(self._note.read_text())
+        else:
+            self._files.mkdir(parents=True)
+            tell(f"building {self.spec.label}")
+            version, built = self._build()
+            self._note.write_text(json.dumps([version, built]))
         self._weigh()
         tell(f"searching {self.spec.label} within {self.plan.limit / 1e6:,.0f} MB")
         params, recall, settled, points, first = self._explore()
@@ -143,6 +153,7 @@ class Held:
         """What a process needs that has built and searched a few rows: resident, and as the limit counts it."""
         rows, folder = self.folder / "few.npy", self.folder / "few"
         np.save(rows, self.subject.base[:FEW])
+        rmtree(folder, ignore_errors=True)
         folder.mkdir()
         with (
             Cage(None, groups=self.plan.groups) as cage,

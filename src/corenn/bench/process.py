@@ -148,7 +148,8 @@ def _lend(folder: Path) -> Path:
     lent = folder / "lent"
     lent.mkdir(exist_ok=True)
     link = lent / PACKAGE.name
-    if not link.exists():
+    if not link.exists() or link.resolve() != PACKAGE:
+        link.unlink(missing_ok=True)
         link.symlink_to(PACKAGE, target_is_directory=True)
     return lent
 

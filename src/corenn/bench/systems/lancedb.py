@@ -24,7 +24,8 @@ class LanceDb(System):
 
     partitions: of its inverted file; 0 for the square root of the rows. refine: candidates that are ranked again, in
     multiples of k; with IVF_PQ they are tried. width: components to a subspace of IVF_PQ. cache: bytes for parts of the
-    index in memory, 0 for the package's own choice.
+    index in memory, 0 for the package's own choice. together: queries per call at most, 0 for all, which it holds in
+    memory with all their candidates.
     """
 
     name = "lancedb"
@@ -32,6 +33,7 @@ class LanceDb(System):
     package = "lancedb"
     options: ClassVar[Options] = {
         "index": HNSW, "m": 20, "ef_construction": 300, "partitions": 1, "refine": 5, "width": 4, "cache": 0,
+        "together": 0,
     }  # fmt: skip
     on_disk = True
     notes = ("a database",)
@@ -76,7 +78,11 @@ class LanceDb(System):
         return [{"ef": ef} for ef in sorted({least, *(ef for ef in EFFORTS if ef > least)})]
 
     def query(self, queries: Float32s, k: int) -> Int64s:
-        """One call; its rows name the query that each answers."""
+        """So many queries per call; its rows name the query that each answers."""
+        step = self.option["together"] or len(queries)
+        return np.concatenate([self._some(queries[at : at + step], k) for at in range(0, len(queries), step)])
+
+    def _some(self, queries: Float32s, k: int) -> Int64s:
         found = self._search(queries, k)
         asked = found["query_index"].to_numpy() if len(queries) > 1 else np.zeros(len(found), np.int64)
         ends = np.cumsum(np.bincount(asked, minlength=len(queries)))[:-1]
