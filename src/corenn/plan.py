@@ -50,8 +50,8 @@ OVERLAP = 2.0  # parts in which a row is linked where the whole does not fit int
 # A walk over the disk finds the rows that are nearest to its entries in memory: so many expansions read nothing.
 KEPT_ROWS, KEPT_SAVES, KEPT_GAIN = 500, 5.0, 2.2  # saved by so many, and by each tenfold of them
 KEPT_MOST = 10.0  # nobody has measured more: what comes after the way there is different for each query
-# Rows that share a page are near to each other, and expanded as well: measured with 5 of them; docs/scale.md.
-MATES_EXPONENT = 0.26  # pages are as many as a walk with one row to a page expands, × rows of a page ** -MATES_EXPONENT
+# Rows that share a page are near to each other, and expanded as well: measured with 5 and 11; docs/scale.md.
+MATES_EXPONENT = 0.23  # pages are as many as a walk with one row to a page expands, × rows of a page ** -MATES_EXPONENT
 MATES_DISTANCES = 2.0  # times, where three rows or more share a page
 IN_FLIGHT = 4  # pages of one query that are read at once
 GROWTH = 1.125  # files are allocated up to an eighth beyond what they hold
