@@ -333,8 +333,8 @@ print(json.dumps({"recall": recall, "peaks": peaks}), flush=True)
 """
 
 
-# Of the limit, at its highest: never more, where a touch brings in its own page alone.
-MOST = 1.0 if touches_alone() else 1.75
+# Of the limit, at its highest, where a touch brings in its own page alone; 1.35 was measured amid other work.
+MOST = 1.45 if touches_alone() else 1.75
 
 
 @contextmanager

@@ -453,6 +453,18 @@ def test_nothing_changes_of_which_nobody_was_told_before(
         assert copy.verify().ok
 
 
+def test_a_row_that_dies_is_no_fault_of_disk_slab(
+    tmp_path: Path, sift: Sample, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with created(tmp_path / "db") as db:
+        db.insert(range(1_100), sift[0][:1_100])
+        settle(db)
+        monkeypatch.setattr(writer, "IDLE_SECONDS", 1e9)
+        db.delete(range(20))
+        assert db.verify().ok and not db.verify().repaired
+        assert db.stats().disk_backlog >= 20, "they are written anew"
+
+
 def failing(*_: object) -> None:
     raise StorageError("it cannot be done")
 

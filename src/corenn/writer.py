@@ -830,12 +830,18 @@ class Writer:
         shared: the memory is, and this handle is told by others what it has of it. Called in the writer thread.
         """
         self._resume_after_fault()
-        settings = self.store.settings.changed(changes)
-        if isinstance(self.store.metadata, RocksMetadata):
-            stored = Settings.from_dict(self.store.metadata.settings()["settings"]).changed(changes)
-            self.store.metadata.store_settings(stored.as_dict(), sync=settings.durability == "sync")
-        self.store.change_settings({name: changes[name] for name in changes if not (shared and name == "memory_limit")})
-        self.store.add_codes()
+        here = {name: changes[name] for name in changes if not (shared and name == "memory_limit")}
+        before = {name: getattr(self.store.settings, name) for name in here}
+        self.store.change_settings(here)
+        try:
+            self.store.add_codes()  # first: a reader that finds the setting is to find the file as well
+            if isinstance(self.store.metadata, RocksMetadata):
+                stored = Settings.from_dict(self.store.metadata.settings()["settings"]).changed(changes)
+                sync = self.store.settings.durability == "sync"
+                self.store.metadata.store_settings(stored.as_dict(), sync=sync)
+        except BaseException:
+            self.store.change_settings(before)
+            raise
         self.follow_limit()
 
     def follow_limit(self) -> None:

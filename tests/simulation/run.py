@@ -31,6 +31,8 @@ from tests.simulation.world import HOME, Disk, SimulatedFiles, Weather, simulate
 IN_MEMORY = Path("/dev/shm")
 WRITERS = 3
 LIVES = 4
+MODES = ("auto", "none", "sq8", "sq4", "rabitq", "pq", "opq", "trunc")
+LIMITS = (None, 1, 10_000, 40_000)  # bytes
 BROKEN = (DiskFullError, StorageError, ReadOnlyError)
 
 
@@ -324,6 +326,8 @@ class Simulation:
             lambda: self._verify(db, weather),
             lambda: self._snapshot(db),
             lambda: self._compact(db),
+            lambda: self._configure(db),
+            lambda: self._other_codes(db),
         ]
         while not ended:
             chore = chance.choice(chores)
@@ -347,6 +351,24 @@ class Simulation:
             db.snapshot(path)
             self._check_copy(path, low)
             self.seen["snapshots"] += 1
+
+    def _configure(self, db: CoreNN) -> None:
+        """Other codes, or another limit, or both."""
+        chance, changes = self.scheduler.random, dict[str, Any]()
+        if chance.random() < 0.7:
+            changes["compression_mode"] = chance.choice(MODES)
+        if chance.random() < 0.7:
+            changes["memory_limit"] = chance.choice(LIMITS)
+        db.configure(**changes)
+        self.seen["settings"] += 1
+
+    def _other_codes(self, db: CoreNN) -> None:
+        """Snapshots, of which all but the first are of what has changed, while other codes are made."""
+        db.configure(compression_mode=self.scheduler.random.choice(MODES))
+        for _ in range(3):
+            self.seen["snapshots amid codes"] += db._store.draft is not None
+            self._snapshot(db)
+            self._rest(0, 3, 30)
 
     def _compact(self, db: CoreNN) -> None:
         db.compact()

@@ -20,6 +20,7 @@ from corenn.graph.query import _plan
 from corenn.graph.threads import Helpers
 from corenn.storage import rocksdb
 from corenn.storage.files import Files
+from corenn.storage.residence import Residence
 from corenn.storage.rocksdb import Rocks
 from corenn.writer import Job, Request, Task, Write
 from tests.faults.faulty import ERRORS, Call, Faults, FaultyFiles, FaultyRocks
@@ -163,6 +164,11 @@ class SimulatedFiles(PoweredFiles):
         base = super()
         self._step("remove", path, lambda: base.remove(path))
 
+    def rename(self, source: Path, target: Path) -> None:
+        super().rename(source, target)
+        if _at_home(source) and source.name in self.synced:
+            self.synced[target.name] = self.synced.pop(source.name)
+
     def remove_tree(self, path: Path) -> None:
         base = super()
         self._step("remove", path, lambda: base.remove_tree(path))
@@ -243,8 +249,16 @@ def _helping(scheduler: Scheduler) -> Callable[..., None]:
     return one_by_one
 
 
+@contextmanager
+def _looked_at_once(self: Residence) -> Iterator[None]:
+    self.look()
+    yield
+    self.look()
+
+
 THREADED = (
-    "writer", "database", "storage.readers", "storage.slab", "storage.store", "graph.calibrate", "graph.bulk",
+    "writer", "database", "storage.readers", "storage.residence", "storage.slab", "storage.store", "graph.calibrate",
+    "graph.bulk",
 )  # fmt: skip
 SMALL: dict[str, Any] = {  # so that everything happens among a few hundred rows
     "corenn.graph.query.FEW_ROWS": 8,
@@ -260,6 +274,12 @@ SMALL: dict[str, Any] = {  # so that everything happens among a few hundred rows
     "corenn.storage.rocks.BATCH_BYTES": 1500,
     "corenn.storage.rocks.RECORD_WORDS": 24,
     "corenn.storage.slab.FileSlab.LEAST_BYTES": 2048,
+    "corenn.graph.codes.LEAST_TRAINED": 16,
+    "corenn.graph.recode.LEAST_TRAINED": 16,
+    "corenn.graph.recode.LEAST_ROWS": 8,
+    "corenn.graph.codebook.ROUNDS": 2,
+    "corenn.graph.disk.STEP_ROWS": 16,
+    "corenn.storage.residence.GRAIN": 2,
     "corenn.graph.calibrate.SAMPLES": 24,
     "corenn.graph.calibrate.ALWAYS": (1,),
     "corenn.graph.calibrate.LONGEST": 64,
@@ -282,7 +302,16 @@ def simulated(scheduler: Scheduler, files: Callable[[], SimulatedFiles], disk: D
         **{f"corenn.{name}.threading": threads for name in THREADED},
         **{
             f"corenn.{name}.time": clock
-            for name in ("graph.calibrate", "storage.rocks", "storage.rocks_copy", "storage.readers")
+            for name in (
+                "writer",
+                "graph.calibrate",
+                "graph.disk",
+                "graph.recode",
+                "storage.residence",
+                "storage.rocks",
+                "storage.rocks_copy",
+                "storage.readers",
+            )
         },
         **{f"corenn.storage.{name}.secrets": secrets for name in ("readers", "changes", "draft", "store")},
         **{
@@ -291,6 +320,14 @@ def simulated(scheduler: Scheduler, files: Callable[[], SimulatedFiles], disk: D
         },
         "corenn.database.Files": files,
         "corenn.graph.threads.cpu_count": lambda: 1,
+        # What is resident is not the same each time: there is always too much, and nothing that others have.
+        "corenn.storage.residence.mapped_bytes": lambda: 1 << 40,
+        "corenn.storage.residence.mapped_of": lambda path: 1 << 40,
+        "corenn.storage.residence.private_bytes": lambda: 0,
+        "corenn.storage.residence.give_back_heap": lambda: None,
+        "corenn.storage.residence.Residence.watched": _looked_at_once,
+        "corenn.storage.residence.Residence.check": lambda self, fixed, limit=None: None,
+        "corenn.storage.rocks.RocksMetadata.live_within": lambda self, size: None,  # its threads write when they like
         "corenn.graph.threads.Helpers.run": _helping(scheduler),
         "corenn.storage.rocksdb._options": _options(rocksdb._options),
         **SMALL,

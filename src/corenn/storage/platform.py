@@ -79,6 +79,11 @@ def mapped_bytes() -> int:
     return int(status.read_text().split()[2]) * PAGE_BYTES if status.exists() else 0
 
 
+def private_bytes() -> int:
+    """The other part, of no file, 0 where it cannot be told."""
+    return max(resident_bytes() - mapped_bytes(), 0)
+
+
 def mapped_of(folder: Path) -> int:
     """The part of it that is of the files in a folder, counted by the mapping, which takes milliseconds."""
     smaps = Path("/proc/self/smaps")

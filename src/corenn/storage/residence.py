@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, ClassVar
 
 from ..errors import CoreNNError, InvalidSettingError
-from .platform import give_back_heap, let_go, mapped_bytes, mapped_of
+from .platform import give_back_heap, let_go, mapped_bytes, mapped_of, private_bytes
 from .rocks import RocksMetadata
 from .slab import FileSlab
 
@@ -32,9 +32,11 @@ GRAIN = 64
 LOOK_SECONDS = 0.0001  # between two looks, each of which takes some microseconds
 WATCH_SECONDS = 0.0005  # the same for who does nothing else
 COUNT_SECONDS = 1.0  # between two counts, each of which takes milliseconds
+PRIVATE_SHARE = 2  # private memory that nobody counts is taken for ours up to a part in so many of the limit
 ALIKE = 1 << 20  # bytes that may come or go during a count
-RESERVE = 0.25  # of the limit, for what is touched between two looks and what nobody counts
+RESERVE = 0.125  # of the limit, for what is touched between two looks
 LEAST = 48 << 20  # what RocksDB, working memory and a few pages of every file need
+FLOOR_SHARE = 16  # of that least: pages that may stay whatever else takes, since walks would meet nothing but faults
 SHARE = 16  # the part of the limit that changes of the metadata take before they become a table
 LARGE = ("vectors.slab", "edges.slab", "disk.slab", "seals.slab")
 
@@ -51,7 +53,9 @@ class Residence:
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        self._others = mapped_bytes()
+        if self.limit:
+            give_back_heap()
+        self._others, self._private = mapped_bytes(), private_bytes()
         self._next = self._count_next = math.inf
         self._lock = threading.RLock()  # a signal handler may query in the middle of a look
         self.given_back = 0
@@ -150,7 +154,7 @@ class Residence:
                 self.count()
             # Codes and states are given back for want of nothing but themselves: they would come again at once.
             for large, part in ((True, 1 - RESERVE), (False, 1.0)):
-                if self.mapped() <= max(int(self.limit * part) - self.anonymous(), 0):
+                if self.mapped() <= max(int(self.limit * part) - self.anonymous(), LEAST // FLOOR_SHARE):
                     break
                 self._give_back(large=large)
             self._next = time.perf_counter() + LOOK_SECONDS
@@ -167,9 +171,13 @@ class Residence:
                 self._give_back(large=large)
 
     def anonymous(self) -> int:
-        """Bytes that stay: RocksDB's, what walks begin with, hot rows, and what a first load works on."""
+        """Bytes that stay: RocksDB's, what walks begin with, hot rows, and what a first load works on; or what has come
+        to the private memory of the process since the database was opened, if that is more. Some of it may be the
+        user's: so it is taken for ours up to a share of the limit.
+        """
         kept = (*self._store.hot, self._store.navigation.ids, self._store.navigation.edges)
-        return self._store.metadata.memory_bytes() + self._store.working + sum(array.nbytes for array in kept)
+        known = self._store.metadata.memory_bytes() + self._store.working + sum(array.nbytes for array in kept)
+        return max(known, min(private_bytes() - self._private, self.limit // PRIVATE_SHARE))
 
     def _slabs(self) -> Iterator[tuple[str, FileSlab]]:
         """The mapped files, by the name of what they hold."""

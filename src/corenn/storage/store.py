@@ -821,6 +821,8 @@ class Store:
             self._write_state(record.died, commit_of(self.state.array[record.died, 0]), record.number)
 
     def _write_state(self, ids: UInt32s, born: Any, died: Any) -> None:
+        if self.writable and self.disk is not None:
+            self._note_stale(ids)  # by the first word, whose check covers the death, its rows are known
         self.put_state(ids, state_words(ids, born, died))
 
     def mark_linked(self, commit: int) -> None:
