@@ -94,7 +94,7 @@ def insert(path: str, rows: str, first: str, limit: str, lasting: str) -> dict[s
             db.insert(range(int(first) + at, int(first) + at + BATCH), some)
             taken.append(time.perf_counter() - began)
             at += BATCH
-        work = {"faults": memory.major_faults() - faults, "read": (memory.read_bytes() or 0) - read}
+        work: dict[str, float] = {"faults": memory.major_faults() - faults, "read": (memory.read_bytes() or 0) - read}
         work |= {"processor_seconds": time.process_time() - spent}
         stats = db.stats()
         caught_up = settled(db, SETTLE_SECONDS)
