@@ -33,7 +33,8 @@ pytestmark = pytest.mark.compiled
 
 @pytest.fixture(autouse=True)
 def _any_limit(monkeypatch: pytest.MonkeyPatch) -> None:
-    """So small a limit that everything outgrows it."""
+    """So small a limit that everything outgrows it; what is done in idle time is done at once."""
+    monkeypatch.setattr(writer, "IDLE_SECONDS", 0.001)
     monkeypatch.setattr(Residence, "check", lambda self, fixed, limit=None: None)
 
 
@@ -104,8 +105,7 @@ def test_it_hangs_neither_on_threads_nor_on_what_is_current(tmp_path: Path, sift
     np.testing.assert_array_equal(made[0], made[1])
 
 
-def test_rows_that_go_and_come(tmp_path: Path, sift: Sample, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(writer, "IDLE_SECONDS", 0.001)
+def test_rows_that_go_and_come(tmp_path: Path, sift: Sample) -> None:
     rows, queries = sift[0][: BASE + MORE], sift[1][:60]
     vectors = dict(enumerate(rows[:BASE]))
     with created(tmp_path / "db") as db:
