@@ -193,6 +193,7 @@ def test_a_limit_is_weighed_by_the_codes_that_there_may_be(
 def test_disk_slab_keeps_up_with_inserts(
     tmp_path: Path, sift: Sample, any_limit: None, monkeypatch: pytest.MonkeyPatch, batch: int
 ) -> None:
+    """As far as it may take the time."""
     rows = sift[0]
     half = len(rows) // 2
     options = {"metric": "l2", "compression_mode": "sq8", "compression_threshold": 0, "recall_target": 0}
@@ -200,12 +201,33 @@ def test_disk_slab_keeps_up_with_inserts(
         db.insert(range(half), rows[:half])
         settle(db)
         monkeypatch.setattr(writer, "IDLE_SECONDS", 1e9)
+        monkeypatch.setattr(writer, "SPILLED_SHARE", 1e9)
         for start in range(half, len(rows) - batch, batch):
             db.insert(range(start, start + batch), rows[start : start + batch])
         behind = db.stats().disk_backlog
         assert behind <= 1.1 * len(db) / over_disk.WORTHWHILE
         assert behind > 0, "else idle time has done it, and nothing is tested"
         check_hot_rows(db)
+
+
+def test_inserts_do_not_wait_for_disk_slab_which_catches_up(
+    tmp_path: Path, sift: Sample, any_limit: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = sift[0]
+    half = len(rows) // 2
+    options = {"metric": "l2", "compression_mode": "sq8", "compression_threshold": 0, "recall_target": 0}
+    with CoreNN.create(tmp_path / "db", dim=128, memory_limit=200_000, **options) as db:
+        db.insert(range(half), rows[:half])
+        settle(db)
+        with monkeypatch.context() as patched:
+            patched.setattr(writer, "IDLE_SECONDS", 1e9)
+            patched.setattr(writer, "SPILLED_SHARE", 0.0)
+            for start in range(half, len(rows) - 250, 250):
+                db.insert(range(start, start + 250), rows[start : start + 250])
+            assert db.stats().disk_backlog > len(db) / 4
+        db.insert([len(rows)], rows[:1] + 1)
+        settle(db)
+        assert db.stats().disk_backlog == 0
 
 
 def check_hot_rows(db: CoreNN) -> None:
