@@ -135,9 +135,9 @@ def test_rows_that_go_and_come(tmp_path: Path, sift: Sample) -> None:
 
 
 def test_equal_rows_stand_together(tmp_path: Path, rng: np.random.Generator) -> None:
-    """Prunes leave one edge among them, and the ring leads along them."""
+    """As do those that codes do not tell apart: prunes leave one edge among them, and the ring leads along them."""
     some = rng.normal(size=(20, 32)).astype(np.float32)
-    rows = np.concatenate((np.repeat(some, 50, axis=0), np.repeat(some, 20, axis=0)))
+    rows = np.concatenate((np.repeat(some, 50, axis=0), np.repeat(some + np.float32(1e-6), 20, axis=0)))
     with created(tmp_path / "db", dim=32, compression_mode="sq4") as db:
         db.insert(range(1_000), rows[:1_000])
         add(coded(db), rows[1_000:], 1_000, 50)

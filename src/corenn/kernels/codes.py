@@ -18,6 +18,7 @@ A fourth kind, *product* codes, has tables in the place of products: see product
 from __future__ import annotations
 
 from functools import lru_cache
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -138,15 +139,18 @@ def product_form(dim: int, subspaces: int) -> Form:
 def product_sizes(dim: int) -> tuple[int, ...]:
     """Numbers of subspaces to choose from where memory is scarce, the largest first, as whole rows of codes.
 
-    From one for two components, as far as that is less than `sq4` takes, by halves down to the least row that there is.
+    From one for two components, as far as that is less than `sq4` takes, by halves down to the least row that there is,
+    and what lies in the middle of two of these.
     """
     usual = _subspaces(dim)
-    sizes = [2 * usual] if 2 * usual <= dim and 2 * usual < Form(dim, 4).row_bytes else []
+    halves = [2 * usual] if 2 * usual <= dim and 2 * usual < Form(dim, 4).row_bytes else []
     size = usual
     while size > ALIGNED:
-        sizes.append(size)
+        halves.append(size)
         size = size // 2 // ALIGNED * ALIGNED
-    return (*sizes, ALIGNED)
+    halves.append(ALIGNED)
+    middles = [(large + small) // 2 // ALIGNED * ALIGNED for large, small in pairwise(halves)]
+    return tuple(sorted({*halves, *middles}, reverse=True))
 
 
 def _subspaces(dim: int) -> int:

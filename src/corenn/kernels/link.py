@@ -290,7 +290,7 @@ def thread_ring(
     killed between the two stores is mended by `mend_ring`. told: int64 (1,), one row more, beside those of the batch,
     their neighbours and the root, of which the caller knows that it may change, or ANY. Where another one has to, it is
     put there, and nothing is changed from there on. vector: float32 (dim,). codes: uint8 (rows, width), no rows for
-    none; where the first `body` bytes of two differ, their vectors do, and need not be read. Returns how many rows are
+    none; rows whose first `body` bytes are equal count as equal then, and no vector is read. Returns how many rows are
     done.
     """
     for i in range(batch.shape[0]):
@@ -343,10 +343,11 @@ def _place_on_ring(rows: Any, edges: Any, node: Any, root: Any, vector: Any, cod
 
 @inlined
 def _equal(rows: Any, one: Any, other: Any, vector: Any, codes: Any, body: Any) -> Any:
-    if codes.shape[0] > 0:
+    if codes.shape[0] > 0:  # prunes by codes do not tell apart what codes do not
         for byte in range(body):
             if codes[one, byte] != codes[other, byte]:
                 return False
+        return True
     decode(rows, one, vector)
     return distance(rows, vector, lift_of(rows, one), other) == 0
 
