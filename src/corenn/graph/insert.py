@@ -299,7 +299,9 @@ class Linker:
         journal = edges.header[JOURNAL : JOURNAL + 2]
         asked = self._store.changes is not None or self._store.disk is not None
         told = np.full(1, -1 if asked else ANY, np.int64)
-        codes, body = (NO_CODES, 0) if view.codes is None else (view.codes.vectors, view.codes.body)
+        codes, body = NO_CODES, 0
+        if view.codes is not None and by_codes(view):
+            codes, body = view.codes.vectors, view.codes.body
         vector, step = np.empty(settings.dim, np.float32), max(1, BATCH_ROWS // self._helpers.grain())
         for start in range(0, len(batch), step):
             left = batch[start : start + step]
