@@ -51,8 +51,10 @@ lint: setup
 
 test: lint test-jit test-nojit
 
+# The kernels first, each once. Many tests wait for a disk or for another process: twice as many workers as processors.
 test-jit: setup
-	$(BIN)/python -m pytest $(PARALLEL) -m 'not slow'
+	printf '%s\n' f32 u8 | xargs -P 2 -n 1 $(BIN)/corenn warmup --dtype
+	$(BIN)/python -m pytest -n $$((2 * $$(getconf _NPROCESSORS_ONLN))) -m 'not slow'
 
 # The suite once more with the kernels as plain Python, on small data: what the compiler may hide.
 test-nojit: setup

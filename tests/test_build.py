@@ -25,6 +25,7 @@ from corenn.graph import bulk, threads
 from corenn.graph.insert import Linker
 from tests import oracle
 from tests.crash.harness import environment
+from tests.kinds import LARGE_KERNEL_DTYPES
 
 from .conftest import Sample
 
@@ -102,7 +103,7 @@ def test_finds_as_much_as_a_graph_made_by_inserts(early: None, walked: list[int]
 
 @pytest.mark.compiled
 @pytest.mark.parametrize("metric", oracle.METRICS)
-@pytest.mark.parametrize("dtype", oracle.DTYPES)
+@pytest.mark.parametrize("dtype", LARGE_KERNEL_DTYPES)
 def test_every_metric_and_dtype(early: None, metric: str, dtype: str, sift: Sample) -> None:
     rows, queries = sift[0][:1500], sift[1][:50]
     with CoreNN.build(None, range(len(rows)), rows, dim=128, metric=metric, dtype=dtype) as db:

@@ -29,7 +29,8 @@ from corenn.storage.rocks import RocksMetadata
 from corenn.storage.slab import FileSlab
 from corenn.storage.state import seen_up_to
 from tests.conftest import COMPILED, Create, Sample
-from tests.oracle import DTYPES, METRICS, distances, recall
+from tests.kinds import LARGE_KERNEL_DTYPES
+from tests.oracle import METRICS, distances, recall
 from tests.test_retraining import settled
 
 Rows = NDArray[np.float32]
@@ -143,7 +144,7 @@ def test_rows_without_a_direction_are_found(memory: Create, matryoshka: Sample, 
 
 
 @pytest.mark.parametrize("metric", METRICS)
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dtype", LARGE_KERNEL_DTYPES)
 @pytest.mark.parametrize("mode", ["pq", "trunc"])
 def test_every_stored_type_has_codes(memory: Create, matryoshka: Sample, mode: str, dtype: str, metric: str) -> None:
     rows, queries = matryoshka[0][:MANY], matryoshka[1][:40]
@@ -160,7 +161,7 @@ def test_every_stored_type_has_codes(memory: Create, matryoshka: Sample, mode: s
     assert np.mean(share) >= FLOOR[mode]
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dtype", LARGE_KERNEL_DTYPES)
 @pytest.mark.parametrize("mode", MODES)
 def test_distances_are_those_of_the_vectors(memory: Create, sift: Sample, mode: str, dtype: str) -> None:
     rows, queries = sift[0][:MANY], sift[1][:20]

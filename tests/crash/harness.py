@@ -15,7 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,6 +37,7 @@ from tests.crash.workload import (
     replay,
     thread_of,
 )
+from tests.oracle import DTYPES
 
 ROOT = Path(__file__).parents[2]
 KEYS_PER_ROUND = 500
@@ -162,9 +163,11 @@ def reopen_and_check(folder: Path, plan: Plan, tally: Tally, reader: bool) -> No
         check(db, folder, plan, tally)
 
 
-def one_database(folder: Path, rng: np.random.Generator, rounds: int, tally: Tally) -> None:
+def one_database(
+    folder: Path, rng: np.random.Generator, rounds: int, tally: Tally, dtypes: Sequence[str]
+) -> None:  # fmt: skip
     """Kill and reopen the same database up to `rounds` times."""
-    plan = Plan.random(rng)
+    plan = Plan.random(rng, dtypes)
     folder.mkdir()
     plan.save(folder)
     for life in range(rounds):
@@ -189,8 +192,8 @@ def scratch(where: Path | None) -> Iterator[Path]:
     shutil.rmtree(folder)
 
 
-def run(rounds: int, seed: int, where: Path | None = None) -> Tally:
-    """Do that many rounds.
+def run(rounds: int, seed: int, where: Path | None = None, dtypes: Sequence[str] = DTYPES) -> Tally:
+    """Do that many rounds, on databases of some stored types.
 
     Raises:
         CrashError: naming the seed and the folder in which everything was left as it was.
@@ -201,7 +204,7 @@ def run(rounds: int, seed: int, where: Path | None = None) -> Tally:
             lives = min(int(rng.integers(2, 7)), rounds - tally.rounds)
             place = folder / f"database-{tally.rounds}"
             try:
-                one_database(place, rng, lives, tally)
+                one_database(place, rng, lives, tally, dtypes)
             except Exception as error:
                 raise CrashError(f"seed {seed}, round {tally.rounds + 1}, left in {place}: {error}") from error
             shutil.rmtree(place)

@@ -14,6 +14,7 @@ import pytest
 
 from corenn import CoreNN
 from corenn.errors import NotADatabaseError
+from tests.conftest import USUAL
 from tests.crash.harness import ROOT, environment, run
 
 CREATE = """
@@ -38,7 +39,7 @@ while True:
 
 @pytest.mark.compiled
 def test_nothing_acknowledged_is_lost_when_the_process_is_killed(tmp_path: Path) -> None:
-    tally = run(8, secrets.randbits(32), tmp_path)
+    tally = run(8, secrets.randbits(32), tmp_path, USUAL)
     assert tally.rounds == 8
     assert tally.acknowledged >= 8 * 500
 

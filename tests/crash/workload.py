@@ -45,13 +45,13 @@ class Plan:
     cap: int = 20_000
 
     @classmethod
-    def random(cls, rng: np.random.Generator) -> Plan:
+    def random(cls, rng: np.random.Generator, dtypes: Sequence[str] = DTYPES) -> Plan:
         """Settings of one database, small enough to verify in a moment."""
         return cls(
             seed=int(rng.integers(2**31)),
             dim=int(rng.choice([2, 8, 31, 64])),
             metric=str(rng.choice(METRICS)),
-            dtype=str(rng.choice(DTYPES)),
+            dtype=str(rng.choice(dtypes)),
             durability=str(rng.choice(["os", "os", "sync"])),
             max_edges=int(rng.choice([16, 32])),
             threads=int(rng.choice([1, 1, 3])),
