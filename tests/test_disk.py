@@ -632,7 +632,7 @@ def test_nothing_of_the_files_becomes_resident(tmp_path: Path, sift: Sample, mod
         taken = resident(path)
     assert taken.keys() >= {"vectors.slab", "edges.slab", "codes.slab"}
     for name in ("vectors.slab", "edges.slab", ROWS):
-        assert taken.get(name, 0) - before.get(name, 0) <= 64 << 10, name
+        assert taken.get(name, 0) - before.get(name, 0) <= rows.nbytes // 4, name  # a touch brings in what lies around
     with CoreNN.open(path, mode=mode, memory_limit=None) as db:
         db.query(queries, k=10, search_list=40)
-        assert resident(path)["vectors.slab"] > taken["vectors.slab"] + (64 << 10)  # as walks in memory do
+        assert resident(path)["vectors.slab"] > rows.nbytes // 2  # as walks in memory do

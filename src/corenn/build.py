@@ -114,7 +114,7 @@ class Load:
                 raise InvalidPayloadError(f"{count} keys but {len(payloads)} payloads; pass one per key, None for none")
         self._vectors, self._payloads = vectors, payloads
         self._linker: Linker | None = None
-        self._linked = False  # whether rows are linked that need not be again
+        self._linked = self._limited = False  # whether rows are linked that need not be again; within a memory limit
 
     def __len__(self) -> int:
         return len(self._keys)
@@ -139,6 +139,7 @@ class Load:
 
     def _fill(self, folder: Path, settings: Settings, files: Files, progress: Progress | None) -> None:
         self._linked = (folder / PARTS).exists()
+        self._limited = settings.memory_limit > 0
         store = Store.open(folder, "rw", files)
         try:
             if store.settings != settings:
@@ -189,8 +190,10 @@ class Load:
 
     @property
     def kept(self) -> bool:
-        """Whether there are rows that are linked, and need not be again, after a failure."""
-        return self._linked or (self._linker is not None and self._linker.parts.kept > 0)
+        """Whether there are rows that are linked, and need not be again, after a failure: of a load beyond memory. Others
+        are made anew in less time than it takes to look at what is left of them.
+        """
+        return self._limited and (self._linked or (self._linker is not None and self._linker.parts.kept > 0))
 
     @staticmethod
     def _unlinked(store: Store, linker: Linker) -> UInt32s:

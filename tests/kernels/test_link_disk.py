@@ -27,7 +27,8 @@ def rebuild_rows(codes: Any, out: Any) -> None:
 def place_rows(codes: Any, vectors: Any, turned: Any, out: Any) -> None:
     for row in range(vectors.shape[0]):
         place_among(codes, vectors[row], turned)
-        out[row] = turned[0]
+        for at in range(out.shape[1]):
+            out[row, at] = turned[0, at]
 
 
 def both(sample: Sample, mode: str, dim: int, **options: Any) -> tuple[Any, Any, Any]:

@@ -165,9 +165,12 @@ class SimulatedFiles(PoweredFiles):
         self._step("remove", path, lambda: base.remove(path))
 
     def rename(self, source: Path, target: Path) -> None:
-        super().rename(source, target)
-        if _at_home(source) and source.name in self.synced:
-            self.synced[target.name] = self.synced.pop(source.name)
+        def rename() -> None:
+            Files.rename(self, source, target)
+            if _at_home(source) and source.name in self.synced:  # at once: the process may be dead at the end of a step
+                self.synced[target.name] = self.synced.pop(source.name)
+
+        self._step("rename", source, rename)
 
     def remove_tree(self, path: Path) -> None:
         base = super()

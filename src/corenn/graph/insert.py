@@ -14,7 +14,7 @@ from functools import partial
 import numpy as np
 
 from ..config import Settings
-from ..kernels.codes import scorer_of
+from ..kernels.codes import form_in, scorer_of
 from ..kernels.link import ANY, NO_CODES, Shape, choose_edges, link_back, rank_batch, thread_ring
 from ..kernels.search import DEGREE, DIED, FIRST_NEIGHBOUR, GEOMETRY, INFO, LIFELINE, Plan
 from ..storage.commit import NO_IDS, Head
@@ -301,7 +301,7 @@ class Linker:
         told = np.full(1, -1 if asked else ANY, np.int64)
         codes, body = NO_CODES, 0
         if view.codes is not None and by_codes(view):
-            codes, body = view.codes.vectors, view.codes.body
+            codes, body = view.codes.vectors, form_in(view.codes).used
         vector, step = np.empty(settings.dim, np.float32), max(1, BATCH_ROWS // self._helpers.grain())
         for start in range(0, len(batch), step):
             left = batch[start : start + step]
