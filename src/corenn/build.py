@@ -190,8 +190,9 @@ class Load:
 
     @property
     def kept(self) -> bool:
-        """Whether there are rows that are linked, and need not be again, after a failure: of a load beyond memory. Others
-        are made anew in less time than it takes to look at what is left of them.
+        """Whether there are rows that are linked, and need not be again, after a failure: of a load beyond memory.
+
+        Others are made anew in less time than it takes to look at what is left of them.
         """
         return self._limited and (self._linked or (self._linker is not None and self._linker.parts.kept > 0))
 
