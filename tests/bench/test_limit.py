@@ -220,7 +220,7 @@ def test_an_index_is_kept_for_the_same_rows_and_options(tmp_path: Path) -> None:
 def test_systems_are_told_of_the_limit() -> None:
     assert options_of(OURS, 5, 10, 4) == {"limit": 5}
     told = options_of("diskann", 100 * MB, 1_000_000, 128)
-    assert told["memory"] == 50 * MB and told["cached"] == 25 * MB // (128 * 4 + 65 * 4)
+    assert told["memory"] == 50 * MB and told["cached"] == 100 * MB // 16 // (128 * 4 + 65 * 4)
     assert options_of("lancedb", 100 * MB, 1, 1)["index"] == "IVF_PQ"
     assert [divisor(dim, dim // 4) for dim in (128, 100, 30, 7, 3)] == [32, 25, 6, 1, 1]
     assert Amount.of(10**6, True).rows == 2_000 and Amount.of(10**6, False).rows == 10**6

@@ -72,8 +72,8 @@ def options_of(name: str, limit: int, rows: int, dim: int) -> dict[str, Option]:
     node = dim * 4 + 65 * 4
     return {
         OURS: {"limit": limit},
-        # Half of it for codes, a quarter for rows; the rest is for what is in work.
-        "diskann": {"memory": limit // 2, "cached": min(limit // 4 // node, rows // 10)},
+        # Half of it for codes, a sixteenth for rows: with a quarter for these it is killed while it opens.
+        "diskann": {"memory": limit // 2, "cached": min(limit // 16 // node, rows // 10)},
         "lancedb": {"index": "IVF_PQ", "partitions": 0, "cache": limit // 2, "together": TOGETHER},
     }.get(name, {})  # type: ignore[return-value]
 

@@ -217,8 +217,10 @@ class Linker:
             self._scattered = by_codes(view)
             self._store.edges.read_no_more_than_touched(self._scattered)
             for slab in (self._store.codes, self._store.state):
-                if self._scattered and isinstance(slab, FileSlab):
-                    slab.read_ahead()  # else they come page by page, each waited for
+                if isinstance(slab, FileSlab):
+                    if self._scattered:
+                        slab.read_ahead()  # else they come page by page, each waited for
+                    slab.read_no_more_than_touched(self._scattered)  # what is lost of them later comes by itself
         nearest = np.empty((len(batch), min(PEERS, max(1, len(batch) - 1))), np.uint64)
         if len(batch) > 1:
             self._rank(view, batch, nearest)
