@@ -138,12 +138,12 @@ def test_rows_that_go_and_come(tmp_path: Path, sift: Sample) -> None:
 def test_equal_rows_stand_together(tmp_path: Path, rng: np.random.Generator, mode: str, apart: float) -> None:
     """As do those that codes do not tell apart: prunes leave one edge among them, and the ring leads along them."""
     some = rng.normal(size=(20, 32)).astype(np.float32)
-    rows = np.concatenate((np.repeat(some, 50, axis=0), np.repeat(some + np.float32(apart), 20, axis=0)))
+    rows = np.concatenate((np.repeat(some, 60, axis=0), np.repeat(some + np.float32(apart), 20, axis=0)))
     with created(tmp_path / "db", dim=32, compression_mode=mode) as db:
-        db.insert(range(1_000), rows[:1_000])
-        add(coded(db), rows[1_000:], 1_000, 50)
-        for hits in db.query(some, k=50, search_list=80):
-            assert len(hits) == 50
+        db.insert(range(1_200), rows[:1_200])
+        add(coded(db), rows[1_200:], 1_200, 50)
+        for hits in db.query(some, k=60, search_list=90):
+            assert len(hits) == 60
             assert hits.distances.max() <= 1e-8
         assert db.verify().ok
 

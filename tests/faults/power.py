@@ -61,7 +61,8 @@ class Outage:
         """What may be left. share: of the sectors and of the log's bytes that were written since the last sync."""
         shutil.copytree(self.copy, target)
         for slab in (*target.glob("*.slab"), *target.glob("*.heap")):
-            slab.write_bytes(mixed(self._synced[slab.name], slab.read_bytes(), rng, share))
+            # One that was created a moment ago is not synced at all.
+            slab.write_bytes(mixed(self._synced.get(slab.name, b""), slab.read_bytes(), rng, share))
         for log in (target / "meta").glob("*.log"):
             least, length = self._logs.get(log.name, 0), log.stat().st_size
             kept = least + round((length - least) * share)
