@@ -12,6 +12,8 @@ from corenn.kernels.codes import asked_of, form_in, place_among, rebuild
 from corenn.kernels.jit import kernel
 from tests.conftest import Sample
 
+pytestmark = pytest.mark.compiled  # linking so many rows takes minutes as plain Python
+
 # The squared distance between a vector and what its code stands for, in parts of that between two rows, at most.
 MISSED = {"sq8": 1e-3, "sq4": 0.02, "rabitq": 0.02, "pq": 0.35, "opq": 0.35}
 ROWS = 1_500
