@@ -593,7 +593,7 @@ def test_sharing_and_configuring_at_once_lose_nothing_of_each_other(
         for sharer in sharers:
             sharer.join()
         assert sharers and db.settings.beam_width == 2
-        assert db.settings.memory_limit == given + len(sharers) - 1
+        assert db.settings.memory_limit in range(given, given + len(sharers))  # of whichever came last
 
 
 def test_no_collection_is_opened_for_which_there_is_no_memory(tmp_path: Path) -> None:
