@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from itertools import cycle
 from pathlib import Path
 from statistics import mean
@@ -13,7 +12,7 @@ from ..types import Float32s
 from .codes import wait_for
 from .curve import GRID, K
 from .limit_rows import RECALL, Bench
-from .live_child import figures, idle_figures, offered
+from .live_child import Beside, figures, idle_figures, offered
 from .live_rows import RATE
 from .report import Row
 
@@ -31,8 +30,17 @@ def retraining(bench: Bench, path: Path, lasting: float) -> list[Row]:
     ) as db:
         wait_for(db, "opq")
         length = _length(db, sample.queries)
+        modes = cycle(("pq", "opq"))
+
+        def recode(stop: threading.Event) -> None:
+            """Move from one kind of product codes to the other, as far as it goes."""
+            mode = next(modes)
+            db.configure(compression_mode=mode)
+            while db.stats().compression_mode != mode and not stop.wait(POLL_SECONDS):
+                pass
+
         idle = idle_figures(db, sample.queries, length, RATE, lasting)
-        with Recoding(db) as swaps:
+        with Beside(recode) as swaps:
             busy = figures(offered(db, sample.queries, length, RATE, lasting))
     return [
         Row(
@@ -40,7 +48,7 @@ def retraining(bench: Bench, path: Path, lasting: float) -> list[Row]:
             at_most=True,
             note=f"{idle['p99'] * 1e3:.2f} → {busy['p99'] * 1e3:.2f} ms, median {idle['p50'] * 1e3:.2f} → "
             f"{busy['p50'] * 1e3:.2f}, longest {idle['max'] * 1e3:.1f} → {busy['max'] * 1e3:.1f}; {len(base):,} rows, "
-            f"list {length}, {RATE:g} queries per second; {len(swaps)} new codes, {sum(swaps):.0f} s",
+            f"list {length}, {RATE:g} queries per second; {len(swaps)} moves to other codes in {sum(swaps):.0f} s, the last of them cut short",
         )
     ]  # fmt: skip
 
@@ -54,33 +62,3 @@ def _length(db: CoreNN, queries: Float32s) -> int:
         if mean(len(set(hits.keys) & near) / K for hits, near in zip(found, truth, strict=True)) >= RECALL:
             break
     return length
-
-
-class Recoding:
-    """A block in which a thread has a database move from one kind of product codes to the other without a pause; the
-    seconds that each move took, one that the end has cut short included.
-    """
-
-    def __init__(self, db: CoreNN) -> None:
-        self._db = db
-        self._stop = threading.Event()
-        self._taken: list[float] = []
-        self._thread = threading.Thread(target=self._run, daemon=True)
-
-    def _run(self) -> None:
-        for mode in cycle(("pq", "opq")):
-            if self._stop.is_set():
-                return
-            began = time.perf_counter()
-            self._db.configure(compression_mode=mode)
-            while self._db.stats().compression_mode != mode and not self._stop.wait(POLL_SECONDS):
-                pass
-            self._taken.append(time.perf_counter() - began)
-
-    def __enter__(self) -> list[float]:
-        self._thread.start()
-        return self._taken
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        self._thread.join()

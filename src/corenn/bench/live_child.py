@@ -86,11 +86,15 @@ def ask(path: str, queries: str, search_list: str, rate: str, lasting: str) -> N
     """Measure twice, while another thread brings the reader up to date every now and then."""
     vectors, load = np.load(queries, allow_pickle=False), (int(search_list), float(rate), float(lasting))
     with CoreNN.open(path, mode="r") as db:
-        with _Refreshing(db):
+
+        def refresh(_: threading.Event) -> None:
+            db.refresh()
+
+        with Beside(refresh, REFRESH_SECONDS):
             idle = idle_figures(db, vectors, *load)
         print(json.dumps(idle), flush=True)
         sys.stdin.readline()
-        with _Refreshing(db) as refreshes:
+        with Beside(refresh, REFRESH_SECONDS) as refreshes:
             busy = figures(offered(db, vectors, *load))
         told = {**busy, "refreshes": len(refreshes), "refresh_s": float(np.mean(refreshes))}
         print(json.dumps(told), flush=True)
@@ -104,19 +108,22 @@ def figures(load: Load) -> dict[str, Any]:
     }  # fmt: skip
 
 
-class _Refreshing:
-    """A block in which a thread refreshes a reader; the seconds that each took."""
+class Beside:
+    """A block in which a thread does something again and again, once at least; the seconds that each turn took.
 
-    def __init__(self, db: CoreNN) -> None:
-        self._db = db
+    turn: called with what is set when the block ends, which a long one should look at. pause: seconds between two.
+    """
+
+    def __init__(self, turn: Callable[[threading.Event], object], pause: float = 0.0) -> None:
+        self._turn, self._pause = turn, pause
         self._stop = threading.Event()
         self._taken: list[float] = []
         self._thread = threading.Thread(target=self._run, daemon=True)
 
     def _run(self) -> None:
         while not self._stop.is_set() or not self._taken:
-            self._taken.append(seconds(self._db.refresh))
-            self._stop.wait(REFRESH_SECONDS)
+            self._taken.append(seconds(lambda: self._turn(self._stop)))
+            self._stop.wait(self._pause)
 
     def __enter__(self) -> Sequence[float]:
         self._thread.start()
