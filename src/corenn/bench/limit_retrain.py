@@ -48,7 +48,8 @@ def retraining(bench: Bench, path: Path, lasting: float) -> list[Row]:
             at_most=True,
             note=f"{idle['p99'] * 1e3:.2f} → {busy['p99'] * 1e3:.2f} ms, median {idle['p50'] * 1e3:.2f} → "
             f"{busy['p50'] * 1e3:.2f}, longest {idle['max'] * 1e3:.1f} → {busy['max'] * 1e3:.1f}; {len(base):,} rows, "
-            f"list {length}, {RATE:g} queries per second; {len(swaps)} moves to other codes in {sum(swaps):.0f} s, the last of them cut short",
+            f"list {length}, {RATE:g} queries per second; {len(swaps)} moves to other codes in {sum(swaps):.0f} s, the "
+            "last of them cut short",
         )
     ]  # fmt: skip
 
