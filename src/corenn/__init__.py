@@ -19,6 +19,7 @@ from .errors import (
     ForkedError,
     FormatError,
     InvalidArgumentError,
+    InvalidFilterError,
     InvalidKeyError,
     InvalidPayloadError,
     InvalidSettingError,
@@ -33,6 +34,7 @@ from .errors import (
     UnsupportedDtypeError,
     UnsupportedPlatformError,
 )
+from .filters.expression import F, Filter
 from .types import Copied, Explain, Hit, Hits, HitsList, Problem, Recall, Record, Report, Stats, Step, Upgraded
 
 if TYPE_CHECKING:
@@ -57,6 +59,8 @@ __all__ = [
     "DiskFullError",
     "DuplicateKeyError",
     "Explain",
+    "F",
+    "Filter",
     "ForeignFileError",
     "ForkedError",
     "FormatError",
@@ -64,6 +68,7 @@ __all__ = [
     "Hits",
     "HitsList",
     "InvalidArgumentError",
+    "InvalidFilterError",
     "InvalidKeyError",
     "InvalidPayloadError",
     "InvalidSettingError",
