@@ -27,12 +27,17 @@ from .errors import (
     CorruptionError,
     ForkedError,
     InvalidArgumentError,
+    InvalidKeyError,
     InvalidPayloadError,
     InvalidSettingError,
     KeyNotFoundError,
     ReadOnlyError,
     StorageError,
 )
+from .filters import F, Filter, as_filter
+from .filters.cursor import Cursor
+from .filters.index import attach
+from .filters.select import Selected
 from .graph import codebook, navigation
 from .graph.bulk import Progress
 from .graph.calibrate import SAMPLES, Calibrator, Choice
@@ -43,6 +48,7 @@ from .graph.mend import Mender
 from .graph.meter import Meter
 from .graph.query import DISTANCES, FOUND, HOPS, PAGES, Answers, Searcher, scans
 from .graph.scratch import ScratchPool
+from .graph.selection import keys_within, scroll_page, select_rows
 from .graph.threads import Helpers
 from .graph.view import View, failing, take_view
 from .kernels.rows import NORM, decode_rows
@@ -95,6 +101,7 @@ class CoreNN:
         navigation.load(store)
         codebook.load(store)
         self._residence.check(kept_bytes(store))
+        attach(store)
         self._calibrator = Calibrator(self._searcher, self._helpers, store.metadata.soft(CURVES))
         self._snapshots = Snapshots(store.path, Files())
         self._beside_queries = self._helpers.beside(self._snapshots.asked)
@@ -325,11 +332,25 @@ class CoreNN:
         if checked:
             writer.submit(Write("payload", checked, None, texts))
 
-    def delete(self, keys: Sequence[Key]) -> int:
-        """Delete rows by key; keys that do not exist are ignored. Returns how many rows were deleted."""
+    def delete(self, keys: Sequence[Key] | None = None, *, filter: Any = None) -> int:
+        """Delete rows by key, those that a filter selects, or those of the keys that it selects, all or none.
+
+        Keys that do not exist are ignored. filter: see docs/filters.md. Returns how many rows were deleted.
+
+        Raises:
+            InvalidKeyError: also if neither is given.
+            InvalidFilterError: with the path to the fault.
+        """
         writer = self._needs_writer()
-        checked = list(dict.fromkeys(inputs.as_keys(keys)))
-        return int(writer.submit(Write("delete", checked))) if checked else 0
+        if keys is None and filter is None:
+            raise InvalidKeyError("delete takes a list of keys, a filter, or both; for all rows pass filter={}")
+        checked = None if keys is None else list(dict.fromkeys(inputs.as_keys(keys)))
+        if filter is None or checked == []:
+            return int(writer.submit(Write("delete", checked))) if checked else 0
+        tree = as_filter(filter)
+        if checked is not None:
+            tree = F.keys(checked) & tree
+        return int(writer.submit(Write("delete", (), where=lambda view: keys_within(view, tree))))
 
     def _write_rows(
         self, kind: str, keys: Sequence[Key], vectors: Any, payloads: Any, scales: Any, zero_points: Any
@@ -417,22 +438,72 @@ class CoreNN:
     def __iter__(self) -> Iterator[Key]:
         return iter(self.keys())
 
+    def count(self, filter: Any = None) -> int:
+        """How many rows there are, or how many a filter selects: see docs/filters.md.
+
+        Raises:
+            InvalidFilterError
+        """
+        self._check_open()
+        if filter is None:
+            return len(self)
+        tree = as_filter(filter)
+        while True:
+            with self._view(with_metadata=True) as view:
+                found = self._selected(view, tree).count
+            if not self._overtaken(view):
+                return found
+
+    def scroll(
+        self, filter: Any = None, limit: int = 100, cursor: str | None = None
+    ) -> tuple[list[Record], str | None]:
+        """The next rows in the order of insertion, of all or of those that a filter selects, and a cursor for the rest.
+
+        limit: rows, at most. cursor: what the call before has returned, None to begin; None comes back at the end. Each
+        page is as of its call. A row that is there, and selected, all the time is given exactly once, whatever is
+        written meanwhile, also by compact(). One that is replaced is deleted and comes anew, behind all others.
+
+        Raises:
+            InvalidFilterError, InvalidArgumentError, CorruptionError: as `get`.
+        """
+        self._check_open()
+        tree = None if filter is None else as_filter(filter)
+        limit, after = inputs.as_count(limit, "limit", MAX_K), None if cursor is None else Cursor.unpack(cursor)
+        while True:
+            with self._view(with_metadata=True) as view:
+                page = scroll_page(view, self._store.generation, self._ids(view, tree), limit, after)
+                vectors = self._vectors(view, page.ids)
+                payloads = view.metadata.payloads(page.ids.tolist(), view.head.commit)
+            if not self._overtaken(view):
+                break
+        return [_record(*each) for each in zip(page.keys, vectors, payloads, strict=True)], page.cursor
+
+    def _ids(self, view: View, tree: Filter | None) -> UInt32s:
+        """The live rows of a view, or those that a filter selects."""
+        return np.flatnonzero(view.alive()).astype(np.uint32) if tree is None else self._selected(view, tree).ids
+
+    def _selected(self, view: View, tree: Filter) -> Selected:
+        """The rows of a view that a filter selects. A reader brings its index up to date first, as nobody else does."""
+        if self._writer is None and view.payload_index is not None:
+            view.payload_index.follow()
+        return select_rows(view, tree)
+
     @overload
     def query(
         self, vectors: Any = None, k: int = 10, *, key: Key, min_recall: float | None = None,
-        search_list: int | None = None, exact: bool = False, max_distance: float | None = None,
-        with_payloads: bool = False, explain: bool = False, threads: int | None = None,
+        search_list: int | None = None, exact: bool = False, max_distance: float | None = None, filter: Any = None,
+        plan: str | None = None, with_payloads: bool = False, explain: bool = False, threads: int | None = None,
     ) -> Hits: ...  # fmt: skip
     @overload
     def query(
         self, vectors: Any, k: int = 10, *, key: None = None, min_recall: float | None = None,
-        search_list: int | None = None, exact: bool = False, max_distance: float | None = None,
-        with_payloads: bool = False, explain: bool = False, threads: int | None = None,
+        search_list: int | None = None, exact: bool = False, max_distance: float | None = None, filter: Any = None,
+        plan: str | None = None, with_payloads: bool = False, explain: bool = False, threads: int | None = None,
     ) -> Any: ...  # fmt: skip
     def query(
         self, vectors: Any = None, k: int = 10, *, key: Key | None = None, min_recall: float | None = None,
-        search_list: int | None = None, exact: bool = False, max_distance: float | None = None,
-        with_payloads: bool = False, explain: bool = False, threads: int | None = None,
+        search_list: int | None = None, exact: bool = False, max_distance: float | None = None, filter: Any = None,
+        plan: str | None = None, with_payloads: bool = False, explain: bool = False, threads: int | None = None,
     ) -> Any:  # fmt: skip
         """The k nearest rows: one of shape (dim,) gives Hits, several of shape (n, dim) a HitsList in their order.
 
@@ -440,14 +511,20 @@ class CoreNN:
         of the true k nearest that queries like the stored rows are to find, above 0 and at most 1; the list follows
         from a measured curve, which the first such query makes if there is none, in less than two seconds.
         search_list: candidates kept by the walk, at least k; more is slower and finds more. exact: scan all rows.
-        max_distance: leave out what is farther. with_payloads, explain: fill `payload` and `explain` of the hits.
+        max_distance: leave out what is farther. filter: only rows whose payloads meet it: see docs/filters.md; always
+        min(k, matches) hits. plan: "exact", "scan", "graph" or "two-hop" instead of the cheapest.
+        with_payloads, explain: fill `payload` and `explain` of the hits.
         threads: at most so many, all CPUs if None. Hits are min(k, rows) in number unless max_distance cuts them.
 
         Raises:
             DimensionError, UnsupportedDtypeError, InvalidVectorError, InvalidArgumentError
+            InvalidFilterError: with the path to the fault.
             KeyNotFoundError: if `key` does not exist.
         """
         self._state.check()
+        tree = None if filter is None else as_filter(filter)
+        if plan is not None:
+            inputs.check_plan(plan, filtered=tree is not None, exact=exact)
         k = inputs.as_count(k, "k", MAX_K)
         choice: Choice | None = None
         if search_list is not None or min_recall is not None or exact:
@@ -458,11 +535,13 @@ class CoreNN:
             raise InvalidArgumentError("query takes either vectors or key=, one of the two")
         while True:
             self._snapshots.note_query()
-            with self._view(with_metadata=with_payloads or key is not None) as view:
+            with self._view(with_metadata=with_payloads or key is not None or tree is not None) as view:
                 view, queries, single = self._aim(view, vectors, key)
                 chosen = choice or self._chosen(view, k, min_recall, workers)
+                if tree is not None:
+                    view = view.filtered(self._selected(view, tree))
                 answers = self._searcher.query(
-                    view, queries, k, chosen.search_list, exact=chosen.exact, threads=workers
+                    view, queries, k, chosen.search_list, exact=chosen.exact, threads=workers, way=plan
                 )  # fmt: skip
                 hits = self._hits(view, answers, bound, with_payloads, (k, chosen) if explain else None, single)
             if not self._overtaken(view):
@@ -518,7 +597,9 @@ class CoreNN:
         if explain is not None:
             k, choice = explain
             expected: tuple[float | None, float | None] = (1.0, 1.0)
-            if answers.plan == "graph":
+            if answers.plan in ("scan", "two-hop"):
+                expected = (None, None)
+            elif answers.plan == "graph":
                 expected = self._calibrator.expected(view, k, answers.search_list) or (None, None)
             block.explains = [
                 Explain(
@@ -526,10 +607,11 @@ class CoreNN:
                     answers.search_list,
                     spent[DISTANCES],
                     spent[HOPS],
-                    view.head.live,
+                    view.selected,
                     *expected,
                     choice.chosen_by,
                     spent[PAGES],
+                    answers.estimated,
                 )
                 for spent in answers.info.tolist()
             ]
@@ -599,6 +681,7 @@ class CoreNN:
         memory["disk_rows"] = sum(part.nbytes for part in self._store.hot)
         memory["disk_slots"] = 0 if self._store.disk is None else SLOT_BYTES * rows
         memory["metadata"] = view.metadata.memory_bytes()
+        memory["payload_index"] = 0 if view.payload_index is None else view.payload_index.size
         readers = self._snapshots.others(self._store.registration)
         return Stats(
             path=None if self._store.path is None else str(self._store.path),
@@ -754,6 +837,7 @@ class CoreNN:
                 self._store.refresh()
                 navigation.load(self._store)
                 codebook.load(self._store)
+                attach(self._store)
                 self._reader_view = self._read_view()
                 self._calibrator.load(self._store.metadata.soft(CURVES))
                 self._tell()

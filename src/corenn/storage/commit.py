@@ -168,6 +168,18 @@ class Metadata(Protocol):
         """Release everything."""
 
 
+class Follower(Protocol):
+    """What follows the commits of a store: soft state that is made of them. size: bytes of memory that it takes."""
+
+    size: int
+
+    def committed(self, commit: Commit) -> None:
+        """A commit holds. Called before queries see it; raises nothing."""
+
+    def disk_bytes(self) -> int:
+        """Bytes taken on disk."""
+
+
 class LiveView(NamedTuple):
     """state: uint64 (rows, 2). A snapshot sees the ids below `rows` that were born by then and had not died.
 

@@ -296,6 +296,15 @@ class RocksMetadata:
                 seen = commit <= self.head.commit and commit not in self._cut_off
                 yield _ID.unpack(name[1:])[0], commit if seen else 1, text
 
+    def payload_changes(self, after: int, first: int) -> Iterator[tuple[int, bool, bytes | None]]:
+        """The rows from an id on that have or had a payload, by ascending id: whether a commit later than `after` has
+        set it, and if so the payload as of the head, None if it was removed.
+        """
+        for name, raw in self._rows(b"p", b"p" + _ID.pack(first)):
+            changed = PAYLOAD_ROW.unpack_from(raw)[0] > after
+            text = _as_of(raw, self.head.commit, self._cut_off) if changed else None
+            yield _ID.unpack(name[1:])[0], changed, text
+
     def names(self) -> Iterator[tuple[Key, int, int]]:
         with rocks_translated("read", self._folder):  # a name may be no text
             for name, raw in self._rows(b"k"):
