@@ -25,6 +25,7 @@ from pyroaring import BitMap
 from ..errors import CoreNNError
 from ..storage.commit import Commit
 from ..storage.platform import give_way
+from ..storage.readers import Snapshots
 from ..storage.rocks import RocksMetadata
 from ..storage.state import commit_of, seen_up_to
 from ..storage.store import Store
@@ -37,6 +38,7 @@ from .sets import as_ids, as_words, below, of_list, of_sorted
 log = logging.getLogger("corenn.filters")
 
 ALL = 1 << 32  # beyond all ids
+LAST = 1 << 62  # beyond all commits
 STEP_ROWS = 256  # rows looked at in one step of catching up: a millisecond or two
 CLEANED_AT = 64  # rows with new payloads whose entries are renewed at once; more where there are many rows
 CLEANED_SHARE = 512  # one in so many
@@ -44,6 +46,8 @@ AGAIN_SECONDS = 60.0  # after a failure of the background
 REMEMBERED = 8  # filters whose answers are kept until something is written
 READ_ROWS = 256  # payloads read before other threads have their turn: a millisecond or two
 MEASURED_ROWS = 1 << 12  # rows added after which the size is taken anew
+MOST_AT_ONCE = 1 << 13  # changed rows that are taken in where the index is first used, rather than in the background
+TRIES = 4  # of counting values while others write
 KEPT_ROWS = 1 << 16  # changed rows after which a checkpoint writes the index again; more where there are many
 KEPT_SHARE = 8
 
@@ -95,38 +99,61 @@ class PayloadIndex:
     # --- beginning ---------------------------------------------------------------------------------------------------
 
     def load(self) -> None:
-        """Take up what is on the disk, if that has not been done."""
+        """Take up what is on the disk, if that has not been done.
+
+        What is indexed of it is as of the commit at which the store was opened: of each one since, `committed` tells. A
+        reader follows by itself.
+        """
         if not self._loaded:
             with self._lock:
-                self._begin(self._store.metadata.head.commit)
+                self._begin(self._opened_at if self._store.writable else self._store.metadata.head.commit)
 
     def _begin(self, commit: int) -> None:
         """Take up what is on the disk; commit: the last one of which it may know."""
         if self._loaded:
             return
-        head, found = self._store.metadata.head, kept.read(self._store)
+        found = kept.read(self._store)
         self._forget()
         if found is not None and (found.commit > commit or found.wanted != kept.wanted_by(self._store)):
             found = None
         self.commit = commit
-        self._gone = self._not_alive()
+        self._gone = self._not_alive(commit)
         if found is not None:
             self.fields, self.full, self._since, self._rows = found.fields, found.full, found.commit, found.rows
             self._kept_at = found.commit
             self._stale = BitMap(self._gone)
             self._clean(self._born_after(found.commit))
-        if self._since == commit or not isinstance(self._store.metadata, RocksMetadata):
+        metadata = self._store.metadata
+        if self._since == commit or not isinstance(metadata, RocksMetadata):
+            self.covered = ALL
+        elif (changed := metadata.changed_since(self._since)) is not None and len(changed) <= MOST_AT_ONCE:
+            self._take_changes(changed, commit)
             self.covered = ALL
         else:
-            log.info("indexing payloads from commit %d to %d", self._since, head.commit)
+            log.info("indexing payloads from commit %d to %d", self._since, commit)
         self._measure()
         self._loaded = True
 
-    def _not_alive(self) -> BitMap:
+    def _take_changes(self, rows: UInt32s, commit: int) -> None:
+        """Take in rows of which commits after `_since` have set the payloads, as these were at a commit. Rows that have
+        entries of an earlier one wait for their turn.
+        """
+        waiting, fresh = [], []
+        for row in rows.tolist():
+            (waiting if self._has_entries(row) else fresh).append(row)
+        for start in range(0, len(fresh), READ_ROWS):
+            part = fresh[start : start + READ_ROWS]
+            self._add(zip(part, self._store.metadata.payloads(part, commit), strict=True))
+        self._stale |= of_list(fresh) & self._gone
+        self._dirty |= of_list(waiting) - self._gone
+
+    def _not_alive(self, commit: int | None = None) -> BitMap:
+        """The ids of no row that lives at a commit, the last one if None."""
         head = self._store.metadata.head
-        if head.live == head.rows:
+        commit = head.commit if commit is None else commit
+        if commit == head.commit and head.live == head.rows:
             return BitMap()
-        state, snapshot = self._store.state.array[: head.rows], np.uint64(seen_up_to(head.commit))
+        state, snapshot = self._store.state.array[: head.rows], np.uint64(seen_up_to(commit))
         alive = (state[:, 0] - np.uint64(1) < snapshot) & (state[:, 1] - np.uint64(1) >= snapshot)
         return of_sorted(np.flatnonzero(~alive).astype(np.uint32))
 
@@ -316,17 +343,14 @@ class PayloadIndex:
             gone, born = self._not_alive(), self._born_after(self._since)
             changed = born | (gone ^ self._gone) | BitMap(range(self._rows, head.rows))
             self._clean(born)
-            fresh: list[tuple[int, bytes | None]] = []
-            for row, new, text in metadata.payload_changes(self._since, 0):
-                if new and self._has_entries(row):
-                    self._dirty.add(row)
-                elif new:
-                    fresh.append((row, text))
-            changed |= self._dirty | of_list([row for row, _ in fresh])
+            told = metadata.changed_since(self._since)
+            if told is None:  # a checkpoint has dropped the records: look at every payload
+                news = [row for row, new, _ in metadata.payload_changes(self._since, 0) if new]
+                told = np.array(news, np.uint32)
+            changed |= of_sorted(told)
             self._note(Touched(head.commit, changed))
-            self._add(fresh)
             self._gone, self._stale, self.commit = gone, self._stale | gone, head.commit
-            self._dirty -= gone
+            self._take_changes(told, head.commit)
             self.renew()
             self.covered = ALL
             self.version += 1
@@ -473,6 +497,13 @@ class PayloadIndex:
         for path in {*self.fields, *fresh.fields}:
             wrong |= difference(self.fields.get(path, none), fresh.fields.get(path, none))
         return len(wrong - self._gone)
+
+
+def follow_reads(store: Store, snapshots: Snapshots) -> None:
+    """Have the index of a store know which snapshots queries read here. For readers, which publish a view at once with
+    what it holds; a writer says so itself.
+    """
+    attach(store).oldest = lambda: snapshots.oldest_here(LAST)
 
 
 def attach(store: Store) -> PayloadIndex:
