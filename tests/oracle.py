@@ -155,6 +155,13 @@ def _field_meets(operator: str, operand: Any, path: str, payload: Payload | None
     return any(_compared(operator, _rank(value), _rank(operand)) for value in values)
 
 
+def field_values(payload: Payload | None, path: str) -> set[tuple[str, Any]]:
+    """The values that a payload has in a field, with their kinds, which Python does not tell apart."""
+    ends = _ends(payload or {}, path.split("."))
+    values = [value for end in ends for value in (end if isinstance(end, list) else [end])]
+    return {_rank(value) for value in values if not isinstance(value, dict | list)}
+
+
 def _ends(item: Any, path: Sequence[str]) -> list[Any]:
     """All that stands at the end of a path: each object of a list on the way is followed."""
     if not path:

@@ -35,7 +35,7 @@ from .errors import (
     UnsupportedPlatformError,
 )
 from .filters.expression import F, Filter
-from .types import Copied, Explain, Hit, Hits, HitsList, Problem, Recall, Record, Report, Stats, Step, Upgraded
+from .types import Copied, Explain, Facet, Hit, Hits, HitsList, Problem, Recall, Record, Report, Stats, Step, Upgraded
 
 if TYPE_CHECKING:
     from .database import CoreNN
@@ -60,6 +60,7 @@ __all__ = [
     "DuplicateKeyError",
     "Explain",
     "F",
+    "Facet",
     "Filter",
     "ForeignFileError",
     "ForkedError",

@@ -13,7 +13,7 @@ from functools import partial
 from itertools import repeat
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, NoReturn, overload
+from typing import Any, Literal, NamedTuple, NoReturn, overload
 
 import numpy as np
 
@@ -34,19 +34,22 @@ from .errors import (
     ReadOnlyError,
     StorageError,
 )
-from .filters import F, Filter, as_filter
+from .filters import F, Filter, as_filter, as_filters
 from .filters.cursor import Cursor
-from .filters.index import attach
+from .filters.expression import checked_path
+from .filters.facets import count_values
+from .filters.index import PayloadIndex, follow_reads
 from .filters.select import Selected
 from .graph import codebook, navigation
 from .graph.bulk import Progress
 from .graph.calibrate import SAMPLES, Calibrator, Choice
 from .graph.codes import chosen_mode
 from .graph.disk import Spiller
+from .graph.grouped import Grouping, all_of, search_grouped
 from .graph.insert import Linker
 from .graph.mend import Mender
 from .graph.meter import Meter
-from .graph.query import DISTANCES, FOUND, HOPS, PAGES, Answers, Searcher, scans
+from .graph.query import DISTANCES, FOUND, HOPS, PAGES, Answers, Searcher, scans, scattered
 from .graph.scratch import ScratchPool
 from .graph.selection import keys_within, scroll_page, select_rows
 from .graph.threads import Helpers
@@ -67,6 +70,8 @@ from .types import (
     AnyArray,
     Copied,
     Explain,
+    Facet,
+    Float32s,
     HitBlock,
     Hits,
     HitsList,
@@ -101,9 +106,9 @@ class CoreNN:
         navigation.load(store)
         codebook.load(store)
         self._residence.check(kept_bytes(store))
-        attach(store)
         self._calibrator = Calibrator(self._searcher, self._helpers, store.metadata.soft(CURVES))
         self._snapshots = Snapshots(store.path, Files())
+        follow_reads(store, self._snapshots)
         self._beside_queries = self._helpers.beside(self._snapshots.asked)
         linker = Linker(store, scratches, self._beside_queries)
         self._writer: Writer | None = None
@@ -454,6 +459,25 @@ class CoreNN:
             if not self._overtaken(view):
                 return found
 
+    def facets(self, field: str, filter: Any = None) -> list[Facet]:
+        """The values of a field, and how many rows have each: of all rows, or of those that a filter selects.
+
+        The most frequent first, then null, false, true, numbers and texts, ascending. A row whose field is a list
+        counts for each of its elements, once; null counts rows that hold it, not those without the field.
+
+        Raises:
+            InvalidFilterError: also for a field that no payload could have.
+        """
+        self._check_open()
+        path, tree = checked_path(field, ""), None if filter is None else as_filter(filter)
+        while True:
+            with self._view(with_metadata=True) as view:
+                members = (all_of(view) if tree is None else self._selected(view, tree)).members
+                index = self._index(view)
+                found = count_values(index, path, members, view.head.commit, view.live.rows, view.metadata)
+            if not self._overtaken(view):
+                return found
+
     def scroll(
         self, filter: Any = None, limit: int = 100, cursor: str | None = None
     ) -> tuple[list[Record], str | None]:
@@ -483,27 +507,36 @@ class CoreNN:
         return np.flatnonzero(view.alive()).astype(np.uint32) if tree is None else self._selected(view, tree).ids
 
     def _selected(self, view: View, tree: Filter) -> Selected:
-        """The rows of a view that a filter selects. A reader brings its index up to date first, as nobody else does."""
-        if self._writer is None and view.payload_index is not None:
-            view.payload_index.follow()
+        """The rows of a view that a filter selects."""
+        self._index(view)
         return select_rows(view, tree)
+
+    def _index(self, view: View) -> PayloadIndex:
+        """The index of the payloads. A reader brings it up to date first, as nobody else does: with its lock held."""
+        assert view.payload_index is not None
+        if self._writer is None:
+            view.payload_index.follow()
+        return view.payload_index
 
     @overload
     def query(
         self, vectors: Any = None, k: int = 10, *, key: Key, min_recall: float | None = None,
         search_list: int | None = None, exact: bool = False, max_distance: float | None = None, filter: Any = None,
-        plan: str | None = None, with_payloads: bool = False, explain: bool = False, threads: int | None = None,
+        group_by: str | None = None, per_group: int | None = None, plan: str | None = None, with_payloads: bool = False,
+        explain: bool = False, threads: int | None = None,
     ) -> Hits: ...  # fmt: skip
     @overload
     def query(
         self, vectors: Any, k: int = 10, *, key: None = None, min_recall: float | None = None,
         search_list: int | None = None, exact: bool = False, max_distance: float | None = None, filter: Any = None,
-        plan: str | None = None, with_payloads: bool = False, explain: bool = False, threads: int | None = None,
+        group_by: str | None = None, per_group: int | None = None, plan: str | None = None, with_payloads: bool = False,
+        explain: bool = False, threads: int | None = None,
     ) -> Any: ...  # fmt: skip
     def query(
         self, vectors: Any = None, k: int = 10, *, key: Key | None = None, min_recall: float | None = None,
         search_list: int | None = None, exact: bool = False, max_distance: float | None = None, filter: Any = None,
-        plan: str | None = None, with_payloads: bool = False, explain: bool = False, threads: int | None = None,
+        group_by: str | None = None, per_group: int | None = None, plan: str | None = None, with_payloads: bool = False,
+        explain: bool = False, threads: int | None = None,
     ) -> Any:  # fmt: skip
         """The k nearest rows: one of shape (dim,) gives Hits, several of shape (n, dim) a HitsList in their order.
 
@@ -512,7 +545,9 @@ class CoreNN:
         from a measured curve, which the first such query makes if there is none, in less than two seconds.
         search_list: candidates kept by the walk, at least k; more is slower and finds more. exact: scan all rows.
         max_distance: leave out what is farther. filter: only rows whose payloads meet it: see docs/filters.md; always
-        min(k, matches) hits. plan: "exact", "scan", "graph" or "two-hop" instead of the cheapest.
+        min(k, matches) hits. A list of filters has one for each query, None for those that take every row. group_by: a
+        field of which no more than per_group hits, 1 if that is not given, have the same value. plan: "exact", "scan",
+        "graph" or "two-hop" instead of the cheapest.
         with_payloads, explain: fill `payload` and `explain` of the hits.
         threads: at most so many, all CPUs if None. Hits are min(k, rows) in number unless max_distance cuts them.
 
@@ -522,9 +557,9 @@ class CoreNN:
             KeyNotFoundError: if `key` does not exist.
         """
         self._state.check()
-        tree = None if filter is None else as_filter(filter)
+        trees, by = as_filters(filter), _grouping(group_by, per_group)
         if plan is not None:
-            inputs.check_plan(plan, filtered=tree is not None, exact=exact)
+            inputs.check_plan(plan, filtered=trees is not None, exact=exact)
         k = inputs.as_count(k, "k", MAX_K)
         choice: Choice | None = None
         if search_list is not None or min_recall is not None or exact:
@@ -535,17 +570,49 @@ class CoreNN:
             raise InvalidArgumentError("query takes either vectors or key=, one of the two")
         while True:
             self._snapshots.note_query()
-            with self._view(with_metadata=with_payloads or key is not None or tree is not None) as view:
+            looking = with_payloads or key is not None or trees is not None or by is not None
+            with self._view(with_metadata=looking) as view:
                 view, queries, single = self._aim(view, vectors, key)
                 chosen = choice or self._chosen(view, k, min_recall, workers)
-                if tree is not None:
-                    view = view.filtered(self._selected(view, tree))
-                answers = self._searcher.query(
-                    view, queries, k, chosen.search_list, exact=chosen.exact, threads=workers, way=plan
-                )  # fmt: skip
-                hits = self._hits(view, answers, bound, with_payloads, (k, chosen) if explain else None, single)
+                ask = _Asked(k, chosen, plan, workers, by)
+                inputs.check_filters(trees, len(queries), single=single)
+                if isinstance(trees, list):
+                    answers, told = self._answer_each(view, queries, trees, ask)
+                else:
+                    within = view if trees is None else view.filtered(self._selected(view, trees))
+                    answers = self._answer(within, queries, ask)
+                    told = self._explained(within, answers, ask) if explain else None
+                hits = self._hits(view, answers, bound, with_payloads, told if explain else None, single)
             if not self._overtaken(view):
                 return hits
+
+    def _answer(self, view: View, queries: Float32s, ask: _Asked) -> Answers:
+        """The answers in one view, which may be of the rows that a filter selects."""
+        choice = ask.choice
+
+        def search(within: View, some: Float32s, k: int) -> Answers:
+            return self._searcher.query(
+                within, some, k, choice.search_list, exact=choice.exact, threads=ask.threads, way=ask.plan
+            )  # fmt: skip
+
+        return search(view, queries, ask.k) if ask.by is None else search_grouped(search, view, queries, ask.k, ask.by)
+
+    def _answer_each(
+        self, view: View, queries: Float32s, trees: list[Filter | None], ask: _Asked
+    ) -> tuple[Answers, list[Explain]]:
+        """The answers to queries with a filter each; those with the same one together."""
+        groups: dict[str, list[int]] = {}
+        for place, tree in enumerate(trees):
+            groups.setdefault(repr(tree), []).append(place)
+        parts, explains = list[tuple[AnyArray, Answers]](), list[Any]([None]) * len(trees)
+        for places in groups.values():
+            tree = trees[places[0]]
+            within = view if tree is None else view.filtered(self._selected(view, tree))
+            answers = self._answer(within, np.ascontiguousarray(queries[places]), ask)
+            parts.append((np.array(places, np.int64), answers))
+            for place, told in zip(places, self._explained(within, answers, ask), strict=True):
+                explains[place] = told
+        return scattered(parts, len(trees)), explains
 
     @staticmethod
     def _asked(
@@ -584,7 +651,7 @@ class CoreNN:
         answers: Answers,
         bound: float | None,
         payloads: bool,
-        explain: tuple[int, Choice] | None,
+        explains: list[Explain] | None,
         single: bool,
     ) -> Hits | HitsList:
         words, block = self._found(view, answers, bound)
@@ -594,31 +661,32 @@ class CoreNN:
                 view.metadata.payloads(ids[:count].tolist(), view.head.commit)
                 for ids, count in zip(answers.ids, counts, strict=True)
             ]
-        if explain is not None:
-            k, choice = explain
-            expected: tuple[float | None, float | None] = (1.0, 1.0)
-            if answers.plan in ("scan", "two-hop"):
-                expected = (None, None)
-            elif answers.plan == "graph":
-                expected = self._calibrator.expected(view, k, answers.search_list) or (None, None)
-            block.explains = [
-                Explain(
-                    answers.plan,
-                    answers.search_list,
-                    spent[DISTANCES],
-                    spent[HOPS],
-                    view.selected,
-                    *expected,
-                    choice.chosen_by,
-                    spent[PAGES],
-                    answers.estimated,
-                )
-                for spent in answers.info.tolist()
-            ]
+        block.explains = explains
         if single:
             return Hits(block, 0)
         each = map(Hits, repeat(block), range(len(words)))
         return HitsList(each, block.distances, partial(unpack_keys, words, view.heap))
+
+    def _explained(self, view: View, answers: Answers, ask: _Asked) -> list[Explain]:
+        expected: tuple[float | None, float | None] = (1.0, 1.0)
+        if answers.plan in ("scan", "two-hop"):
+            expected = (None, None)
+        elif answers.plan == "graph":
+            expected = self._calibrator.expected(view, ask.k, answers.search_list) or (None, None)
+        return [
+            Explain(
+                answers.plan,
+                answers.search_list,
+                spent[DISTANCES],
+                spent[HOPS],
+                view.selected,
+                *expected,
+                ask.choice.chosen_by,
+                spent[PAGES],
+                answers.estimated,
+            )
+            for spent in answers.info.tolist()
+        ]
 
     @staticmethod
     def _found(view: View, answers: Answers, bound: float | None) -> tuple[UInt64s, HitBlock]:
@@ -837,7 +905,7 @@ class CoreNN:
                 self._store.refresh()
                 navigation.load(self._store)
                 codebook.load(self._store)
-                attach(self._store)
+                follow_reads(self._store, self._snapshots)
                 self._reader_view = self._read_view()
                 self._calibrator.load(self._store.metadata.soft(CURVES))
                 self._tell()
@@ -941,6 +1009,24 @@ class CoreNN:
         if self._writer is None:
             raise ReadOnlyError(f"{self._store.path} is open with mode='r'; open it with mode='rw' to write")
         return self._writer
+
+
+class _Asked(NamedTuple):
+    """How queries are to be answered: k, and the rest of what `query` takes, checked."""
+
+    k: int
+    choice: Choice
+    plan: str | None
+    threads: int
+    by: Grouping | None
+
+
+def _grouping(group_by: str | None, per_group: int | None) -> Grouping | None:
+    if group_by is None:
+        if per_group is not None:
+            raise InvalidArgumentError(f"per_group={per_group!r} needs group_by=, the field to group by")
+        return None
+    return Grouping(checked_path(group_by, ""), 1 if per_group is None else inputs.as_count(per_group, "per_group"))
 
 
 class _State:

@@ -290,6 +290,15 @@ def check_plan(plan: Any, *, filtered: bool, exact: bool) -> None:
         raise InvalidArgumentError(f"plan={plan!r} goes over the matches of a filter: give one, or choose 'exact'")
 
 
+def check_filters(filters: Any, queries: int, *, single: bool) -> None:
+    """Refuse a list of filters that are not as many as the queries."""
+    if isinstance(filters, list) and (single or len(filters) != queries):
+        asked = "one query, of shape (dim,)" if single else f"{queries:,} queries"
+        raise InvalidArgumentError(
+            f"filter= is a list of {len(filters):,} filters for {asked}: pass one filter, or one for each query"
+        )
+
+
 def as_bound(value: Any) -> float | None:
     """max_distance: a number, not NaN."""
     if value is None:

@@ -6,7 +6,7 @@ import json
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeAlias, overload
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -69,6 +69,13 @@ class Record:
     payload: Payload | None = None
 
 
+class Facet(NamedTuple):
+    """A value of a field, and how many rows have it."""
+
+    value: str | int | float | bool | None
+    count: int
+
+
 @dataclass(frozen=True, slots=True)
 class Explain:
     """How one query was answered.
@@ -78,7 +85,7 @@ class Explain:
     search_list: candidates kept by the beam search, 0 for a scan.
     distances: distances computed. hops: nodes expanded. pages: of 4 KiB, read from files for this query, 0 where what
     it needs is mapped; rows that are kept in memory are not counted, pages that the system happens to hold are.
-    matches: rows that could have matched.
+    matches: rows that could have matched; with group_by, before any is left out for its group.
     expected_recall: recall@k that the calibration curve gives for this list, 1 for a scan, None where none was
     measured. least_recall: its lower confidence bound (95 %).
     estimated: distances that the planner expected of that plan, 0 where there was no choice.

@@ -54,6 +54,14 @@ class Run:
         mark_ids(self.ids[step * size : place], words)
         return words
 
+    def within(self, words: UInt64s) -> Run:
+        """The entries of the rows of which `words` has the bit; rows beyond it are left out."""
+        known = self.ids < np.uint64(len(words) << 6)
+        ids = self.ids if known.all() else self.ids[known]
+        mask = (words[ids >> 6] >> (ids & np.uint32(63)).astype(np.uint64)) & np.uint64(1) != 0
+        values = self.values if ids is self.ids else self.values[known]
+        return Run(values[mask], ids[mask])
+
     @property
     def step_bytes(self) -> int:
         """What the sets take that are kept."""
@@ -185,6 +193,25 @@ class Column:
         for part in parts:
             mark_ids(part, words)
         return below_rows(of_words(words), rows)
+
+    def tally(self, words: UInt64s, *, repeated: bool) -> tuple[list[Any], list[int]]:
+        """The values of the rows of which `words`, a bit for each, has the bit, ascending, and how many have each.
+
+        repeated: a row may have a value more than once.
+        """
+        parts = [run.within(words) for run in self.runs]
+        run = parts[0] if parts else Run(np.empty(0, self.kind), np.empty(0, np.uint32))
+        for other in parts[1:]:
+            run = _merged(run, other)
+        if not len(run.ids):
+            return [], []
+        if repeated:
+            run = _by_row(run)
+            first = np.ones(len(run.ids), np.bool_)
+            first[1:] = (run.ids[1:] != run.ids[:-1]) | (run.values[1:] != run.values[:-1])
+            run = Run(run.values[first], run.ids[first])
+        starts = np.flatnonzero(np.concatenate(([True], run.values[1:] != run.values[:-1])))
+        return run.values[starts].tolist(), np.diff(np.append(starts, len(run.ids))).tolist()
 
     def memory_bytes(self) -> int:
         """About what it takes."""

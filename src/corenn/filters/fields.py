@@ -17,7 +17,7 @@ from pyroaring import BitMap
 from ..types import UInt32s
 from .columns import NUMBERS, TEXTS, Column
 from .expression import Condition
-from .sets import as_ids, of_sorted
+from .sets import as_ids, of_sorted, words_of
 
 LONG = 256  # characters of a text beyond which only its presence is kept
 MOST_FIELDS = 1_000
@@ -303,6 +303,23 @@ class Field:
         single = not self.lists and not self.several
         sure = column.between(low, high, above=strict, below=strict, rows=rows, single=single)
         return Answer(sure, hidden - sure)
+
+    def tally(self, members: BitMap, rows: int) -> tuple[dict[tuple[str, Any], int], BitMap]:
+        """How many of some rows, all below `rows`, have each value, by its kind; and the rows that are not counted,
+        since the columns do not hold all that they have.
+        """
+        unsure = (self.long | self.odd) & members
+        sure = members - unsure
+        counts: dict[tuple[str, Any], int] = {
+            ("null", None): sure.intersection_cardinality(self.nulls),
+            ("bool", True): sure.intersection_cardinality(self.true),
+            ("bool", False): sure.intersection_cardinality(self.false),
+        }
+        words, repeated = words_of(sure, rows), bool(self.lists or self.several)
+        for kind, column in (("number", self.numbers), ("text", self.texts)):
+            values, found = column.tally(words, repeated=repeated)
+            counts |= {(kind, value): count for value, count in zip(values, found, strict=True)}
+        return counts, unsure
 
 
 def _edge(value: int | float) -> float | None:

@@ -424,6 +424,24 @@ class PayloadIndex:
             unsure = unsure - self._gone
         return Answer(sure, unsure)
 
+    def tally(self, path: str, members: BitMap, snapshot: int, rows: int) -> tuple[dict[tuple[str, Any], int], BitMap]:
+        """How many of some rows, which the view of a snapshot sees, have which values in a field, by their kinds; and
+        the rows that are not counted, whose payloads have to be looked at.
+        """
+        self.load()
+        for _ in range(TRIES):
+            before = self._unknown(snapshot, rows)
+            counts, unsure = self._tally(path, members - before, rows)
+            if not self._unknown(snapshot, rows) - before:
+                return counts, unsure | (members & before)
+        return {}, members  # commits have come faster than they can be counted between
+
+    def _tally(self, path: str, members: BitMap, rows: int) -> tuple[dict[tuple[str, Any], int], BitMap]:
+        field = self.fields.get(path)
+        if field is not None:
+            return field.tally(members, rows)
+        return {}, BitMap(members) if self.full or not self._wanted(path)[0] else BitMap()
+
     def recall(self, name: str | None, commit: int, rows: int) -> Any:
         """What was remembered last of a filter in the same view; None if nothing holds."""
         mark, found = self._answers.get(name or "", (None, None))

@@ -23,18 +23,22 @@ class Selected:
     """The rows that meet a filter in one view. looked: how many payloads had to be looked at for that."""
 
     def __init__(self, members: BitMap, rows: int, looked: int = 0) -> None:
-        self._members, self._rows = members, rows
+        self.members, self._rows = members, rows
         self.count, self.looked = len(members), looked
+
+    def without(self, others: Selected) -> Selected:
+        """Those of them that another filter does not select in the same view."""
+        return Selected(self.members - others.members, self._rows)
 
     @cached_property
     def ids(self) -> UInt32s:
         """Their ids, ascending."""
-        return as_ids(self._members)
+        return as_ids(self.members)
 
     @cached_property
     def words(self) -> UInt64s:
         """A bit for each row that the view knows."""
-        return words_of(self._members, self._rows)
+        return words_of(self.members, self._rows)
 
 
 def select(index: PayloadIndex, tree: Filter, live: LiveView, commit: int, metadata: Metadata) -> Selected:

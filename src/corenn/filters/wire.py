@@ -47,6 +47,23 @@ def as_filter(value: Any) -> Filter:
     )
 
 
+def as_filters(value: Any) -> Filter | list[Filter | None] | None:
+    """A filter for all queries of a batch, or one for each in a list or tuple, None for those that take every row.
+
+    Raises:
+        InvalidFilterError: with the number of the filter, and the path to the fault.
+    """
+    if not isinstance(value, (list, tuple)):
+        return None if value is None else as_filter(value)
+    found: list[Filter | None] = []
+    for number, each in enumerate(value):
+        try:
+            found.append(None if each is None else as_filter(each))
+        except InvalidFilterError as error:
+            raise InvalidFilterError(f"of {len(value):,} filters number {number}: {error}") from None
+    return found
+
+
 def _document(value: Any, at: str, depth: int) -> Filter:
     """A dict of fields and of operators that join filters: all of them hold."""
     if depth > MAX_DEPTH:

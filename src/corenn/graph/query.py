@@ -455,6 +455,18 @@ def _joined(parts: list[Answers]) -> Answers:
     return Answers("exact", 0, ids, distances, info, min(part.fewest for part in parts))
 
 
+def scattered(parts: list[tuple[AnyArray, Answers]], count: int) -> Answers:
+    """The answers to `count` queries from those to some of each, with their places. There is no plan of all of them."""
+    width = max((answers.ids.shape[1] for _, answers in parts), default=0)
+    whole = _results(count, width)
+    whole.ids[:], whole.distances[:] = 0, np.inf
+    for places, answers in parts:
+        whole.ids[places, : answers.ids.shape[1]] = answers.ids
+        whole.distances[places, : answers.ids.shape[1]] = answers.distances
+        whole.info[places] = answers.info
+    return Answers("", 0, *whole, int(whole.info[:, FOUND].min()) if count else 0)
+
+
 def _nothing(count: int) -> Answers:
     return Answers(
         "empty",
@@ -466,4 +478,4 @@ def _nothing(count: int) -> Answers:
     )
 
 
-__all__ = ["DISTANCES", "FOUND", "HOPS", "PAGES", "Answers", "Searcher"]
+__all__ = ["DISTANCES", "FOUND", "HOPS", "PAGES", "SPENT", "Answers", "Searcher", "scattered"]
