@@ -581,7 +581,7 @@ class CoreNN:
                 else:
                     within = view if trees is None else view.filtered(self._selected(view, trees))
                     answers = self._answer(within, queries, ask)
-                    told = self._explained(within, answers, ask) if explain else None
+                    told = self._explained(within, answers, ask) if explain else []
                 hits = self._hits(view, answers, bound, with_payloads, told if explain else None, single)
             if not self._overtaken(view):
                 return hits

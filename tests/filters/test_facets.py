@@ -37,7 +37,9 @@ def rows(count: int) -> np.ndarray[Any, Any]:
 
 def told(facets: list[Facet]) -> Counter[Any]:
     """Values with their kinds, which Python does not tell apart."""
-    return Counter({(type(value) is bool, str(type(value) is str), value): count for value, count in facets})
+    return Counter(
+        {(type(each.value) is bool, str(type(each.value) is str), each.value): each.count for each in facets}
+    )
 
 
 def counted(model: dict[Any, Any], path: str, wire: dict[str, Any]) -> Counter[Any]:

@@ -13,7 +13,7 @@ import typer
 from . import console
 
 if TYPE_CHECKING:
-    from ..types import Hits, Key
+    from ..types import Hits
 
 FILTER = 'Only rows that meet this filter, as JSON: {"year": {"$gte": 2020}}.'
 Filter = Annotated[str | None, typer.Option("--filter", help=FILTER)]
@@ -92,13 +92,11 @@ def facets(
     with console.open_database(path, mode="r") as db:
         found = db.facets(field, parsed(filter))
     if as_json:
-        values = [{"value": value, "count": rows} for value, rows in found[:limit]]
+        values = [asdict(each) for each in found[:limit]]
         console.print_json({"field": field, "values": len(found), "facets": values})
         return
     title = f"{field}: {len(found):,} value{'s'[: len(found) != 1]}"
-    console.print_figures(
-        title, ((json.dumps(value, ensure_ascii=False), f"{rows:,}") for value, rows in found[:limit])
-    )
+    console.print_figures(title, ((_shown(each.value), f"{each.count:,}") for each in found[:limit]))
 
 
 def parsed(filter: str | None) -> Any:
@@ -117,8 +115,8 @@ def _text(vector: str) -> str:
     return sys.stdin.read() if vector == "-" else vector
 
 
-def _shown(key: Key) -> str:
-    return json.dumps(key, ensure_ascii=False)
+def _shown(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False)
 
 
 def _line(distance: float, payload: Any) -> str:

@@ -11,8 +11,8 @@ from __future__ import annotations
 
 from array import array
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 from pyroaring import BitMap
@@ -30,14 +30,66 @@ NUMBERS: Any = np.dtype(np.float64)
 TEXTS: Any = np.dtypes.StringDType()
 
 
+class Packed(NamedTuple):
+    """Ascending texts, each once, as they stand on the disk: one behind the other, with their lengths in characters,
+    and how many rows have each.
+    """
+
+    text: str
+    lengths: AnyArray
+    counts: AnyArray
+
+    def unpacked(self) -> AnyArray:
+        """The texts, each as often as rows have it."""
+        ends = np.cumsum(self.lengths, dtype=np.int64).tolist()
+        starts = [0, *ends[:-1]] if ends else []
+        texts = np.array([self.text[start:end] for start, end in zip(starts, ends, strict=True)], TEXTS)
+        return np.repeat(texts, self.counts)
+
+    def frequent(self, ids: UInt32s) -> Iterator[tuple[str, BitMap]]:
+        """The texts that FREQUENT rows or more have, and these, of the ids of all entries."""
+        ends, lasts = np.cumsum(self.lengths, dtype=np.int64), np.cumsum(self.counts, dtype=np.int64)
+        for at in np.flatnonzero(self.counts >= FREQUENT).tolist():
+            text = self.text[int(ends[at]) - int(self.lengths[at]) : int(ends[at])]
+            yield text, of_any([ids[int(lasts[at]) - int(self.counts[at]) : int(lasts[at])]])
+
+
 class Run:
-    """values: ascending, float64 or text. ids: uint32, of the rows that have them."""
+    """values: ascending, float64 or text. ids: uint32, of the rows that have them.
 
-    __slots__ = ("_steps", "ids", "values")
+    packed: the values as they were read, from which they are made when first asked for: most of what it takes to read a
+    column of texts, and many are never asked for anything but what has a bitmap.
+    """
 
-    def __init__(self, values: AnyArray, ids: UInt32s) -> None:
-        self.values, self.ids = values, ids
+    __slots__ = ("_packed", "_steps", "_values", "ids")
+
+    def __init__(self, values: AnyArray | None, ids: UInt32s, packed: Packed | None = None) -> None:
+        self._values, self._packed, self.ids = values, packed, ids
         self._steps: list[UInt64s] | None = None
+
+    @property
+    def values(self) -> AnyArray:
+        packed, values = self._packed, self._values
+        if values is None:
+            assert packed is not None
+            values = self._values = packed.unpacked()  # by two threads at once, twice the same
+            self._packed = None
+        return values
+
+    @property
+    def value_bytes(self) -> int:
+        """Bytes of the values, about."""
+        packed, values = self._packed, self._values
+        if values is not None:
+            return values.nbytes
+        return 0 if packed is None else len(packed.text) + 6 * len(packed.counts)
+
+    def frequent(self) -> Iterator[tuple[Any, BitMap | None]]:
+        """The values that FREQUENT rows or more have by this run alone, and these rows where they are at hand."""
+        packed = self._packed
+        if packed is not None:
+            return packed.frequent(self.ids)
+        return ((value, None) for value in _repeated(self.values))
 
     def up_to(self, place: int, rows: int) -> UInt64s:
         """The rows of the entries before a place, as bits. Sets of all before each STEPS-th part are kept."""
@@ -110,9 +162,10 @@ class Column:
 
     def _note_frequent(self, run: Run) -> None:
         """Give a bitmap to each value of a run that has become frequent."""
-        for value in _repeated(run.values):
+        for value, held in run.frequent():
             if value not in self.frequent:
-                self.frequent[value] = self._entries(value)
+                alone = held is not None and len(self.runs) == 1
+                self.frequent[value] = held if alone and held is not None else self._entries(value)
 
     def without(self, words: AnyArray) -> Column:
         """The same column less the rows of which `words`, a bit for each, has the bit."""
@@ -215,7 +268,7 @@ class Column:
 
     def memory_bytes(self) -> int:
         """About what it takes."""
-        size = sum(run.values.nbytes + run.ids.nbytes + run.step_bytes for run in self.runs)
+        size = sum(run.value_bytes + run.ids.nbytes + run.step_bytes for run in self.runs)
         if self.kind is TEXTS:
             size += 16 * len(self)  # what lies beyond the sixteen bytes that a short text takes
         return size + 2 * len(self)

@@ -128,6 +128,7 @@ class PayloadIndex:
             self.covered = ALL
         elif (changed := metadata.changed_since(self._since)) is not None and len(changed) <= MOST_AT_ONCE:
             self._take_changes(changed, commit)
+            self.renew(commit)
             self.covered = ALL
         else:
             log.info("indexing payloads from commit %d to %d", self._since, commit)
@@ -138,14 +139,13 @@ class PayloadIndex:
         """Take in rows of which commits after `_since` have set the payloads, as these were at a commit. Rows that have
         entries of an earlier one wait for their turn.
         """
-        waiting, fresh = [], []
-        for row in rows.tolist():
-            (waiting if self._has_entries(row) else fresh).append(row)
+        has = np.array([self._has_entries(row) for row in rows.tolist()], np.bool_)
+        waiting, fresh = of_sorted(rows[has]), rows[~has].tolist()
         for start in range(0, len(fresh), READ_ROWS):
             part = fresh[start : start + READ_ROWS]
             self._add(zip(part, self._store.metadata.payloads(part, commit), strict=True))
         self._stale |= of_list(fresh) & self._gone
-        self._dirty |= of_list(waiting) - self._gone
+        self._dirty |= waiting - self._gone
 
     def _not_alive(self, commit: int | None = None) -> BitMap:
         """The ids of no row that lives at a commit, the last one if None."""
@@ -232,14 +232,14 @@ class PayloadIndex:
             self.fields = {path: field.without(ids, words) for path, field in self.fields.items()}
         self._stale = self._stale - some
 
-    def renew(self) -> None:
-        """Bring the entries of rows that have got other payloads up to date."""
+    def renew(self, commit: int | None = None) -> None:
+        """Bring the entries of rows that have got other payloads up to date with a commit, the last one if None."""
         if not self._dirty:
             return
-        dirty = self._dirty
+        dirty, commit = self._dirty, self._store.metadata.head.commit if commit is None else commit
         self._clean(dirty | self._stale)
-        ids, head = as_ids(dirty).tolist(), self._store.metadata.head
-        self._add(zip(ids, self._store.metadata.payloads(ids, head.commit), strict=True))
+        ids = as_ids(dirty).tolist()
+        self._add(zip(ids, self._store.metadata.payloads(ids, commit), strict=True))
         self._dirty = self._dirty - dirty
 
     def _measure(self) -> None:

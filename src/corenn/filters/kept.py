@@ -15,8 +15,8 @@ import numpy as np
 from pyroaring import BitMap
 
 from ..storage.store import Store
-from ..types import AnyArray, Bytes
-from .columns import NUMBERS, TEXTS, Column, Run
+from ..types import AnyArray, Bytes, UInt32s
+from .columns import NUMBERS, TEXTS, Column, Packed, Run
 from .fields import SETS, Field
 
 log = logging.getLogger("corenn.filters")
@@ -131,19 +131,22 @@ def _field(held: Any, number: int, rows: int) -> Field:
         if found and found.max() >= rows:
             raise ValueError(f"{name} of field {number} has an id beyond {rows}")
         setattr(field, name, found)
-    field.numbers = Column(NUMBERS, _run(held[f"{number}.numbers"], held[f"{number}.number_ids"], rows, NUMBERS))
-    text, ends = held[f"{number}.texts"].tobytes().decode(), np.cumsum(held[f"{number}.lengths"], dtype=np.int64)
-    starts = [0, *ends[:-1].tolist()] if len(ends) else []
-    texts = np.array([text[start:end] for start, end in zip(starts, ends.tolist(), strict=True)], TEXTS)
-    texts = np.repeat(texts, held[f"{number}.counts"])
-    field.texts = Column(TEXTS, _run(texts, held[f"{number}.text_ids"], rows, TEXTS))
+    values = held[f"{number}.numbers"].astype(NUMBERS, copy=False)
+    ids = _checked_ids(held[f"{number}.number_ids"], len(values), rows)
+    field.numbers = Column(NUMBERS, [Run(values, ids)] if len(ids) else [])
+    text = held[f"{number}.texts"].tobytes().decode()
+    packed = Packed(text, held[f"{number}.lengths"], held[f"{number}.counts"])
+    if int(packed.lengths.sum(dtype=np.int64)) != len(text) or len(packed.lengths) != len(packed.counts):
+        raise ValueError(f"the texts of field {number} are not what they are to be")
+    ids = _checked_ids(held[f"{number}.text_ids"], int(packed.counts.sum(dtype=np.int64)), rows)
+    field.texts = Column(TEXTS, [Run(None, ids, packed)] if len(ids) else [])
     return field
 
 
-def _run(values: AnyArray, ids: AnyArray, rows: int, kind: Any) -> list[Run]:
-    if len(values) != len(ids) or (len(ids) and int(ids.max()) >= rows):
+def _checked_ids(ids: AnyArray, count: int, rows: int) -> UInt32s:
+    if len(ids) != count or (len(ids) and int(ids.max()) >= rows):
         raise ValueError("a column is not what it is to be")
-    return [Run(values.astype(kind, copy=False), ids.astype(np.uint32, copy=False))] if len(ids) else []
+    return ids.astype(np.uint32, copy=False)
 
 
 def _starts(values: AnyArray) -> AnyArray:

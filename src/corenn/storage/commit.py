@@ -132,11 +132,11 @@ class Record:
         """
         if len(parts) == 1:
             return parts[0]
-        ids = (
+        born, died, freed = (
             np.concatenate(each) for each in zip(*((part.born, part.died, part.freed) for part in parts), strict=True)
         )
         told = [part.changed for part in parts if part.changed is not None]
-        return cls(parts[0].number, *ids, np.concatenate(told) if len(told) == len(parts) else None)
+        return cls(parts[0].number, born, died, freed, np.concatenate(told) if len(told) == len(parts) else None)
 
 
 class Metadata(Protocol):
