@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 DATA ?=
 ROUNDS ?= 1000
-PARALLEL ?= -n auto
+PARALLEL ?= -n auto --dist worksteal
 # Tests of what stands above the engine and has no kernels of its own.
 ABOVE := bench datasets integrations migrate faults golden simulation \
 	test_snapshot.py test_backup.py test_stress.py test_compact_beside.py test_upgrade.py test_root.py test_plan.py \
@@ -54,7 +54,7 @@ test: lint test-jit test-nojit
 # The kernels first, each once. Many tests wait for a disk or for another process: twice as many workers as processors.
 test-jit: setup
 	printf '%s\n' f32 u8 | xargs -P 2 -n 1 $(BIN)/corenn warmup --dtype
-	$(BIN)/python -m pytest -n $$((2 * $$(getconf _NPROCESSORS_ONLN))) -m 'not slow'
+	$(BIN)/python -m pytest -n $$((2 * $$(getconf _NPROCESSORS_ONLN))) --dist worksteal -m 'not slow'
 
 # The suite once more with the kernels as plain Python, on small data: what the compiler may hide.
 test-nojit: setup

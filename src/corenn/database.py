@@ -773,7 +773,7 @@ class CoreNN:
             codes_backlog=0 if self._writer is None else self._writer.recoder.backlog(view),
             memory=memory,
             memory_limit=self.settings.memory_limit,
-            mapped_bytes=self._residence.count(),
+            mapped_bytes=self._residence.told(),
             resident_bytes=resident_bytes(),
             disk_bytes=self._store.disk_bytes(),
         )

@@ -40,6 +40,8 @@ OPTIONS: Any = {"nogil": True, "fastmath": FASTMATH, "error_model": "numpy", "_n
 # What kernels are made of is put in their place: a call would push the fields of every NamedTuple, for each distance.
 PART_OPTIONS: Any = {**OPTIONS, "forceinline": True}
 
+IRRELEVANT = {"NUMBA_NUM_THREADS"}  # a mode of the compiler that changes no machine code of ours
+
 F = TypeVar("F", bound=Callable[..., Any])
 KERNELS: list[Any] = []
 
@@ -113,7 +115,8 @@ def _fingerprint() -> str:
     digest = hashlib.sha256()
     for path in sorted(Path(__file__).parent.glob("*.py")):
         digest.update(path.name.encode() + b"\0" + path.read_bytes())
-    modes = [f"{name}={os.environ[name]}" for name in sorted(os.environ) if name.startswith("NUMBA_")]
+    names = sorted(name for name in os.environ if name.startswith("NUMBA_") and name not in IRRELEVANT)
+    modes = [f"{name}={os.environ[name]}" for name in names]
     versions = [sys.version, numba.__version__, llvmlite.__version__, np.__version__]
     digest.update(repr((sorted(FASTMATH), sorted(map(str, PART_OPTIONS)), versions, modes)).encode())
     return digest.hexdigest()[:16]

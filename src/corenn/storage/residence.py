@@ -57,6 +57,7 @@ class Residence:
             give_back_heap()
         self._others, self._private = mapped_bytes(), private_bytes()
         self._next = self._count_next = math.inf
+        self._counted = -math.inf
         self._lock = threading.RLock()  # a signal handler may query in the middle of a look
         self.given_back = 0
         self.renew()
@@ -107,7 +108,14 @@ class Residence:
             self._count_next = time.perf_counter() + COUNT_SECONDS
         else:
             self._count_next = time.perf_counter() + COUNT_SECONDS / 16
+        self._counted = time.perf_counter()
         return own
+
+    def told(self) -> int:
+        """The same, counted once a second at most: the system has nobody touch memory meanwhile, queries neither."""
+        if self._store.path is None:
+            return 0
+        return self.mapped() if time.perf_counter() < self._counted + COUNT_SECONDS else self.count()
 
     def grain(self) -> int:
         """How much more often than usual somebody has to look: a touch takes a microsecond, and may bring 64 KiB."""
