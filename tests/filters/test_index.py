@@ -22,6 +22,7 @@ from corenn.filters import columns, fields, index
 from corenn.filters.columns import NUMBERS, TEXTS, Column
 from corenn.filters.index import ALL, PayloadIndex
 from corenn.filters.sets import as_ids, as_words, of_any, of_list, of_sorted, of_words, words_of
+from corenn.storage.rocks import RocksMetadata
 from tests.conftest import COMPILED, Create
 from tests.filters.made import TEXTS as SOME_TEXTS
 from tests.filters.made import filters, payloads
@@ -351,6 +352,77 @@ def test_a_reader_follows(pair: tuple[CoreNN, CoreNN]) -> None:
     reader.refresh()
     check_all(reader, model)
     assert reader.verify().ok
+
+
+def test_a_reader_looks_at_what_is_new_alone(pair: tuple[CoreNN, CoreNN], monkeypatch: pytest.MonkeyPatch) -> None:
+    writer, reader = pair
+    model = {row: {"n": row} for row in range(100, 140)}
+    reader.count({})
+    read: list[int] = []
+    whole = RocksMetadata.payloads
+
+    def payloads(self: RocksMetadata, ids: Any, snapshot: int) -> Any:
+        read.extend(ids)
+        return whole(self, ids, snapshot)
+
+    writer.upsert(list(model), rows(40), list(model.values()))
+    writer.set_payload([7], [{"n": 107}])
+    writer.delete([8])
+    reader.refresh()
+    with monkeypatch.context() as patch:
+        patch.setattr(RocksMetadata, "payload_changes", None)  # every payload
+        patch.setattr(RocksMetadata, "payloads", payloads)
+        assert reader.count({"n": {"$gte": 100}}) == 41
+    assert sorted(read) == [7, *range(40, 80)]
+    assert reader.count({}) == 79
+    assert not index_of(reader)._recent or index_of(reader)._recent[0].commit == reader.stats().commit
+
+
+def test_a_reader_whose_records_are_gone(pair: tuple[CoreNN, CoreNN]) -> None:
+    """A checkpoint drops the records of what it has brought to the disk."""
+    writer, reader = pair
+    reader.count({})
+    writer.set_payload([7], [{"n": 107}])
+    writer.upsert(["x"], rows(1), [{"n": 107}])
+    writer.checkpoint()
+    reader.refresh()
+    assert reader.count({"n": 107}) == 2
+    assert reader.count({"n": 7}) == 0
+    assert reader.verify().ok
+
+
+@pytest.mark.parametrize("state", ["before", "between", "after"])
+def test_an_index_that_is_taken_up_while_a_commit_is_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, state: str
+) -> None:
+    """By a query in another thread, while the metadata know of a commit of which births do not, or the index."""
+    with CoreNN.create(tmp_path / "db", dim=DIM, metric="l2") as db:
+        model = filled(db)
+    with CoreNN.open(tmp_path / "db") as db:
+        store, found = db._store, index_of(db)
+        at = {"before": ("metadata", "commit"), "between": (None, "_apply"), "after": (None, "put_state")}[state]
+        owner = store if at[0] is None else store.metadata
+        whole = getattr(owner, at[1])
+
+        def then(*arguments: Any, **named: Any) -> Any:
+            if state == "before":
+                assert db.count({"n": 3}) == 1
+                return whole(*arguments, **named)
+            given = whole(*arguments, **named) if state == "after" else None
+            assert db.count({"n": 3}) == 1  # of the view before
+            assert db.count({"n": 103}) == 0
+            return given if state == "after" else whole(*arguments, **named)
+
+        monkeypatch.setattr(owner, at[1], then)
+        db.upsert([3, 50], rows(2), [{"n": 103}, {"n": 104}])
+        monkeypatch.undo()
+        assert found._loaded
+        del model[3]
+        model |= {3: {"n": 103}, 50: {"n": 104}}
+        check_all(db, model)
+        check(db, model, {"n": {"$gte": 100}})
+        assert index_of(db).covered == ALL
+        assert db.verify().ok
 
 
 # --- settings ---------------------------------------------------------------------------------------------------------

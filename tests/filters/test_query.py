@@ -6,13 +6,17 @@ some share of matches or where matches lie far from the query, and a planner tha
 
 from __future__ import annotations
 
-from typing import Any
+import time
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import pytest
 
-from corenn import CoreNN, F, InvalidArgumentError, InvalidFilterError
+from corenn import CoreNN, F, InvalidArgumentError, InvalidFilterError, writer
 from corenn.graph import planner, query
+from corenn.storage.residence import Residence
 from tests.conftest import COMPILED, Create, Sample
 from tests.oracle import distances, recall
 
@@ -133,6 +137,38 @@ def test_rows_that_are_not_linked_yet_are_found(memory: Create, rng: np.random.G
         for plan in (*PLANS, "exact"):
             hits = db.query(np.zeros(4), k=300, filter=F("n") == 1, plan=plan)
             assert sorted(hits.keys) == list(range(1, 300, 3))
+
+
+@pytest.mark.compiled
+@pytest.mark.parametrize("mode", ["rw", "r"])
+def test_rows_that_are_read_from_the_disk(
+    tmp_path: Path, sift: Sample, mode: Literal["rw", "r"], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before disk.slab is there, and once it is, beside rows that have come since."""
+    monkeypatch.setattr(Residence, "check", lambda self, fixed, limit=None: None)
+    monkeypatch.setattr(writer, "IDLE_SECONDS", 0.001)
+    rows, queries, count = sift[0][:1600], sift[1][:10], 1600
+    made = payloads(rows, np.random.default_rng(3))
+    limited: dict[str, Any] = {"compression_mode": "sq8", "compression_threshold": 0, "memory_limit": 1}
+    with CoreNN.create(tmp_path / "db", dim=128, metric="l2", recall_target=0, **limited) as db:
+        db.insert(range(1500), rows[:1500], made[:1500])
+        for settled in (False, True):
+            if settled:
+                assert db._writer is not None
+                while db.stats().disk_backlog or db._writer.spiller.due(calm=True):
+                    time.sleep(0.002)
+                db.insert(range(1500, count), rows[1500:], made[1500:])
+                db.delete(range(0, count, 10))
+            there = [row for row in range(count if settled else 1500) if row % 10 or not settled]
+            with nullcontext(db) if mode == "rw" else CoreNN.open(tmp_path / "db", mode="r") as asked:
+                for share in (0.7, 0.2, 0.01):
+                    matching = [row for row in there if made[row]["any"] < share]
+                    for plan in (None, "scan", "graph", "exact"):
+                        found = asked.query(
+                            queries, k=K, filter=F("any") < share, plan=plan, search_list=60, explain=True
+                        )
+                        check(found, rows, queries, matching, K, 0.95)
+                        assert plan != "graph" or found[0].explain.pages > 0
 
 
 def test_the_row_itself_and_a_bound_on_the_distance(photos: Any) -> None:

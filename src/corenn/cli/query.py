@@ -61,8 +61,8 @@ def query(
         found = [{"key": hit.key, "distance": hit.distance, "payload": hit.payload} for hit in hits]
         console.print_json({"hits": found, "explain": asdict(told)})
         return
-    title = f"{len(hits)} of {told.matches:,} rows, plan {told.plan}"
-    console.print_figures(title, ((_shown(hit.key), _line(hit.distance, hit.payload)) for hit in hits))
+    typer.echo(f"{len(hits)} of {told.matches:,} rows, plan {told.plan}")
+    console.print_figures("", ((_shown(hit.key), _line(hit.distance, hit.payload)) for hit in hits))
 
 
 def count(path: Where, filter: Filter = None, as_json: AsJson = False) -> None:
@@ -95,8 +95,8 @@ def facets(
         values = [asdict(each) for each in found[:limit]]
         console.print_json({"field": field, "values": len(found), "facets": values})
         return
-    title = f"{field}: {len(found):,} value{'s'[: len(found) != 1]}"
-    console.print_figures(title, ((_shown(each.value), f"{each.count:,}") for each in found[:limit]))
+    typer.echo(f"{field}: {len(found):,} value{'s'[: len(found) != 1]}")
+    console.print_figures("", ((_shown(each.value), f"{each.count:,}") for each in found[:limit]))
 
 
 def parsed(filter: str | None) -> Any:
@@ -120,4 +120,4 @@ def _shown(value: Any) -> str:
 
 
 def _line(distance: float, payload: Any) -> str:
-    return f"{distance:.6g}" if payload is None else f"{distance:.6g}  {json.dumps(payload, ensure_ascii=False)}"
+    return f"{distance:<9.6g} {'' if payload is None else json.dumps(payload, ensure_ascii=False)}".rstrip()
