@@ -77,9 +77,9 @@ class PayloadIndex:
         self.version = 0  # counts up before each change, and after it
         self._failed: float | None = None  # when a step of catching up did
         self._answers: dict[str, tuple[tuple[int, int, int], Any]] = {}
-        self._unmeasured = 0  # rows added since `size` was taken
+        self._unmeasured = 0  # rows added since the size was taken
         self.oldest: Callable[[], int] = lambda: 0  # the oldest snapshot that queries here read
-        self.size = 0  # bytes of memory, about
+        self._size = 0  # bytes of the fields, about
 
     def _forget(self) -> None:
         settings = self._store.settings
@@ -163,6 +163,11 @@ class PayloadIndex:
         born = commit_of(self._store.state.array[:rows, 0])
         return of_sorted(np.flatnonzero(born > commit).astype(np.uint32))
 
+    @property
+    def size(self) -> int:
+        """Bytes of memory, about: of the fields, and of what is remembered of filters."""
+        return self._size + sum(int(found.memory_bytes()) for _, found in self._answers.values())
+
     # --- the writer --------------------------------------------------------------------------------------------------
 
     def committed(self, commit: Commit) -> None:
@@ -244,7 +249,7 @@ class PayloadIndex:
 
     def _measure(self) -> None:
         self._unmeasured = 0
-        self.size = sum(field.memory_bytes() for field in self.fields.values())
+        self._size = sum(field.memory_bytes() for field in self.fields.values())
 
     def _give_up(self) -> None:
         """Know nothing from now on."""

@@ -9,6 +9,7 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..kernels.codes import search_codes, search_listed_codes
 from ..kernels.disk import search_disk
@@ -32,7 +33,7 @@ from ..kernels.search import (
     search_listed,
     unpack_heap,
 )
-from ..types import AnyArray, Float32s, UInt32s
+from ..types import AnyArray, Float32s, UInt32s, UInt64s
 from . import planner
 from .scratch import ScratchPool
 from .threads import WAITERS, Helpers
@@ -51,6 +52,7 @@ LEAPS = 1  # rows of edges that a node brings at most where neighbours that do n
 LEAST_CHOSEN = 64  # rows that a scan by codes chooses, at least, to be ranked by their vectors
 SAMPLED_SHARE, LEAST_SAMPLED, MOST_SAMPLED = 128, 256, 2048  # rows by which it is told how far matches are
 SAMPLED_NEARER = 4  # of them that may be nearer than the last hit, and four times as many as are to be expected
+LOOKED_AT, COMMON = 16, 0.25  # the nearest of them: if none matches where a share so large does, all matches are far
 SCANNED = 16  # matches that are scanned sooner than a walk is repeated with a pool that is longer by one
 SCANNED_ALL = 2  # in the place of STARVED: a scan has completed the answer
 ROUNDED = 16  # rows beyond the k nearest that rounding may have put behind them
@@ -106,6 +108,7 @@ class Searcher:
         self, view: View, queries: Float32s, wanted: int, length: int, *, exact: bool, threads: int, way: str | None
     ) -> Answers:
         """The same where a filter selects rows."""
+        assert view.within is not None
         matches, live = view.selected, view.head.live
         if exact or way == "exact":
             return self._exact(view, queries, wanted, threads)
@@ -115,20 +118,42 @@ class Searcher:
             estimate = planner.estimate_of(way, matches, live, length)
         if estimate.plan == planner.SCAN:
             found = self._listed(view, queries, wanted, length, threads)
-        else:
-            leap = estimate.plan == planner.LEAP and view.disk is None
-            # Over two hops all that is met matches, but for a few rows where the walk begins.
-            plan = _plan(length, wanted, view.growth, view.beam_width, view.metric, not leap)
-            plan = plan._replace(leap=LEAPS if leap else 0)
-            # As many rows that do not match are in the pool as stand between those that do.
-            room = TOMBSTONE_ROOM if leap else max(TOMBSTONE_ROOM, 2 << (live // max(matches, 1)).bit_length())
-            found = self._walked(view.masked(), plan, queries, wanted, length, threads, room)
-            found = found._replace(plan=estimate.plan if leap else planner.WALK)
-            astray = self._astray(view, queries, found)
+            return found._replace(estimated=estimate.distances)
+        nearby = self._nearby(view, queries, wanted)
+        far = np.zeros(len(queries), np.bool_)
+        if way is None and estimate.plan == planner.WALK and nearby is not None:
+            far = nearby.far(view.within.words)
+        if far.all():  # a walk would go through all that does not match
+            return self._listed(view, queries, wanted, length, threads)._replace(estimated=matches)
+        others = np.flatnonzero(~far)
+        asked = queries if len(others) == len(queries) else np.ascontiguousarray(queries[others])
+        found = self._walked_within(view, asked, wanted, length, threads, estimate.plan)
+        if nearby is not None:
+            astray = np.flatnonzero(nearby.reach[others] < found.distances[:, wanted - 1])
             astray = astray[found.info[astray, STARVED] != SCANNED_ALL]
             if len(astray):
-                self._complete(view, queries, Results(found.ids, found.distances, found.info), astray, threads)
-        return found._replace(estimated=estimate.distances)
+                self._complete(view, asked, Results(found.ids, found.distances, found.info), astray, threads)
+        found = found._replace(estimated=estimate.distances)
+        if len(others) < len(queries):
+            few = np.flatnonzero(far)
+            listed = self._listed(view, np.ascontiguousarray(queries[few]), wanted, length, threads)
+            whole = scattered([(others, found), (few, listed)], len(queries))
+            return found._replace(ids=whole.ids, distances=whole.distances, info=whole.info, fewest=whole.fewest)
+        return found
+
+    def _walked_within(
+        self, view: View, queries: Float32s, wanted: int, length: int, threads: int, way: str
+    ) -> Answers:  # fmt: skip
+        """Answers by walks that return only what a filter selects."""
+        leap = way == planner.LEAP and view.disk is None
+        # Over two hops all that is met matches, but for a few rows where the walk begins.
+        plan = _plan(length, wanted, view.growth, view.beam_width, view.metric, not leap)
+        plan = plan._replace(leap=LEAPS if leap else 0)
+        # As many rows that do not match are in the pool as stand between those that do.
+        rare = (view.head.live // max(view.selected, 1)).bit_length()
+        room = TOMBSTONE_ROOM if leap else max(TOMBSTONE_ROOM, 2 << rare)
+        found = self._walked(view.masked(), plan, queries, wanted, length, threads, room)
+        return found._replace(plan=planner.LEAP if leap else planner.WALK)
 
     def _walked(
         self, view: View, plan: Plan, queries: Float32s, wanted: int, length: int, threads: int,
@@ -342,22 +367,26 @@ class Searcher:
             self._scratches.give_asked(codes, asked)
         self._scratches.give(size, scratch)
 
-    def _astray(self, view: View, queries: Float32s, found: Answers) -> AnyArray:
-        """The queries of which a walk among `found` has come to rows that are farther than matches ought to be.
+    def _nearby(self, view: View, queries: Float32s, k: int) -> _Nearby | None:
+        """The nearest rows of an even sample, so many that one of them is farther than the k-th match ought to be; None
+        if the sample is too small for that.
 
         Where a filter says nothing about distances, the k-th match is about the (k / share)-th row. If many more rows
-        of an even sample are nearer, then there are hardly any matches near the query, and a walk has nothing to go by.
+        of the sample are nearer, then there are hardly any matches near the query, and a walk has nothing to go by.
         """
-        live, k = view.head.live, found.ids.shape[1]
+        live = view.head.live
         step = max(1, live // min(max(live // SAMPLED_SHARE, LEAST_SAMPLED), MOST_SAMPLED))
         sample = np.arange(step // 2, view.live.rows, step, dtype=np.uint32)
         nearer = SAMPLED_NEARER + int(4 * len(sample) * k / max(view.selected, 1))
-        if nearer >= len(sample):
-            return np.empty(0, np.int64)
-        results = _results(len(queries), nearer)
-        self._choose(view, queries, sample, max(2 * nearer, LEAST_CHOSEN // 2), results, sure=False)
-        full = results.info[:, FOUND] == nearer
-        return np.flatnonzero(full & (results.distances[:, nearer - 1] < found.distances[:, k - 1]))
+        many = max(nearer, LOOKED_AT)
+        if many >= len(sample):
+            return None
+        results = _results(len(queries), many)
+        results.ids[:], results.distances[:] = 0, np.inf
+        self._choose(view, queries, sample, max(2 * many, LEAST_CHOSEN // 2), results, sure=False)
+        full = results.info[:, FOUND] == many
+        ids = results.ids[:, :LOOKED_AT] if view.selected >= COMMON * live else results.ids[:, :0]
+        return _Nearby(np.where(full, results.distances[:, nearer - 1], np.inf), full, ids)
 
     def _exact(self, view: View, queries: Float32s, k: int, threads: int) -> Answers:
         everything = np.arange(view.live.rows, dtype=np.uint32) if view.within is None else view.within.ids
@@ -405,6 +434,26 @@ class Searcher:
                 view.disk.release(int(part[0]), int(part[-1]) + 1)
             self._helpers.between()
         return heaps
+
+
+class _Nearby(NamedTuple):
+    """Of each query: reach: the distance within which its matches ought to be; full: whether there are such rows at
+    all; ids: the nearest of a sample, none where it says nothing that these do not match.
+    """
+
+    reach: AnyArray
+    full: NDArray[np.bool_]
+    ids: UInt32s
+
+    def far(self, words: UInt64s) -> NDArray[np.bool_]:
+        """The queries around which nothing matches, though so many rows do that some would have to. words: a bit for
+        each row that matches.
+        """
+        if not self.ids.shape[1]:
+            return np.zeros(len(self.ids), np.bool_)
+        inside = words[self.ids >> np.uint32(6)] >> (self.ids & np.uint32(63)).astype(np.uint64) & np.uint64(1)
+        far: NDArray[np.bool_] = self.full & ~inside.any(axis=1)
+        return far
 
 
 def scans(live: int, k: int, search_list: int) -> bool:

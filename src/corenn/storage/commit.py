@@ -179,9 +179,11 @@ class Metadata(Protocol):
 
 
 class Follower(Protocol):
-    """What follows the commits of a store: soft state that is made of them. size: bytes of memory that it takes."""
+    """What follows the commits of a store: soft state that is made of them."""
 
-    size: int
+    @property
+    def size(self) -> int:
+        """Bytes of memory that it takes, about."""
 
     def committed(self, commit: Commit) -> None:
         """A commit holds. Called before queries see it; raises nothing."""
