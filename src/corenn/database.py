@@ -511,6 +511,16 @@ class CoreNN:
         self._index(view)
         return select_rows(view, tree)
 
+    def _within(self, view: View, tree: Filter) -> View | None:
+        """A view of what a filter selects. In a reader the metadata are held for no longer than that takes, and not
+        while the search goes on; None if it has refreshed since the view was taken.
+        """
+        if self._writer is not None:
+            return view.filtered(self._selected(view, tree))
+        with self._refreshing:
+            self._check_open()
+            return view.filtered(self._selected(view, tree)) if view is self._current() else None
+
     def _index(self, view: View) -> PayloadIndex:
         """The index of the payloads. A reader brings it up to date first, as nobody else does: with its lock held."""
         assert view.payload_index is not None
@@ -570,8 +580,8 @@ class CoreNN:
             raise InvalidArgumentError("query takes either vectors or key=, one of the two")
         while True:
             self._snapshots.note_query()
-            looking = with_payloads or key is not None or trees is not None or by is not None
-            with self._view(with_metadata=looking) as view:
+            looking = with_payloads or key is not None or by is not None or isinstance(trees, list)
+            with self._view(with_metadata=looking or (trees is not None and self._writer is not None)) as view:
                 view, queries, single = self._aim(view, vectors, key)
                 chosen = choice or self._chosen(view, k, min_recall, workers)
                 ask = _Asked(k, chosen, plan, workers, by)
@@ -579,7 +589,9 @@ class CoreNN:
                 if isinstance(trees, list):
                     answers, told = self._answer_each(view, queries, trees, ask)
                 else:
-                    within = view if trees is None else view.filtered(self._selected(view, trees))
+                    within = view if trees is None else self._within(view, trees)
+                    if within is None:
+                        continue
                     answers = self._answer(within, queries, ask)
                     told = self._explained(within, answers, ask) if explain else []
                 hits = self._hits(view, answers, bound, with_payloads, told if explain else None, single)

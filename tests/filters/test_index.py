@@ -7,6 +7,8 @@ loses its way over a reopen, a crash, a compaction, damage or another process.
 from __future__ import annotations
 
 import json
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -389,6 +391,39 @@ def test_a_reader_whose_records_are_gone(pair: tuple[CoreNN, CoreNN]) -> None:
     assert reader.count({"n": 107}) == 2
     assert reader.count({"n": 7}) == 0
     assert reader.verify().ok
+
+
+def test_queries_of_a_reader_beside_its_refreshes(pair: tuple[CoreNN, CoreNN]) -> None:
+    """Each sees one commit, whether it has selected its rows before a refresh, behind it, or in the middle."""
+    writer, reader = pair
+    seen: list[int] = []
+    wrong: list[Any] = []
+    stop = threading.Event()
+
+    def ask() -> None:
+        try:
+            while not stop.is_set():
+                hits = reader.query(np.zeros(DIM), k=500, filter=F("n") >= 1000, explain=True)
+                assert hits.explain is not None
+                assert len(hits) == hits.explain.matches
+                seen.append(len(hits))
+        except BaseException as error:  # noqa: BLE001 - it is told below
+            wrong.append(error)
+
+    threads = [threading.Thread(target=ask) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for turn in range(12):
+        writer.upsert(range(100, 110 + 10 * turn), rows(10 + 10 * turn), [{"n": 1000}] * (10 + 10 * turn))
+        reader.refresh()
+        before = len(seen)
+        while len(seen) < before + 2 and not wrong:
+            time.sleep(0.001)
+    stop.set()
+    for thread in threads:
+        thread.join()
+    assert not wrong
+    assert {0, 120} <= {0, *seen} <= set(range(0, 121, 10))
 
 
 @pytest.mark.parametrize("state", ["before", "between", "after"])

@@ -111,6 +111,27 @@ def evaluation(db: CoreNN) -> None:
         print(f"| {name} | {db.count(tree):,} | {np.median(times):,.0f} |")
 
 
+def beside(db: CoreNN, queries: Float32s) -> None:
+    """What is asked of values beside searches: counts of them, and hits of which none have the same."""
+    recent = F("year") >= 2010
+    calls: dict[str, Callable[[], Any]] = {
+        "facets of 58 texts": partial(db.facets, "section"),
+        "the same within a filter": partial(db.facets, "section", recent),
+        "facets of texts that are all different": partial(db.facets, "name"),
+        "facets of 25 numbers": partial(db.facets, "year"),
+    }
+    print("\n| | µs |\n|---|---|")
+    for name, call in calls.items():
+        print(f"| {name} | {np.median([timed(call)[1] for _ in range(7)]):,.0f} |")
+    for field in ("year", "section", "name"):
+        asked = [partial(db.query, query, k=K, group_by=field, threads=1) for query in queries]
+        print(f"| a query, grouped by {field} | {np.median([timed(each)[1] for each in asked]):,.0f} |")
+    each = [F("any") < 0.5, recent, None, F("section") == "s1"] * (len(queries) // 4)
+    some = queries[: len(each)]
+    took = timed(partial(db.query, some, k=K, filter=each, threads=1))[1] / len(each)
+    print(f"| a query of {len(each)} with four filters in turns, µs each | {took:,.0f} |")
+
+
 def costs(rows: Float32s, made: list[dict[str, Any]], folder: Path) -> None:
     """Inserts by 1,000, and a build, with five fields indexed and with none, in turns."""
     some = [{name: each[name] for name in ("section", "size", "any", "name", "year")} for each in made]
@@ -150,6 +171,7 @@ def main() -> None:
                 f"{len(db):,} rows, {db.stats().compression_mode}, index {db.stats().memory['payload_index']:,} bytes"
             )
             table(db, queries)
+            beside(db, queries)
             evaluation(db)
         costs(rows, made, Path(folder))
 
