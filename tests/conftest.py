@@ -15,8 +15,9 @@ import pytest
 from hypothesis import HealthCheck, settings
 from numpy.typing import NDArray
 
-from corenn import CoreNN, Root, database, writer
+from corenn import CoreNN, Root, database, warmup, writer
 from corenn.config import Settings
+from corenn.migrate import hnsw, snapshot
 from corenn.warmup import warm
 
 DATA = Path(__file__).parent / "data"
@@ -35,13 +36,14 @@ settings.register_profile(
 settings.load_profile("corenn")
 
 
-def warm_what_is_usual(settings: Settings) -> None:
+def warm_what_is_usual(settings: Settings, **more: Any) -> None:
     """A minute of compiling for each stored type is too much for the few kernels that most tests need of them."""
     if settings.dtype in USUAL:
-        warm(settings)
+        warm(settings, **more)
 
 
-database.warm = warm_what_is_usual
+for module in (warmup, database, hnsw, snapshot):
+    vars(module)["warm"] = warm_what_is_usual
 writer.IDLE_SECONDS = 3600.0  # nothing is measured in the background unless a test wants it: lists stay what they are
 
 
