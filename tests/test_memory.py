@@ -62,7 +62,7 @@ residence.LEAST, least = 0, residence.LEAST
 life(path + "-small", 12_000, 8 << 20)  # loads what is loaded once
 residence.LEAST = least
 gc.collect()
-give_back_heap()
+platform.give_back_heap()
 with CoreNN.create(path + "-empty", dim=DIM, metric="l2"):
     memory.reset_peak()
     before = memory.resident()
