@@ -254,6 +254,76 @@ def test_the_metadata_keep_within_the_limit_whichever_instance_holds_them(
         assert told[-1] == (db._store.metadata._rocks, 2_500_000)
 
 
+# --- what is held -----------------------------------------------------------------------------------------------------
+
+
+def held_bytes(path: Path) -> int:
+    """Bytes of a file that the system is not to take out of memory."""
+    held, inside = 0, False
+    for line in Path("/proc/self/smaps").read_text().splitlines():
+        if line[:1] in "0123456789abcdef":
+            inside = line.endswith(str(path))
+        elif inside and line.startswith("Locked:"):
+            held += int(line.split()[1]) * 1024
+    return held
+
+
+def may_hold() -> bool:
+    with mmap.mmap(-1, 1 << 20) as memory:
+        return platform.hold(memory)
+
+
+@needs_proc
+@pytest.mark.skipif(not may_hold(), reason="`ulimit -l` does not allow it")
+@pytest.mark.parametrize("mode", ["rw", "r"])
+def test_what_every_walk_touches_is_held_until_it_is_given_back(tmp_path: Path, mode: str) -> None:
+    path, rows = tmp_path / "db", np.random.default_rng(0).normal(size=(1_500, 32)).astype(np.float32)
+    with CoreNN.create(path, dim=32, metric="l2", compression_mode="sq8", compression_threshold=500) as db:
+        db.insert(range(1_500), rows)
+        assert not held_bytes(path / "codes.slab")
+    with CoreNN.open(path, mode=mode, memory_limit="64MB") as db:  # type: ignore[arg-type]
+        before = db.query(rows[:50], k=5)
+        assert held_bytes(path / "codes.slab") and held_bytes(path / "state.slab")
+        assert not held_bytes(path / "vectors.slab")
+        db._residence._give_back(large=False)
+        assert not held_bytes(path / "codes.slab")
+        assert db.query(rows[:50], k=5) == before
+        assert held_bytes(path / "codes.slab")
+        if mode == "rw":
+            db.insert(range(1_500, 30_000), np.repeat(rows, 19, axis=0))  # into files that have grown
+            assert held_bytes(path / "codes.slab") > 20_000 * 32
+    assert not held_bytes(path / "codes.slab")
+
+
+def test_where_nothing_may_be_held_all_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(platform, "hold", lambda memory: False)
+    with (
+        caplog.at_level("INFO", "corenn.memory"),
+        CoreNN.create(tmp_path / "db", dim=8, metric="l2", memory_limit="64MB") as db,
+    ):
+        for key in range(3):
+            db.insert([key], np.ones((1, 8), np.float32))
+        assert len(db.query(np.ones(8, np.float32), k=3)) == 3
+        assert [record.args for record in caplog.records] == [("state.slab",), ("codes.slab",)]
+        assert "ulimit -l" in caplog.text
+
+
+@needs_proc
+def test_machine_code_that_is_loaded_is_no_memory_of_a_database(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An open empty database, which the limit comes on top of, has it too once it was used."""
+    with CoreNN.create(tmp_path / "db", dim=8, metric="l2", memory_limit="64MB") as db:
+        before = db._residence.anonymous()
+        told = residence.private_bytes() + (20 << 20)
+        monkeypatch.setattr(residence, "private_bytes", lambda: told)
+        assert db._residence.anonymous() >= before + (15 << 20)
+        monkeypatch.setattr(residence.Loading, "bytes", residence.Loading.bytes + (20 << 20))
+        assert db._residence.anonymous() < before + (5 << 20)
+
+
 @needs_proc
 @pytest.mark.parametrize("way", ["link/db", "inner/../db", "."])
 def test_pages_are_told_by_any_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, way: str) -> None:

@@ -148,6 +148,16 @@ class _Locator(_CacheLocator):
         return cls(function)
 
 
+class Loading:
+    """What loading machine code has added to the private memory of this process.
+
+    bytes: that. measure: tells the bytes of such memory now; nothing is counted until somebody says how.
+    """
+
+    bytes: int = 0
+    measure: Callable[[], int] = staticmethod(lambda: 0)
+
+
 class _KernelCacheImpl(CompileResultCacheImpl):
     _locator_classes: Any = [_Locator]  # noqa: RUF012 - numba's own attribute
 
@@ -158,8 +168,11 @@ class _KernelCache(FunctionCache):
     _impl_class = _KernelCacheImpl
 
     def load_overload(self, signature: Any, target: Any) -> Any:
+        before = Loading.measure()
         try:
-            return super().load_overload(signature, target)
+            found = super().load_overload(signature, target)
+            Loading.bytes += max(Loading.measure() - before, 0)
+            return found
         except Exception as error:  # noqa: BLE001 - whatever a torn pickle raises
             log.warning("kernel cache of %s is damaged (%r); compiling it again", self._name, error)
             self._discard()

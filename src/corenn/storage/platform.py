@@ -106,6 +106,34 @@ def let_go(memory: mmap.mmap) -> None:
         memory.madvise(mmap.MADV_DONTNEED)
 
 
+_ON_FAULT = 1  # for mlock2(2): pages are held from the moment they are touched
+
+
+def hold(memory: mmap.mmap) -> bool:
+    """Keep what is touched of a mapped file in memory until `leave_hold`, whatever else is read; False where that is
+    not allowed: `ulimit -l` bounds it.
+
+    The system takes a page that was read once for as good as one that is needed all the time, if memory is so scarce.
+    """
+    return _locked("mlock2", memory, _ON_FAULT)
+
+
+def leave_hold(memory: mmap.mmap) -> None:
+    """Take that back."""
+    _locked("munlock", memory)
+
+
+def _locked(call: str, memory: mmap.mmap, *flags: int) -> bool:
+    function = getattr(ctypes.CDLL(None), call, None) if sys.platform == "linux" else None
+    if function is None:
+        return False
+    first = (ctypes.c_char * 1).from_buffer(memory)
+    try:
+        return int(function(ctypes.c_void_p(ctypes.addressof(first)), ctypes.c_size_t(len(memory)), *flags)) == 0
+    finally:
+        del first
+
+
 def touch_at_random(memory: mmap.mmap) -> None:
     """Say that a mapped file is touched here and there: nothing is to be read around what is touched."""
     if hasattr(mmap, "MADV_RANDOM"):

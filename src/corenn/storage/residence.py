@@ -19,6 +19,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, ClassVar
 
 from ..errors import CoreNNError, InvalidSettingError
+from ..kernels.jit import Loading
 from .platform import give_back_heap, let_go, mapped_bytes, mapped_of, private_bytes
 from .rocks import RocksMetadata
 from .slab import FileSlab
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from .store import Store
 
 log = logging.getLogger("corenn.memory")
+Loading.measure = staticmethod(private_bytes)
 
 GRAIN = 64
 LOOK_SECONDS = 0.0001  # between two looks, each of which takes some microseconds
@@ -38,6 +40,7 @@ RESERVE = 0.125  # of the limit, for what is touched between two looks
 LEAST = 48 << 20  # what RocksDB, working memory and a few pages of every file need
 FLOOR_SHARE = 16  # of that least: pages that may stay whatever else takes, since walks would meet nothing but faults
 SHARE = 16  # the part of the limit that changes of the metadata take before they become a table
+HELD = ("codes.slab", "state.slab")  # what every walk touches, all over
 LARGE = ("vectors.slab", "edges.slab", "disk.slab", "seals.slab")
 
 
@@ -55,7 +58,7 @@ class Residence:
         self._store = store
         if self.limit:
             give_back_heap()
-        self._others, self._private = mapped_bytes(), private_bytes()
+        self._others, self._private = mapped_bytes(), _private_bytes()
         self._next = self._count_next = math.inf
         self._counted = -math.inf
         self._lock = threading.RLock()  # a signal handler may query in the middle of a look
@@ -155,9 +158,11 @@ class Residence:
 
     def _look(self) -> None:
         try:
-            for _, slab in list(self._slabs()):
+            for name, slab in list(self._slabs()):
                 if not slab.alone:
                     slab.map_what_is_touched()
+                if name in HELD and slab.held is None:
+                    self._hold(name, slab)
             if time.perf_counter() >= self._count_next:
                 self.count()
             # Codes and states are given back for want of nothing but themselves: they would come again at once.
@@ -169,6 +174,13 @@ class Residence:
         except (OSError, CoreNNError):
             log.debug("it cannot be told what is resident", exc_info=True)
             self._next = time.perf_counter() + COUNT_SECONDS
+
+    def _hold(self, name: str, slab: FileSlab) -> None:
+        """Have the system keep what every walk touches: inserts read so much else that it would drop half of that."""
+        if not slab.hold():
+            log.info(
+                "%s cannot be held in memory, so that inserts may read it again and again: raise `ulimit -l`", name
+            )
 
     def leave(self) -> None:
         """Give everything back: what a closed database has mapped stays as long as anybody holds an array of it."""
@@ -186,7 +198,7 @@ class Residence:
         kept = (*self._store.hot, self._store.navigation.ids, self._store.navigation.edges)
         known = self._store.metadata.memory_bytes() + self._store.working + sum(array.nbytes for array in kept)
         known += 0 if self._store.payload_index is None else self._store.payload_index.size
-        return max(known, min(private_bytes() - self._private, self.limit // PRIVATE_SHARE))
+        return max(known, min(_private_bytes() - self._private, self.limit // PRIVATE_SHARE))
 
     def _slabs(self) -> Iterator[tuple[str, FileSlab]]:
         """The mapped files, by the name of what they hold."""
@@ -208,6 +220,11 @@ class Residence:
         for other in _all(Residence._open):
             if other is not self:
                 other._others = max(other._others - freed, 0)
+
+
+def _private_bytes() -> int:
+    """Private memory but for machine code: of that an open empty database has as much, once it was used."""
+    return private_bytes() - Loading.bytes
 
 
 def _all(some: weakref.WeakSet[Residence]) -> list[Residence]:

@@ -166,6 +166,7 @@ class FileSlab:
         self._memory: mmap.mmap | None = None
         self._former: list[weakref.ref[mmap.mmap]] = []
         self._stored = self._scarce = self.alone = False
+        self.held: bool | None = None  # None until somebody asks for it: see `hold`
         self._giving = threading.Lock()  # what `store` changes is gone if its pages are given back in between
         self._ordered: mmap.mmap | None = None  # see `in_order`
         self.copied: Callable[[UInt32s | slice], None] | None = None  # told of the same by ids
@@ -233,6 +234,8 @@ class FileSlab:
             platform.touch_at_random(memory)
         if self.alone:
             platform.touch_alone(memory)
+        if self.held:
+            self.held = platform.hold(memory)
         return memory, size
 
     def will_need(self, ids: UInt32s) -> None:
@@ -263,6 +266,11 @@ class FileSlab:
         self.alone = True
         if self._memory is not None:
             platform.touch_alone(self._memory)
+
+    def hold(self) -> bool:
+        """From here on what is touched stays in memory, until it is given back; False where that is not allowed."""
+        self.held = self._memory is not None and platform.hold(self._memory)
+        return self.held
 
     def release(self, first: int, stop: int) -> None:
         """Leave nothing of some rows resident in this process. Not for slabs with rows that `store` has changed."""
@@ -304,7 +312,11 @@ class FileSlab:
                 return
             for memory in (self._memory, *(each() for each in self._former)):
                 if memory is not None:
+                    if self.held:
+                        platform.leave_hold(memory)
                     platform.let_go(memory)
+            if self.held:
+                platform.hold(self._memory)
 
     def store(self, ids: UInt32s, rows: AnyArray) -> None:
         """Change rows in this process only, until `follow` is called."""
