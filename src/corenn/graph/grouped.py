@@ -46,12 +46,11 @@ class Found(NamedTuple):
 
 def search_grouped(search: Search, view: View, queries: Float32s, k: int, by: Grouping) -> Answers:
     """The k nearest rows for queries of shape (n, dim), by a search for the nearest in a view, so grouped."""
-    everything = view.within or all_of(view)
     answers = search(view, queries, FIRST * k)
     ids, distances = np.zeros((len(queries), k), np.uint32), np.full((len(queries), k), np.inf, np.float32)
     info, widest = answers.info.copy(), 0
     for i in range(len(queries)):
-        chosen = _choose(search, view, everything, queries[i : i + 1], k, by, answers, i, info)
+        chosen = _choose(search, view, queries[i : i + 1], k, by, answers, i, info)
         widest = max(widest, len(chosen))
         info[i, FOUND] = len(chosen)
         ids[i, : len(chosen)] = [each.row for each in chosen]
@@ -67,18 +66,19 @@ def all_of(view: View) -> Selected:
 
 
 def _choose(
-    search: Search, view: View, left: Selected, query: Float32s, k: int, by: Grouping, answers: Answers, place: int,
-    info: np.ndarray,
-) -> list[Found]:  # fmt: skip
-    """The hits of one query. left: the rows in question. answers, place: what has been found so far of it."""
+    search: Search, view: View, query: Float32s, k: int, by: Grouping, answers: Answers, place: int, info: np.ndarray
+) -> list[Found]:
+    """The hits of one query. answers, place: what has been found so far of it. info: what is spent on it is added."""
     wanted, sealed, full, spent = FIRST * k, list[Found](), set[Value](), info[place]
+    left: Selected | None = None  # the rows in question, where they are not those of the view
     while True:
         found = _found(view, answers, place, by.path)
         taken = greedy([*sealed, *found], by.most)
-        whole = len(found) < wanted or len(found) >= left.count
+        whole = len(found) < wanted or len(found) >= (view.selected if left is None else left.count)
         if whole or (len(taken) >= k and taken[k - 1].distance <= found[-1].distance):
             return taken[:k]
         counts = Counter(group for each in taken for group in each.groups)
+        left = left or view.within or all_of(view)
         filled = {group for group, count in counts.items() if count >= by.most} - full
         if filled:
             full |= filled
