@@ -5,10 +5,10 @@ STAMP := $(VENV)/.installed
 DATA ?=
 ROUNDS ?= 1000
 PARALLEL ?= -n auto --dist worksteal
-# Tests of what stands above the engine and has no kernels of its own.
-ABOVE := bench datasets integrations migrate faults golden simulation \
-	test_snapshot.py test_backup.py test_stress.py test_compact_beside.py test_upgrade.py test_root.py test_plan.py \
-	test_disk.py test_memory.py test_budget.py test_retraining.py test_resume.py
+# Tests of what stands above the engine and has no kernels of its own, or kills and damages it however it computes.
+ABOVE := bench crash datasets faults golden integrations migrate simulation \
+	$(addprefix test_,$(addsuffix .py,backup beside bench budget cli compact_beside demo disk docs faults lifecycle \
+	memory plan resume retraining root snapshot stress structure upgrade))
 SECONDS ?= 60
 OPERATIONS ?= 1000000
 # The standard comparison: HDF5 files of ann-benchmarks, or made vectors where there are none.

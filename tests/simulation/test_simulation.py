@@ -44,9 +44,9 @@ def test_seeds_hold() -> None:
     assert all(seen[name] for name in ("calls", "lives", "refreshes", "exact", "get", "keys"))
 
 
-def find() -> None:
-    """Some seed fails, as it ought to."""
-    for seed in range(1, MOST_SEEDS + 1):
+def find(*likely: int) -> None:
+    """Some seed fails, as it ought to. likely: those that did so soonest when it was last looked."""
+    for seed in (*likely, *range(1, MOST_SEEDS + 1)):
         try:
             Simulation(seed).run()
         except (WrongAnswerError, CorruptionError):  # a vector of another row does not fit the birth of this one
@@ -56,7 +56,7 @@ def find() -> None:
 
 def test_ids_that_are_freed_under_a_reader_are_found() -> None:
     with patch.object(Writer, "_oldest", lambda self: self.store.metadata.head.commit):
-        find()
+        find(18, 13, 9)
 
 
 def test_ids_that_are_given_out_twice_are_found() -> None:
