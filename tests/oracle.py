@@ -113,6 +113,90 @@ def recall(metric: str, rows: Rows, queries: Rows, found: Sequence[Sequence[int]
     return good / (wanted * len(table))
 
 
+# --- filters ----------------------------------------------------------------------------------------------------------
+
+
+def meets(wanted: Mapping[str, Any], payload: Payload | None, key: Key) -> bool:
+    """Whether a row meets a filter in wire form, from the definition: docs/filters.md."""
+    for name, item in wanted.items():
+        if name == "$and":
+            held = all(meets(each, payload, key) for each in item)
+        elif name == "$or":
+            held = any(meets(each, payload, key) for each in item)
+        elif name == "$not":
+            held = not meets(item, payload, key)
+        elif name == "$keys":
+            held = any(type(each) is type(key) and each == key for each in item)
+        else:
+            asked = item if isinstance(item, Mapping) else {"$eq": item}
+            held = all(_field_meets(operator, operand, name, payload) for operator, operand in asked.items())
+        if not held:
+            return False
+    return True
+
+
+def _field_meets(operator: str, operand: Any, path: str, payload: Payload | None) -> bool:
+    ends = _ends(payload or {}, path.split("."))
+    if operator == "$not":
+        return not all(_field_meets(each, value, path, payload) for each, value in operand.items())
+    if operator in ("$ne", "$nin"):
+        return not _field_meets({"$ne": "$eq", "$nin": "$in"}[operator], operand, path, payload)
+    if operator == "$in":
+        return any(_field_meets("$eq", each, path, payload) for each in operand)
+    if operator == "$exists":
+        return (len(ends) > 0) == operand
+    if operator == "$contains":
+        wanted = operand if isinstance(operand, list) else [operand]
+        lists = [end for end in ends if isinstance(end, list)]
+        return any(all(any(_rank(each) == _rank(value) for each in end) for value in wanted) for end in lists)
+    if operator == "$eq" and operand is None and not ends:
+        return True
+    values = [value for end in ends for value in (end if isinstance(end, list) else [end])]
+    return any(_compared(operator, _rank(value), _rank(operand)) for value in values)
+
+
+def field_values(payload: Payload | None, path: str) -> set[tuple[str, Any]]:
+    """The values that a payload has in a field, with their kinds, which Python does not tell apart."""
+    ends = _ends(payload or {}, path.split("."))
+    values = [value for end in ends for value in (end if isinstance(end, list) else [end])]
+    return {_rank(value) for value in values if not isinstance(value, dict | list)}
+
+
+def _ends(item: Any, path: Sequence[str]) -> list[Any]:
+    """All that stands at the end of a path: each object of a list on the way is followed."""
+    if not path:
+        return [item]
+    objects = item if isinstance(item, list) else [item]
+    there = [each[path[0]] for each in objects if isinstance(each, dict) and path[0] in each]
+    return [end for each in there for end in _ends(each, path[1:])]
+
+
+def _rank(value: Any) -> tuple[str, Any]:
+    """The kind of a value, and what it is compared by; what has no kind equals nothing."""
+    if isinstance(value, dict | list):
+        return "", object()
+    kind = {bool: "bool", int: "number", float: "number", str: "text", type(None): "null"}[type(value)]
+    return kind, value
+
+
+def _compared(operator: str, value: tuple[str, Any], operand: tuple[str, Any]) -> bool:
+    if value[0] != operand[0]:
+        return False
+    one, other = value[1], operand[1]
+    match operator:
+        case "$eq":
+            return bool(one == other)
+        case "$gt":
+            return bool(one > other)
+        case "$gte":
+            return bool(one >= other)
+        case "$lt":
+            return bool(one < other)
+        case "$lte":
+            return bool(one <= other)
+    raise AssertionError(operator)
+
+
 # --- the database as a dict -------------------------------------------------------------------------------------------
 
 

@@ -29,7 +29,8 @@ from corenn.errors import CoreNNError, FormatError
 from tests.conftest import Sample
 
 COMMANDS = (
-    "demo", "eval", "import", "stats", "tune", "verify", "repair", "warmup", "snapshot", "backup", "restore", "plan",
+    "demo", "eval", "import", "query", "count", "facets", "stats", "tune",
+    "verify", "repair", "warmup", "snapshot", "backup", "restore", "plan",
 )  # fmt: skip
 ROWS, QUERIES = 1_200, 40
 
@@ -147,6 +148,38 @@ def test_stats_beside_a_writer(database: Path) -> None:
     with CoreNN.open(database) as db:
         db.delete([0, 1])
         assert figures("stats", database)["rows"] == 248
+
+
+def test_query(database: Path, vectors: NDArray[np.float32]) -> None:
+    found = figures("query", database, "--number", 7, "-k", 3, "--filter", '{"row": {"$lt": 100}}')
+    keys = [hit["key"] for hit in found["hits"]]
+    assert keys[0] == 7 and len(keys) == 3 and max(keys) < 100
+    assert found["hits"][0] == {"key": 7, "distance": 0.0, "payload": {"row": 7}}
+    assert found["explain"]["matches"] == 100
+    vector = json.dumps(vectors[9].tolist())
+    assert figures("query", database, "--vector", vector, "-k", 1, "--no-payloads")["hits"][0]["payload"] is None
+    given = CliRunner().invoke(app, ["query", str(database), "--vector", "-", "--json"], input=vector)
+    assert json.loads(given.stdout)["hits"][0]["key"] == 9
+    grouped = figures("query", database, "--number", 7, "--group-by", "nobody", "--per-group", 2)
+    assert len(grouped["hits"]) == 2
+    assert '"row": 7' in corenn("query", database, "--number", 7).stdout
+
+
+def test_queries_that_are_refused(database: Path) -> None:
+    assert "one of" in refused("query", database)
+    assert "--key and --number" in refused("query", database, "--key", "a", "--number", 7)
+    assert "'a'" in refused("query", database, "--key", "a")
+    assert "no JSON" in refused("query", database, "--vector", "[1, 2")
+    assert "no JSON" in refused("query", database, "--number", 7, "--filter", "{'row': 1}")
+    assert "filter.row.$over" in refused("count", database, "--filter", '{"row": {"$over": 1}}')
+
+
+def test_count_and_facets(database: Path) -> None:
+    assert corenn("count", database).stdout == "250\n"
+    assert figures("count", database, "--filter", '{"row": {"$gte": 240}}') == {"count": 10}
+    told = figures("facets", database, "row", "--filter", '{"row": {"$gte": 248}}', "--limit", 1)
+    assert told == {"field": "row", "values": 2, "facets": [{"value": 248, "count": 1}]}
+    assert "250 values" in corenn("facets", database, "row").stdout
 
 
 @pytest.fixture

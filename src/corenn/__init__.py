@@ -19,6 +19,7 @@ from .errors import (
     ForkedError,
     FormatError,
     InvalidArgumentError,
+    InvalidFilterError,
     InvalidKeyError,
     InvalidPayloadError,
     InvalidSettingError,
@@ -33,7 +34,8 @@ from .errors import (
     UnsupportedDtypeError,
     UnsupportedPlatformError,
 )
-from .types import Copied, Explain, Hit, Hits, HitsList, Problem, Recall, Record, Report, Stats, Step, Upgraded
+from .filters.expression import F, Filter
+from .types import Copied, Explain, Facet, Hit, Hits, HitsList, Problem, Recall, Record, Report, Stats, Step, Upgraded
 
 if TYPE_CHECKING:
     from .database import CoreNN
@@ -57,6 +59,9 @@ __all__ = [
     "DiskFullError",
     "DuplicateKeyError",
     "Explain",
+    "F",
+    "Facet",
+    "Filter",
     "ForeignFileError",
     "ForkedError",
     "FormatError",
@@ -64,6 +69,7 @@ __all__ = [
     "Hits",
     "HitsList",
     "InvalidArgumentError",
+    "InvalidFilterError",
     "InvalidKeyError",
     "InvalidPayloadError",
     "InvalidSettingError",

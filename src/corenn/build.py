@@ -26,6 +26,7 @@ from .errors import (
     InvalidVectorError,
     NotADatabaseError,
 )
+from .filters.index import attach
 from .graph import meter
 from .graph.bulk import Progress
 from .graph.codes import least_code_bytes
@@ -161,6 +162,7 @@ class Load:
         """
         residence = Residence(store)
         helpers = Helpers(None, residence.look, residence.grain)
+        index = attach(store)
         try:
             linker = self._linker = Linker(store, ScratchPool(), helpers)
             gauge = Meter(store, progress, linker.kind(len(self)), self._room(store, linker))
@@ -184,6 +186,7 @@ class Load:
                 linker.complete(np.arange(head.rows, dtype=np.uint32), head, lambda: False, gauge.tell)
             gauge.look()
             store.checkpoint(head.commit, head.commit)
+            index.keep(now=True)
             gauge.finish(len(self))
         finally:
             helpers.close()

@@ -136,8 +136,15 @@ class _Copy(ABC):
         self._writer = writer
         self._source = writer.store
         self._chosen = chosen
+        self._numbers = chosen.numbers
         self._helpers = helpers
         self._stop = stop
+
+    def _adopt(self, target: Store, release: Callable[[Former], None]) -> None:
+        """Have the writer go on with the copy, the index of payloads under the new ids included."""
+        source, index = self._source, self._writer.payload_index
+        source.payload_index = index.renumbered(target, self._numbers, NO_ID)
+        self._writer.adopt(target, release)
 
     def _fill_slabs(self, target: Store) -> Iterator[Step]:
         """Copy all that is in slabs."""
@@ -200,6 +207,7 @@ class _MemoryCopy(_Copy):
         target, metadata, former = self._target, self._target.metadata, self._source.metadata
         assert isinstance(metadata, MemoryMetadata)
         assert isinstance(former, MemoryMetadata)
+        self._numbers = now.numbers
         if not unchanged:
             self._catch_up_slabs(target, now, first)
             self._take_over(now.kept[first:], first)
@@ -211,7 +219,7 @@ class _MemoryCopy(_Copy):
         catch_up_graph(self._source, target, now, self._helpers)
 
     def adopt(self) -> None:
-        self._writer.adopt(self._target, lambda former: former.close())
+        self._adopt(self._target, lambda former: former.close())
 
     def discard(self) -> None:
         self._target.close()
@@ -255,6 +263,7 @@ class _DiskCopy(_Copy):
     def catch_up(self, now: Renumbering, first: int, changed: UInt32s, *, unchanged: bool) -> None:
         target = self._target
         assert target is not None
+        self._numbers = now.numbers
         if not unchanged:
             target.heap.reserve(int(target.heap.header[HEAP_END]) + key_bytes(self._source, now, first)[0])
             for name, slab in target.slabs.items():
@@ -281,7 +290,7 @@ class _DiskCopy(_Copy):
             self._take_back(target, number, error)
             raise
         self._source.beside.clear()
-        self._writer.adopt(target, partial(_give_back, self._path, number, self._files))
+        self._adopt(target, partial(_give_back, self._path, number, self._files))
 
     def _take_back(self, target: Store, number: int, error: CoreNNError) -> None:
         """Name the old generation again: it is not known which of the two a loss of power would leave.

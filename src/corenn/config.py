@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from numbers import Integral, Real
 from typing import Any
@@ -26,12 +26,22 @@ COMPRESSIONS = ("auto", "none", "sq8", "sq4", "rabitq", "pq", "opq", "trunc")
 
 def setting(
     default: Any, meaning: str, *, low: float | None = None, high: float | None = None,
-    choices: tuple[str, ...] = (), mutable: bool = False, size: bool = False,
+    choices: tuple[str, ...] = (), mutable: bool = False, size: bool = False, names: bool = False,
 ) -> Any:  # fmt: skip
-    """Declare one setting; bounds are inclusive. size: in bytes, also written as "2GB", and None for 0."""
+    """Declare one setting; bounds are inclusive. size: in bytes, also written as "2GB", and None for 0.
+    names: a list of texts, of which the bounds say how many.
+    """
     return field(
         default=default,
-        metadata={"meaning": meaning, "low": low, "high": high, "choices": choices, "mutable": mutable, "size": size},
+        metadata={
+            "meaning": meaning,
+            "low": low,
+            "high": high,
+            "choices": choices,
+            "mutable": mutable,
+            "size": size,
+            "names": names,
+        },
     )
 
 
@@ -95,6 +105,14 @@ class Settings:
         4, "Nodes expanded per step of a search, once edges and codes take more than 16 MiB; else one.",
         low=1, high=16, mutable=True,
     )  # fmt: skip
+    index_fields: tuple[str, ...] = setting(
+        (), "Fields of payloads that are indexed, with all below them; none named stands for every field.",
+        low=0, high=1_000, mutable=True, names=True,
+    )  # fmt: skip
+    no_index_fields: tuple[str, ...] = setting(
+        (), 'Fields of payloads that are not, with all below them; `["*"]` for no index at all.',
+        low=0, high=1_000, mutable=True, names=True,
+    )  # fmt: skip
     memory_limit: int = setting(
         0, "Bytes of memory to live in, beyond those of an open empty database; 0 for as many as it takes.",
         low=0, high=1 << 62, mutable=True, size=True,
@@ -155,12 +173,24 @@ def _size(name: str, value: Any) -> int:
         raise InvalidSettingError(f"{name}={error}; None for no limit") from None
 
 
+def _names(name: str, value: Any, most: int) -> tuple[str, ...]:
+    if value is None:
+        return ()
+    if isinstance(value, str) or not isinstance(value, Sequence):
+        raise InvalidSettingError(f"{name}={value!r}: must be a list of names, such as [{value!r}]")
+    if len(value) > most or not all(isinstance(each, str) and each for each in value):
+        raise InvalidSettingError(f"{name}={value!r}: must be at most {most:,} names of fields, such as 'author.name'")
+    return tuple(map(str, value))
+
+
 def _checked(name: str, value: Any, kind: Any, meta: Mapping[str, Any]) -> Any:
     """The value as a plain str, int or float."""
     if meta["choices"]:
         if not isinstance(value, str) or value not in meta["choices"]:
             raise InvalidSettingError(f"{name}={value!r}: choose one of {', '.join(meta['choices'])}")
         return value
+    if meta["names"]:
+        return _names(name, value, meta["high"])
     if meta["size"]:
         value = _size(name, value)
     wanted = Real if kind == "float" else Integral

@@ -13,7 +13,7 @@ from functools import partial
 from itertools import repeat
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, NoReturn, overload
+from typing import Any, Literal, NamedTuple, NoReturn, overload
 
 import numpy as np
 
@@ -27,22 +27,31 @@ from .errors import (
     CorruptionError,
     ForkedError,
     InvalidArgumentError,
+    InvalidKeyError,
     InvalidPayloadError,
     InvalidSettingError,
     KeyNotFoundError,
     ReadOnlyError,
     StorageError,
 )
+from .filters import F, Filter, as_filter, as_filters
+from .filters.cursor import Cursor
+from .filters.expression import checked_path
+from .filters.facets import count_values
+from .filters.index import PayloadIndex, follow_reads
+from .filters.select import Selected
 from .graph import codebook, navigation
 from .graph.bulk import Progress
 from .graph.calibrate import SAMPLES, Calibrator, Choice
 from .graph.codes import chosen_mode
 from .graph.disk import Spiller
+from .graph.grouped import Grouping, all_of, search_grouped
 from .graph.insert import Linker
 from .graph.mend import Mender
 from .graph.meter import Meter
-from .graph.query import DISTANCES, FOUND, HOPS, PAGES, Answers, Searcher, scans
+from .graph.query import DISTANCES, FOUND, HOPS, PAGES, Answers, Searcher, scans, scattered
 from .graph.scratch import ScratchPool
+from .graph.selection import keys_within, scroll_page, select_rows
 from .graph.threads import Helpers
 from .graph.view import View, failing, take_view
 from .kernels.rows import NORM, decode_rows
@@ -61,6 +70,8 @@ from .types import (
     AnyArray,
     Copied,
     Explain,
+    Facet,
+    Float32s,
     HitBlock,
     Hits,
     HitsList,
@@ -97,6 +108,7 @@ class CoreNN:
         self._residence.check(kept_bytes(store))
         self._calibrator = Calibrator(self._searcher, self._helpers, store.metadata.soft(CURVES))
         self._snapshots = Snapshots(store.path, Files())
+        follow_reads(store, self._snapshots)
         self._beside_queries = self._helpers.beside(self._snapshots.asked)
         linker = Linker(store, scratches, self._beside_queries)
         self._writer: Writer | None = None
@@ -325,11 +337,25 @@ class CoreNN:
         if checked:
             writer.submit(Write("payload", checked, None, texts))
 
-    def delete(self, keys: Sequence[Key]) -> int:
-        """Delete rows by key; keys that do not exist are ignored. Returns how many rows were deleted."""
+    def delete(self, keys: Sequence[Key] | None = None, *, filter: Any = None) -> int:
+        """Delete rows by key, those that a filter selects, or those of the keys that it selects, all or none.
+
+        Keys that do not exist are ignored. filter: see docs/filters.md. Returns how many rows were deleted.
+
+        Raises:
+            InvalidKeyError: also if neither is given.
+            InvalidFilterError: with the path to the fault.
+        """
         writer = self._needs_writer()
-        checked = list(dict.fromkeys(inputs.as_keys(keys)))
-        return int(writer.submit(Write("delete", checked))) if checked else 0
+        if keys is None and filter is None:
+            raise InvalidKeyError("delete takes a list of keys, a filter, or both; for all rows pass filter={}")
+        checked = None if keys is None else list(dict.fromkeys(inputs.as_keys(keys)))
+        if filter is None or checked == []:
+            return int(writer.submit(Write("delete", checked))) if checked else 0
+        tree = as_filter(filter)
+        if checked is not None:
+            tree = F.keys(checked) & tree
+        return int(writer.submit(Write("delete", (), where=lambda view: keys_within(view, tree))))
 
     def _write_rows(
         self, kind: str, keys: Sequence[Key], vectors: Any, payloads: Any, scales: Any, zero_points: Any
@@ -417,22 +443,110 @@ class CoreNN:
     def __iter__(self) -> Iterator[Key]:
         return iter(self.keys())
 
+    def count(self, filter: Any = None) -> int:
+        """How many rows there are, or how many a filter selects: see docs/filters.md.
+
+        Raises:
+            InvalidFilterError
+        """
+        self._check_open()
+        if filter is None:
+            return len(self)
+        tree = as_filter(filter)
+        while True:
+            with self._view(with_metadata=True) as view:
+                found = self._selected(view, tree).count
+            if not self._overtaken(view):
+                return found
+
+    def facets(self, field: str, filter: Any = None) -> list[Facet]:
+        """The values of a field, and how many rows have each: of all rows, or of those that a filter selects.
+
+        The most frequent first, then null, false, true, numbers and texts, ascending. A row whose field is a list
+        counts for each of its elements, once; null counts rows that hold it, not those without the field.
+
+        Raises:
+            InvalidFilterError: also for a field that no payload could have.
+        """
+        self._check_open()
+        path, tree = checked_path(field, ""), None if filter is None else as_filter(filter)
+        while True:
+            with self._view(with_metadata=True) as view:
+                members = (all_of(view) if tree is None else self._selected(view, tree)).members
+                index = self._index(view)
+                found = count_values(index, path, members, view.head.commit, view.live.rows, view.metadata)
+            if not self._overtaken(view):
+                return found
+
+    def scroll(
+        self, filter: Any = None, limit: int = 100, cursor: str | None = None
+    ) -> tuple[list[Record], str | None]:
+        """The next rows in the order of insertion, of all or of those that a filter selects, and a cursor for the rest.
+
+        limit: rows, at most. cursor: what the call before has returned, None to begin; None comes back at the end. Each
+        page is as of its call. A row that is there, and selected, all the time is given exactly once, whatever is
+        written meanwhile, also by compact(). One that is replaced is deleted and comes anew, behind all others.
+
+        Raises:
+            InvalidFilterError, InvalidArgumentError, CorruptionError: as `get`.
+        """
+        self._check_open()
+        tree = None if filter is None else as_filter(filter)
+        limit, after = inputs.as_count(limit, "limit", MAX_K), None if cursor is None else Cursor.unpack(cursor)
+        while True:
+            with self._view(with_metadata=True) as view:
+                page = scroll_page(view, self._store.generation, self._ids(view, tree), limit, after)
+                vectors = self._vectors(view, page.ids)
+                payloads = view.metadata.payloads(page.ids.tolist(), view.head.commit)
+            if not self._overtaken(view):
+                break
+        return [_record(*each) for each in zip(page.keys, vectors, payloads, strict=True)], page.cursor
+
+    def _ids(self, view: View, tree: Filter | None) -> UInt32s:
+        """The live rows of a view, or those that a filter selects."""
+        return np.flatnonzero(view.alive()).astype(np.uint32) if tree is None else self._selected(view, tree).ids
+
+    def _selected(self, view: View, tree: Filter) -> Selected:
+        """The rows of a view that a filter selects."""
+        self._index(view)
+        return select_rows(view, tree)
+
+    def _within(self, view: View, tree: Filter) -> View | None:
+        """A view of what a filter selects. In a reader the metadata are held for no longer than that takes, and not
+        while the search goes on; None if it has refreshed since the view was taken.
+        """
+        if self._writer is not None:
+            return view.filtered(self._selected(view, tree))
+        with self._refreshing:
+            self._check_open()
+            return view.filtered(self._selected(view, tree)) if view is self._current() else None
+
+    def _index(self, view: View) -> PayloadIndex:
+        """The index of the payloads. A reader brings it up to date first, as nobody else does: with its lock held."""
+        assert view.payload_index is not None
+        if self._writer is None:
+            view.payload_index.follow()
+        return view.payload_index
+
     @overload
     def query(
         self, vectors: Any = None, k: int = 10, *, key: Key, min_recall: float | None = None,
-        search_list: int | None = None, exact: bool = False, max_distance: float | None = None,
-        with_payloads: bool = False, explain: bool = False, threads: int | None = None,
+        search_list: int | None = None, exact: bool = False, max_distance: float | None = None, filter: Any = None,
+        group_by: str | None = None, per_group: int | None = None, plan: str | None = None, with_payloads: bool = False,
+        explain: bool = False, threads: int | None = None,
     ) -> Hits: ...  # fmt: skip
     @overload
     def query(
         self, vectors: Any, k: int = 10, *, key: None = None, min_recall: float | None = None,
-        search_list: int | None = None, exact: bool = False, max_distance: float | None = None,
-        with_payloads: bool = False, explain: bool = False, threads: int | None = None,
+        search_list: int | None = None, exact: bool = False, max_distance: float | None = None, filter: Any = None,
+        group_by: str | None = None, per_group: int | None = None, plan: str | None = None, with_payloads: bool = False,
+        explain: bool = False, threads: int | None = None,
     ) -> Any: ...  # fmt: skip
     def query(
         self, vectors: Any = None, k: int = 10, *, key: Key | None = None, min_recall: float | None = None,
-        search_list: int | None = None, exact: bool = False, max_distance: float | None = None,
-        with_payloads: bool = False, explain: bool = False, threads: int | None = None,
+        search_list: int | None = None, exact: bool = False, max_distance: float | None = None, filter: Any = None,
+        group_by: str | None = None, per_group: int | None = None, plan: str | None = None, with_payloads: bool = False,
+        explain: bool = False, threads: int | None = None,
     ) -> Any:  # fmt: skip
         """The k nearest rows: one of shape (dim,) gives Hits, several of shape (n, dim) a HitsList in their order.
 
@@ -440,14 +554,22 @@ class CoreNN:
         of the true k nearest that queries like the stored rows are to find, above 0 and at most 1; the list follows
         from a measured curve, which the first such query makes if there is none, in less than two seconds.
         search_list: candidates kept by the walk, at least k; more is slower and finds more. exact: scan all rows.
-        max_distance: leave out what is farther. with_payloads, explain: fill `payload` and `explain` of the hits.
+        max_distance: leave out what is farther. filter: only rows whose payloads meet it: see docs/filters.md; always
+        min(k, matches) hits. A list of filters has one for each query, None for those that take every row. group_by: a
+        field of which no more than per_group hits, 1 if that is not given, have the same value. plan: "exact", "scan",
+        "graph" or "two-hop" instead of the cheapest.
+        with_payloads, explain: fill `payload` and `explain` of the hits.
         threads: at most so many, all CPUs if None. Hits are min(k, rows) in number unless max_distance cuts them.
 
         Raises:
             DimensionError, UnsupportedDtypeError, InvalidVectorError, InvalidArgumentError
+            InvalidFilterError: with the path to the fault.
             KeyNotFoundError: if `key` does not exist.
         """
         self._state.check()
+        trees, by = as_filters(filter), _grouping(group_by, per_group)
+        if plan is not None:
+            inputs.check_plan(plan, filtered=trees is not None, exact=exact)
         k = inputs.as_count(k, "k", MAX_K)
         choice: Choice | None = None
         if search_list is not None or min_recall is not None or exact:
@@ -458,15 +580,51 @@ class CoreNN:
             raise InvalidArgumentError("query takes either vectors or key=, one of the two")
         while True:
             self._snapshots.note_query()
-            with self._view(with_metadata=with_payloads or key is not None) as view:
+            looking = with_payloads or key is not None or by is not None or isinstance(trees, list)
+            with self._view(with_metadata=looking or (trees is not None and self._writer is not None)) as view:
                 view, queries, single = self._aim(view, vectors, key)
                 chosen = choice or self._chosen(view, k, min_recall, workers)
-                answers = self._searcher.query(
-                    view, queries, k, chosen.search_list, exact=chosen.exact, threads=workers
-                )  # fmt: skip
-                hits = self._hits(view, answers, bound, with_payloads, (k, chosen) if explain else None, single)
+                ask = _Asked(k, chosen, plan, workers, by)
+                inputs.check_filters(trees, len(queries), single=single)
+                if isinstance(trees, list):
+                    answers, told = self._answer_each(view, queries, trees, ask)
+                else:
+                    within = view if trees is None else self._within(view, trees)
+                    if within is None:
+                        continue
+                    answers = self._answer(within, queries, ask)
+                    told = self._explained(within, answers, ask) if explain else []
+                hits = self._hits(view, answers, bound, with_payloads, told if explain else None, single)
             if not self._overtaken(view):
                 return hits
+
+    def _answer(self, view: View, queries: Float32s, ask: _Asked) -> Answers:
+        """The answers in one view, which may be of the rows that a filter selects."""
+        choice = ask.choice
+
+        def search(within: View, some: Float32s, k: int) -> Answers:
+            return self._searcher.query(
+                within, some, k, choice.search_list, exact=choice.exact, threads=ask.threads, way=ask.plan
+            )  # fmt: skip
+
+        return search(view, queries, ask.k) if ask.by is None else search_grouped(search, view, queries, ask.k, ask.by)
+
+    def _answer_each(
+        self, view: View, queries: Float32s, trees: list[Filter | None], ask: _Asked
+    ) -> tuple[Answers, list[Explain]]:
+        """The answers to queries with a filter each; those with the same one together."""
+        groups: dict[str, list[int]] = {}
+        for place, tree in enumerate(trees):
+            groups.setdefault(repr(tree), []).append(place)
+        parts, explains = list[tuple[AnyArray, Answers]](), list[Any]([None]) * len(trees)
+        for places in groups.values():
+            tree = trees[places[0]]
+            within = view if tree is None else view.filtered(self._selected(view, tree))
+            answers = self._answer(within, np.ascontiguousarray(queries[places]), ask)
+            parts.append((np.array(places, np.int64), answers))
+            for place, told in zip(places, self._explained(within, answers, ask), strict=True):
+                explains[place] = told
+        return scattered(parts, len(trees)), explains
 
     @staticmethod
     def _asked(
@@ -505,7 +663,7 @@ class CoreNN:
         answers: Answers,
         bound: float | None,
         payloads: bool,
-        explain: tuple[int, Choice] | None,
+        explains: list[Explain] | None,
         single: bool,
     ) -> Hits | HitsList:
         words, block = self._found(view, answers, bound)
@@ -515,28 +673,32 @@ class CoreNN:
                 view.metadata.payloads(ids[:count].tolist(), view.head.commit)
                 for ids, count in zip(answers.ids, counts, strict=True)
             ]
-        if explain is not None:
-            k, choice = explain
-            expected: tuple[float | None, float | None] = (1.0, 1.0)
-            if answers.plan == "graph":
-                expected = self._calibrator.expected(view, k, answers.search_list) or (None, None)
-            block.explains = [
-                Explain(
-                    answers.plan,
-                    answers.search_list,
-                    spent[DISTANCES],
-                    spent[HOPS],
-                    view.head.live,
-                    *expected,
-                    choice.chosen_by,
-                    spent[PAGES],
-                )
-                for spent in answers.info.tolist()
-            ]
+        block.explains = explains
         if single:
             return Hits(block, 0)
         each = map(Hits, repeat(block), range(len(words)))
         return HitsList(each, block.distances, partial(unpack_keys, words, view.heap))
+
+    def _explained(self, view: View, answers: Answers, ask: _Asked) -> list[Explain]:
+        expected: tuple[float | None, float | None] = (1.0, 1.0)
+        if answers.plan in ("scan", "two-hop"):
+            expected = (None, None)
+        elif answers.plan == "graph":
+            expected = self._calibrator.expected(view, ask.k, answers.search_list) or (None, None)
+        return [
+            Explain(
+                answers.plan,
+                answers.search_list,
+                spent[DISTANCES],
+                spent[HOPS],
+                view.selected,
+                *expected,
+                ask.choice.chosen_by,
+                spent[PAGES],
+                answers.estimated,
+            )
+            for spent in answers.info.tolist()
+        ]
 
     @staticmethod
     def _found(view: View, answers: Answers, bound: float | None) -> tuple[UInt64s, HitBlock]:
@@ -599,6 +761,7 @@ class CoreNN:
         memory["disk_rows"] = sum(part.nbytes for part in self._store.hot)
         memory["disk_slots"] = 0 if self._store.disk is None else SLOT_BYTES * rows
         memory["metadata"] = view.metadata.memory_bytes()
+        memory["payload_index"] = 0 if view.payload_index is None else view.payload_index.size
         readers = self._snapshots.others(self._store.registration)
         return Stats(
             path=None if self._store.path is None else str(self._store.path),
@@ -754,6 +917,7 @@ class CoreNN:
                 self._store.refresh()
                 navigation.load(self._store)
                 codebook.load(self._store)
+                follow_reads(self._store, self._snapshots)
                 self._reader_view = self._read_view()
                 self._calibrator.load(self._store.metadata.soft(CURVES))
                 self._tell()
@@ -857,6 +1021,24 @@ class CoreNN:
         if self._writer is None:
             raise ReadOnlyError(f"{self._store.path} is open with mode='r'; open it with mode='rw' to write")
         return self._writer
+
+
+class _Asked(NamedTuple):
+    """How queries are to be answered: k, and the rest of what `query` takes, checked."""
+
+    k: int
+    choice: Choice
+    plan: str | None
+    threads: int
+    by: Grouping | None
+
+
+def _grouping(group_by: str | None, per_group: int | None) -> Grouping | None:
+    if group_by is None:
+        if per_group is not None:
+            raise InvalidArgumentError(f"per_group={per_group!r} needs group_by=, the field to group by")
+        return None
+    return Grouping(checked_path(group_by, ""), 1 if per_group is None else inputs.as_count(per_group, "per_group"))
 
 
 class _State:

@@ -51,6 +51,10 @@ class InvalidArgumentError(CoreNNError, ValueError):
     """A query or call argument out of its bounds, such as k < 1."""
 
 
+class InvalidFilterError(InvalidArgumentError):
+    """A filter that is malformed; the message has the path to the fault."""
+
+
 class InvalidSettingError(CoreNNError, ValueError):
     """A setting that is unknown, out of bounds, or fixed at creation."""
 

@@ -21,6 +21,7 @@ from .errors import (
     InvalidVectorError,
     UnsupportedDtypeError,
 )
+from .graph.planner import PLANS
 from .types import AnyArray, Float32s, Key
 
 _INT_LOW, _INT_HIGH = -(2**63), 2**63 - 1
@@ -276,6 +277,25 @@ def check_one_of(search_list: Any, min_recall: Any, exact: Any) -> None:
     if min_recall is not None and exact:
         raise InvalidArgumentError(
             f"min_recall={shown(min_recall)} and exact={shown(exact)}: give one of them; an exact scan misses nothing"
+        )
+
+
+def check_plan(plan: Any, *, filtered: bool, exact: bool) -> None:
+    """Refuse a plan that does not exist, or that the rest of the query rules out."""
+    if not isinstance(plan, str) or plan not in PLANS:
+        raise InvalidArgumentError(f"plan={shown(plan)}: choose one of {', '.join(map(repr, PLANS))}, or None")
+    if exact and plan != "exact":
+        raise InvalidArgumentError(f"plan={plan!r} and exact={exact!r}: give one of them")
+    if not filtered and plan in ("scan", "two-hop"):
+        raise InvalidArgumentError(f"plan={plan!r} goes over the matches of a filter: give one, or choose 'exact'")
+
+
+def check_filters(filters: Any, queries: int, *, single: bool) -> None:
+    """Refuse a list of filters that are not as many as the queries."""
+    if isinstance(filters, list) and (single or len(filters) != queries):
+        asked = "one query, of shape (dim,)" if single else f"{queries:,} queries"
+        raise InvalidArgumentError(
+            f"filter= is a list of {len(filters):,} filters for {asked}: pass one filter, or one for each query"
         )
 
 

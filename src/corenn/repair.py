@@ -33,6 +33,7 @@ log = logging.getLogger("corenn.repair")
 
 BLOCK = 8192
 WRONG_CODES = "rows whose codes are missing or not those of their vectors"
+WRONG_FIELDS = "rows of which the index of payloads says something else than their payloads"
 WRONG_ROWS = "rows of disk.slab that are not those of the other files"
 PAYLOADS = "rows whose payloads were lost, if they had any, with damaged metadata"
 STATES = "rows whose births and deaths are damaged or lost"
@@ -43,7 +44,11 @@ def verify_settled(writer: Writer) -> Report:
     """The same, once what a failed call has left half done is taken back, if the disk lets it. In the writer thread."""
     with suppress(ReadOnlyError):
         writer.take_back()
-    return verify(writer.store, writer.view)
+    report = verify(writer.store, writer.view)
+    wrong = writer.payload_index.faults() if report.ok else 0
+    if not wrong:
+        return report
+    return replace(report, problems=(*report.problems, Problem("fields", WRONG_FIELDS, wrong)))
 
 
 class _Keys(NamedTuple):
@@ -192,6 +197,7 @@ def repair(writer: Writer) -> Report:
     mended += mend_graph(writer)
     mended += _mend_codes(writer)
     mended += _mend_disk(writer)
+    mended += _mend_fields(writer)
     counted = _count(writer.view)
     if counted != writer.view.head and isinstance(store.metadata, RocksMetadata):
         store.metadata.rewrite_head(counted)
@@ -358,6 +364,14 @@ def _mend_disk(writer: Writer) -> list[Problem]:
         return []
     store.disk.displace(wrong)  # where it lies may be what is wrong
     return [Problem("disk", WRONG_ROWS, len(wrong))]
+
+
+def _mend_fields(writer: Writer) -> list[Problem]:
+    """Whatever has been mended, the index of payloads is made anew if it does not agree with what there is now."""
+    wrong = writer.payload_index.faults()
+    writer.payload_index.rebuild()
+    writer.payload_index.finish()
+    return [Problem("fields", WRONG_FIELDS, wrong)] if wrong else []
 
 
 def _thread_all(writer: Writer) -> None:

@@ -70,16 +70,26 @@ class Record:
 
 
 @dataclass(frozen=True, slots=True)
+class Facet:
+    """A value of a field, and how many rows have it."""
+
+    value: str | int | float | bool | None
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
 class Explain:
     """How one query was answered.
 
-    plan: "graph" (beam search), "exact" (scan of all rows) or "empty".
+    plan: "graph" (beam search), "exact" (scan of all rows) or "empty". With a filter, "exact" and "scan" are scans of
+    its matches, by vectors and, where there are codes, by these first; "two-hop" is a beam search over matches alone.
     search_list: candidates kept by the beam search, 0 for a scan.
     distances: distances computed. hops: nodes expanded. pages: of 4 KiB, read from files for this query, 0 where what
     it needs is mapped; rows that are kept in memory are not counted, pages that the system happens to hold are.
-    matches: rows that could have matched.
+    matches: rows that could have matched; with group_by, before any is left out for its group.
     expected_recall: recall@k that the calibration curve gives for this list, 1 for a scan, None where none was
     measured. least_recall: its lower confidence bound (95 %).
+    estimated: distances that the planner expected of that plan, 0 where there was no choice.
     chosen_by: what the list follows from: "search_list", "min_recall", "exact", "recall_target" (the curve, for a query
     that names nothing), or "query_search_list_cap" (the setting, while there is no curve).
     """
@@ -93,6 +103,7 @@ class Explain:
     least_recall: float | None = None
     chosen_by: str = ""
     pages: int = 0
+    estimated: int = 0
 
 
 @dataclass(frozen=True, slots=True)

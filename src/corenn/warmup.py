@@ -11,6 +11,8 @@ from pathlib import Path
 import numpy as np
 
 from .config import Settings
+from .filters.select import Selected
+from .filters.sets import of_any
 from .graph import codebook
 from .graph.adopt import Adopter
 from .graph.bulk import Builder
@@ -19,6 +21,7 @@ from .graph.disk import packed, rows_made, rows_read, source_of
 from .graph.insert import Linker
 from .graph.insert_disk import DiskLinker
 from .graph.mend import Mender
+from .graph.planner import PLANS
 from .graph.query import Searcher
 from .graph.scratch import ScratchPool
 from .graph.threads import Helpers
@@ -102,6 +105,10 @@ def _exercise(settings: Settings, progress: Callable[[str], None]) -> None:
     searcher.query(view, queries, 5, 16, exact=False, threads=1)
     searcher.query(replace(view, disk=source_of(store)), queries, 5, 16, exact=False, threads=1)
     packed(store, view, ids[:0], ids[:1], 0)
+    within = Selected(of_any([ids[:600]]), rows)
+    for way in PLANS:
+        searcher.query(replace(view, codes=None, within=within), queries, 5, 16, exact=False, threads=1, way=way)
+        searcher.query(view.filtered(within), queries, 5, 16, exact=False, threads=1, way=way)
     rows_made(store, rows, ids[:1])
     rows_read(store, rows, ids[:1])
     index_rows(ids[:1], *(np.full(2, VACANT) for _ in range(2)))

@@ -30,6 +30,7 @@ from .errors import (
     ReadOnlyError,
     StorageError,
 )
+from .filters.index import attach
 from .graph.bulk import Progress
 from .graph.calibrate import Calibrator
 from .graph.disk import STEP_ROWS, Spiller
@@ -41,6 +42,7 @@ from .graph.view import View, norms_of, radius_of, raise_radius, take_view
 from .storage.commit import CURVES, NO_IDS, Commit, Head
 from .storage.encode import Encoded
 from .storage.format import NO_ID
+from .storage.platform import give_way
 from .storage.readers import Snapshots
 from .storage.resume import resume
 from .storage.rocks import RocksMetadata
@@ -89,6 +91,7 @@ class Write(Request):
     keys: Sequence[Key]
     encoded: Encoded | None = None
     payloads: Sequence[bytes | None] = ()
+    where: Callable[[View], list[Key]] | None = None  # finds the keys when its turn has come
 
 
 @dataclass(slots=True)
@@ -231,12 +234,15 @@ class Writer:
             self._raise_radius(np.flatnonzero(store.state.array[: store.metadata.head.rows, 0]).astype(np.uint32))
         for _, ids in self._backlog:
             self._raise_radius(ids)  # who committed them may have been killed before
+        self.payload_index = attach(store)
+        self.payload_index.oldest = lambda: snapshots.oldest_here(self.view.head.commit)
         self.view = self._take()
         if not linker.in_bulk(self._waiting):
             linker.parts.discard()  # of a load that is linked
         self.recoder.settle()
         recoding = self.recoder.rest(self.view) is not None
-        if self._backlog or recoding or calibrator.due(self.view) or spiller.due(calm=True):
+        indexing = self._may_index(calm=True)
+        if self._backlog or recoding or indexing or calibrator.due(self.view) or spiller.due(calm=True):
             self._start()
 
     # --- callers ---------------------------------------------------------------------------------------------------
@@ -295,7 +301,7 @@ class Writer:
         with suppress(ReadOnlyError):
             self._resume_after_fault()
         if self.store.writable and self.store.fault is None and self.view.head.commit:
-            self._checkpoint()
+            self._checkpoint(asked=True)
 
     # --- the thread ------------------------------------------------------------------------------------------------
 
@@ -307,7 +313,7 @@ class Writer:
     def _run(self) -> None:
         while True:
             with self._changed:
-                while not (self._queue or self._closing or self._job or self._may_link() or self._recoding() == 0):
+                while not (self._queue or self._closing or self._job or self._at_hand()):
                     patience, rest = self._patience(), self._recoding()
                     if rest is not None and (patience is None or rest < patience):
                         self._changed.wait(rest)
@@ -348,12 +354,22 @@ class Writer:
                 self._link_later = time.monotonic() + RETRY_SECONDS
         elif self._recoding() == 0:
             self._recode()
+        elif self._may_index(calm=self._calm):
+            self.payload_index.step()
+            give_way()
         elif self._may_mend(calm=True):
             self._mend(1)
         elif self._may_spill(calm=True):
             self._spill()
         elif self.calibrator.step(self.view):
             self.keep_curves()
+
+    def _at_hand(self) -> bool:
+        """Whether there is something to do at once, though nobody waits for it."""
+        return self._may_link() or self._may_index(calm=False) or self._recoding() == 0
+
+    def _may_index(self, *, calm: bool) -> bool:
+        return self.store.fault is None and not self._loading and self.payload_index.due(calm=calm)
 
     def _may_link(self) -> bool:
         waits = self._loading or self.store.recovered.suspect  # edges that may lead anywhere are mended first
@@ -407,7 +423,7 @@ class Writer:
         """
         if not self._calm:
             return IDLE_SECONDS
-        upkeep = self._may_mend(calm=True) or self._may_spill(calm=True)
+        upkeep = self._may_mend(calm=True) or self._may_spill(calm=True) or self._may_index(calm=True)
         busy = self.store.fault is None and (upkeep or self.calibrator.due(self.view))
         failed = self.spiller.failed_for(), self._link_later - time.monotonic() if self._backlog else 0.0
         if not busy and self.store.fault is None and max(failed) > 0:
@@ -462,6 +478,7 @@ class Writer:
 
     def _write(self, writes: list[Write]) -> None:
         self._resume_after_fault()
+        writes = self._with_keys(writes)
         group = _Group(writes, self.view, self.store)
         accepted: list[tuple[Write, Any]] = []
         for write in writes:
@@ -482,6 +499,20 @@ class Writer:
             return
         for write, result in accepted:
             write.finish(result)
+
+    def _with_keys(self, writes: list[Write]) -> list[Write]:
+        """Find the keys of those that say by a filter which they are, in what was committed before any of them: so they
+        come first.
+        """
+        asking = [write for write in writes if write.where is not None]
+        for write in asking:
+            assert write.where is not None
+            try:
+                write.keys = write.where(self.view)
+            except CoreNNError as error:
+                write.finish(error=error)
+        ready = [write for write in asking if not write.done.is_set()]
+        return [*ready, *(write for write in writes if write.where is None)] if asking else writes
 
     def _resume_after_fault(self) -> None:
         """What a failed sync or commit has left on the disk is not known: find out before anything is written on top.
@@ -653,7 +684,7 @@ class Writer:
         self._backlog[:1] = [(number, rest)] if len(rest) else []
         self.publish()
 
-    def _checkpoint(self) -> None:
+    def _checkpoint(self, *, asked: bool = False) -> None:
         try:
             self.store.checkpoint(self._linked_commit(), self.snapshots.oldest_here(self.view.head.commit))
         except CoreNNError as error:
@@ -661,6 +692,7 @@ class Writer:
             raise
         self._since_checkpoint = [0, 0]
         self._checkpointed = self.view.head.commit
+        self.payload_index.keep(now=asked)
 
     def keep_curves(self) -> None:
         """Store the calibration curves, which are soft. Called in the writer thread."""
@@ -688,7 +720,7 @@ class Writer:
         except (DiskFullError, StorageError):
             self._checkpoint()  # rows that cannot be linked now are on the disk all the same
             raise
-        self._checkpoint()
+        self._checkpoint(asked=True)
 
     def begin_copy(self) -> Cut:
         """Let nothing that is there be taken away until `end_copy`, and tell what is. Called in the writer thread."""
@@ -731,7 +763,10 @@ class Writer:
 
         release: called with what the store held until now, as soon as no query looks anything up there.
         """
+        index = self.payload_index
         former = self.store.adopt(other)
+        self.payload_index = attach(self.store)
+        self.payload_index.oldest = index.oldest
         self.calibrator.stop()
         self.linker.restart()
         self.mender.restart()
@@ -842,6 +877,8 @@ class Writer:
         except BaseException:
             self.store.change_settings(before)
             raise
+        if {"index_fields", "no_index_fields"} & changes.keys():
+            self.payload_index.rebuild()
         self.follow_limit()
 
     def follow_limit(self) -> None:

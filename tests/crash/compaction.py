@@ -115,7 +115,7 @@ def look(path: Path) -> None:
             assert report.ok, report
             assert len(db.query(vectors()[0], k=10)) == 10
     slabs = {"vectors.slab", "seals.slab", "state.slab", "edges.slab", "codes.slab", "keys.slab", "keys.heap", "meta"}
-    slabs |= {"changes.slab"}
+    slabs |= {"changes.slab", "fields.index"}
     expected = slabs | {"settings.json"} if before == 1 else {FILE, f"generation-{before}"}
     assert {each.name for each in path.iterdir()} - {"LOCK", "readers"} == expected
 

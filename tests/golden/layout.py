@@ -65,6 +65,7 @@ def constants(module: Any) -> dict[str, Any]:
     tuning = {
         "BATCH_BYTES",
         "RECORD_WORDS",
+        "MOST_FOLLOWED",
         "PATIENCE_SECONDS",
         "FORGOTTEN_AT_ONCE",
         "LEAST_BUFFER_BYTES",

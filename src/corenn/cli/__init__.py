@@ -21,6 +21,7 @@ from .import_ import import_
 from .migrate import migrate_hnsw
 from .plan import plan
 from .profile import profile
+from .query import count, facets, query
 from .repair import repair
 from .stats import stats
 from .tune import tune
@@ -35,7 +36,8 @@ app = typer.Typer(
     help="CoreNN: nearest neighbours from a directory on your disk. Start with [bold]corenn demo[/bold].",
 )  # fmt: skip
 _COMMANDS: dict[str, Callable[..., None]] = {
-    "demo": demo, "eval": evaluate, "import": import_, "stats": stats, "tune": tune,
+    "demo": demo, "eval": evaluate, "import": import_, "query": query, "count": count, "facets": facets,
+    "stats": stats, "tune": tune,
     "verify": verify, "repair": repair, "compact": compact, "upgrade": upgrade, "warmup": warmup,
     "snapshot": snapshot, "backup": backup, "restore": restore,
     "export-vectors": export_vectors, "migrate-hnsw": migrate_hnsw, "plan": plan,

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
-from ..kernels.codes import search_codes
+from ..kernels.codes import search_codes, search_listed_codes
 from ..kernels.disk import search_disk
 from ..kernels.jit import entry_point
 from ..kernels.search import (
@@ -28,9 +30,11 @@ from ..kernels.search import (
     aim_batch,
     scan,
     search_batch,
+    search_listed,
     unpack_heap,
 )
-from ..types import AnyArray, Float32s, UInt32s
+from ..types import AnyArray, Float32s, UInt32s, UInt64s
+from . import planner
 from .scratch import ScratchPool
 from .threads import WAITERS, Helpers
 from .view import View
@@ -44,12 +48,21 @@ SECONDS_PER_VALUE = 2e-10  # one component of one distance, slowly
 SECONDS_PER_READ = 1e-4  # from a disk, of which one is waited for at a time
 HOP_VALUES = 24  # distances per hop, about
 WIDER = 8  # times, the pool of a walk that met too many dead rows
+LEAPS = 1  # rows of edges that a node brings at most where neighbours that do not match are leapt over
+LEAST_CHOSEN = 64  # rows that a scan by codes chooses, at least, to be ranked by their vectors
+SAMPLED_SHARE, LEAST_SAMPLED, MOST_SAMPLED = 128, 256, 2048  # rows by which it is told how far matches are
+SAMPLED_NEARER = 4  # of them that may be nearer than the last hit, and four times as many as are to be expected
+LOOKED_AT, COMMON = 16, 0.25  # the nearest of them: if none matches where a share so large does, all matches are far
+SCANNED = 16  # matches that are scanned sooner than a walk is repeated with a pool that is longer by one
+SCANNED_ALL = 2  # in the place of STARVED: a scan has completed the answer
+ROUNDED = 16  # rows beyond the k nearest that rounding may have put behind them
 EXACT_QUERIES = 16  # queries that share one pass over the rows
 
 
 class Answers(NamedTuple):
     """ids: uint32 (queries, k), distances: float32 (queries, k), info: int64 (queries, INFO), of which the first
-    info[i, FOUND] of each row count. plan: "graph", "exact" or "empty".
+    info[i, FOUND] of each row count. plan: "graph", "exact" or "empty"; with a filter also "scan" or "two-hop".
+    estimated: distances that the planner expected of each, 0 where it had no choice.
     """
 
     plan: str
@@ -58,6 +71,7 @@ class Answers(NamedTuple):
     distances: Float32s
     info: AnyArray
     fewest: int
+    estimated: int = 0
 
 
 class Searcher:
@@ -68,30 +82,95 @@ class Searcher:
         self._helpers = helpers
         self._entry_points: dict[Callable[..., int], Callable[..., int]] = {}
 
-    def query(self, view: View, queries: Float32s, k: int, search_list: int, *, exact: bool, threads: int) -> Answers:
-        """The k nearest rows that the view sees, for queries of shape (n, dim). Fewer only if there are fewer."""
-        live, count = view.head.live, len(queries)
+    def query(
+        self, view: View, queries: Float32s, k: int, search_list: int, *, exact: bool, threads: int,
+        way: str | None = None,
+    ) -> Answers:  # fmt: skip
+        """The k nearest rows that the view sees, for queries of shape (n, dim). Fewer only if there are fewer.
+
+        way: one of planner.PLANS; the cheapest if None.
+        """
+        live, count = view.selected, len(queries)
         wanted = min(k, live)
         if wanted == 0 or count == 0:
             return _nothing(count)
-        if exact or scans(live, wanted, search_list):
-            return self._exact(view, queries, wanted, threads)
         length = max(wanted, search_list)
+        if view.within is not None and live == view.head.live and way is None:
+            view = replace(view, within=None)  # every row matches
+        if view.within is not None:
+            return self._query_within(view, queries, wanted, length, exact=exact, threads=threads, way=way)
+        if exact or way == "exact" or (way is None and scans(live, wanted, search_list)):
+            return self._exact(view, queries, wanted, threads)
         plan = _plan(length, wanted, view.growth, view.beam_width, view.metric, view.tombstones)
-        results = Results(
-            np.empty((count, wanted), np.uint32),
-            np.empty((count, wanted), np.float32),
-            np.zeros((count, INFO), np.int64),
-        )
+        return self._walked(view, plan, queries, wanted, length, threads)
+
+    def _query_within(
+        self, view: View, queries: Float32s, wanted: int, length: int, *, exact: bool, threads: int, way: str | None
+    ) -> Answers:
+        """The same where a filter selects rows."""
+        assert view.within is not None
+        matches, live = view.selected, view.head.live
+        if exact or way == "exact":
+            return self._exact(view, queries, wanted, threads)
+        coded, on_disk = view.codes is not None, view.disk is not None
+        estimate = planner.estimates(matches, live, length, coded=coded, on_disk=on_disk)[0]
+        if way is not None:
+            estimate = planner.estimate_of(way, matches, live, length)
+        if estimate.plan == planner.SCAN:
+            found = self._listed(view, queries, wanted, length, threads)
+            return found._replace(estimated=estimate.distances)
+        nearby = self._nearby(view, queries, wanted)
+        far = np.zeros(len(queries), np.bool_)
+        if way is None and estimate.plan == planner.WALK and nearby is not None:
+            far = nearby.far(view.within.words)
+        if far.all():  # a walk would go through all that does not match
+            return self._listed(view, queries, wanted, length, threads)._replace(estimated=matches)
+        others = np.flatnonzero(~far)
+        asked = queries if len(others) == len(queries) else np.ascontiguousarray(queries[others])
+        found = self._walked_within(view, asked, wanted, length, threads, estimate.plan)
+        if nearby is not None:
+            astray = np.flatnonzero(nearby.reach[others] < found.distances[:, wanted - 1])
+            astray = astray[found.info[astray, STARVED] != SCANNED_ALL]
+            if len(astray):
+                self._complete(view, asked, Results(found.ids, found.distances, found.info), astray, threads)
+        found = found._replace(estimated=estimate.distances)
+        if len(others) < len(queries):
+            few = np.flatnonzero(far)
+            listed = self._listed(view, np.ascontiguousarray(queries[few]), wanted, length, threads)
+            whole = scattered([(others, found), (few, listed)], len(queries))
+            return found._replace(ids=whole.ids, distances=whole.distances, info=whole.info, fewest=whole.fewest)
+        return found
+
+    def _walked_within(
+        self, view: View, queries: Float32s, wanted: int, length: int, threads: int, way: str
+    ) -> Answers:  # fmt: skip
+        """Answers by walks that return only what a filter selects."""
+        leap = way == planner.LEAP and view.disk is None
+        # Over two hops all that is met matches, but for a few rows where the walk begins.
+        plan = _plan(length, wanted, view.growth, view.beam_width, view.metric, not leap)
+        plan = plan._replace(leap=LEAPS if leap else 0)
+        # As many rows that do not match are in the pool as stand between those that do.
+        rare = (view.head.live // max(view.selected, 1)).bit_length()
+        room = TOMBSTONE_ROOM if leap else max(TOMBSTONE_ROOM, 2 << rare)
+        found = self._walked(view.masked(), plan, queries, wanted, length, threads, room)
+        return found._replace(plan=planner.LEAP if leap else planner.WALK)
+
+    def _walked(
+        self, view: View, plan: Plan, queries: Float32s, wanted: int, length: int, threads: int,
+        room: int = TOMBSTONE_ROOM,
+    ) -> Answers:  # fmt: skip
+        """Answers by walks, completed where they end too early."""
+        count = len(queries)
+        results = _results(count, wanted)
         if count == 1:
-            fewest = self._walk(view, plan, queries, results)
+            fewest = self._walk(view, plan, queries, results, room)
             self._helpers.between()
         else:
-            fewest = self._walk_all(view, plan, queries, results, threads)
+            fewest = self._walk_all(view, plan, queries, results, threads, room)
         if view.disk is not None and view.disk.disk.vectors >= 0 and (lost := int(results.info[:, LOST].sum())):
             log.warning("%d rows could not be read from the disk, and were passed over by %d queries", lost, count)
         if plan.tombstones and results.info[:, STARVED].any():
-            self._widen(view, plan, queries, results, threads)
+            self._widen(view, plan, queries, results, threads, room)
             fewest = 0
         if fewest == wanted and not len(view.pending):
             return Answers("graph", length, *results, fewest)
@@ -124,12 +203,14 @@ class Searcher:
 
     # --- the graph -------------------------------------------------------------------------------------------------
 
-    def _walk_all(self, view: View, plan: Plan, queries: Float32s, results: Results, threads: int) -> int:
+    def _walk_all(
+        self, view: View, plan: Plan, queries: Float32s, results: Results, threads: int, room: int = TOMBSTONE_ROOM
+    ) -> int:
         fewest: list[int] = []
 
         def walk(start: int, stop: int) -> None:
             part = Results(results.ids[start:stop], results.distances[start:stop], results.info[start:stop])
-            fewest.append(self._walk(view, plan, queries[start:stop], part))
+            fewest.append(self._walk(view, plan, queries[start:stop], part, room))
 
         # A slice lasts a few milliseconds; several per thread even out queries of unlike cost.
         seconds = plan.search_list * HOP_VALUES * view.settings.dim * SECONDS_PER_VALUE
@@ -180,14 +261,17 @@ class Searcher:
             code = self._entry_points[kernel] = entry_point(kernel, *arguments)
         return code(*arguments)
 
-    def _widen(self, view: View, plan: Plan, queries: Float32s, results: Results, threads: int) -> None:
-        """Walk again with more room, and in the end scan, for queries among so many dead rows that the live ones
-        beyond were not reached.
+    def _widen(
+        self, view: View, plan: Plan, queries: Float32s, results: Results, threads: int, room: int = TOMBSTONE_ROOM
+    ) -> None:
+        """Walk again with more room, and in the end scan, for queries among so many rows that are dead, or that a
+        filter does not let through, that the others beyond were not reached.
         """
-        room = TOMBSTONE_ROOM
         while len(starved := np.flatnonzero(results.info[:, STARVED])):
             room *= WIDER
-            if room * plan.search_list * 4 >= view.live.rows:
+            if room * plan.search_list * (4 if view.within is None else SCANNED) >= (
+                view.live.rows if view.within is None else view.selected
+            ):
                 results.info[starved, STARVED] = 0
                 self._complete(view, queries, results, starved, threads)
                 return
@@ -208,6 +292,7 @@ class Searcher:
         answers.ids[short], answers.distances[short] = exact.ids, exact.distances
         answers.info[short, FOUND] = exact.info[:, FOUND]
         answers.info[short, DISTANCES] += exact.info[:, DISTANCES]
+        answers.info[short, STARVED] = SCANNED_ALL
 
     def _add_pending(self, view: View, queries: Float32s, answers: Results, k: int) -> None:
         """Merge what is committed but not linked yet."""
@@ -225,8 +310,86 @@ class Searcher:
 
     # --- the scan --------------------------------------------------------------------------------------------------
 
+    def _listed(self, view: View, queries: Float32s, k: int, search_list: int, threads: int) -> Answers:
+        """The nearest of the rows that a filter selects, chosen by their codes where there are any."""
+        assert view.within is not None
+        ids, count = view.within.ids, len(queries)
+        seconds = len(ids) * view.settings.dim * SECONDS_PER_VALUE
+        if seconds > SLICE_SECONDS:
+            return self._exact(view, queries, k, threads)._replace(plan=planner.SCAN)
+        results = _results(count, k)
+
+        def scan_part(start: int, stop: int) -> None:
+            part = Results(results.ids[start:stop], results.distances[start:stop], results.info[start:stop])
+            self._choose(view, queries[start:stop], ids, max(2 * k, search_list, LEAST_CHOSEN), part)
+
+        if count == 1:
+            scan_part(0, 1)
+            self._helpers.between()
+        else:
+            self._helpers.run(scan_part, count, max(1, int(SLICE_SECONDS / 4 / seconds)), threads)
+        short = np.flatnonzero(results.info[:, FOUND] < k)
+        if len(short):
+            self._complete(view, queries, results, short, threads)
+        return Answers(planner.SCAN, 0, *results, int(results.info[:, FOUND].min()))
+
+    def _choose(
+        self, view: View, queries: Float32s, ids: UInt32s, length: int, results: Results, *, sure: bool = True
+    ) -> None:
+        """The nearest of some rows for each query; to be sure, none for one whose nearest the codes cannot tell
+        from the others.
+
+        length: how many are chosen by their codes, to be measured as far as codes may err.
+        """
+        k, codes = results.ids.shape[1], view.codes
+        if codes is None:  # what is nearest is known at once, up to rounding
+            length = k + ROUNDED
+        plan = Plan(length, view.beam_width, view.metric, False, k, np.float32(1))
+        size, scratch = self._scratches.take(view, plan)
+        if codes is None:
+            self._call(search_listed, view.rows, view.live, plan, queries, ids, scratch, results)
+        else:
+            asked = self._scratches.take_asked(codes)
+            told = 1 + (float(codes.slack) - 1) / 2  # codes seldom err by more than half of what they may
+            for i in range(len(queries)):
+                part = Results(results.ids[i : i + 1], results.distances[i : i + 1], results.info[i : i + 1])
+                self._call(
+                    search_listed_codes, view.rows, codes, view.live, plan, queries[i : i + 1], ids, scratch, asked,
+                    part,
+                )  # fmt: skip
+                # Where the last that was chosen is hardly farther than the k-th, others that were not may be nearer.
+                if (
+                    sure
+                    and len(ids) > length
+                    and _distance(scratch.pool[length - 1]) <= told * _distance(scratch.pool[k - 1])
+                ):
+                    part.info[0, FOUND] = 0
+            self._scratches.give_asked(codes, asked)
+        self._scratches.give(size, scratch)
+
+    def _nearby(self, view: View, queries: Float32s, k: int) -> _Nearby | None:
+        """The nearest rows of an even sample, so many that one of them is farther than the k-th match ought to be; None
+        if the sample is too small for that.
+
+        Where a filter says nothing about distances, the k-th match is about the (k / share)-th row. If many more rows
+        of the sample are nearer, then there are hardly any matches near the query, and a walk has nothing to go by.
+        """
+        live = view.head.live
+        step = max(1, live // min(max(live // SAMPLED_SHARE, LEAST_SAMPLED), MOST_SAMPLED))
+        sample = np.arange(step // 2, view.live.rows, step, dtype=np.uint32)
+        nearer = SAMPLED_NEARER + int(4 * len(sample) * k / max(view.selected, 1))
+        many = max(nearer, LOOKED_AT)
+        if many >= len(sample):
+            return None
+        results = _results(len(queries), many)
+        results.ids[:], results.distances[:] = 0, np.inf
+        self._choose(view, queries, sample, max(2 * many, LEAST_CHOSEN // 2), results, sure=False)
+        full = results.info[:, FOUND] == many
+        ids = results.ids[:, :LOOKED_AT] if view.selected >= COMMON * live else results.ids[:, :0]
+        return _Nearby(np.where(full, results.distances[:, nearer - 1], np.inf), full, ids)
+
     def _exact(self, view: View, queries: Float32s, k: int, threads: int) -> Answers:
-        everything = np.arange(view.live.rows, dtype=np.uint32)
+        everything = np.arange(view.live.rows, dtype=np.uint32) if view.within is None else view.within.ids
         if len(queries) <= EXACT_QUERIES:
             return self._scan_split(view, queries, k, everything, threads)
         parts: dict[int, Answers] = {}
@@ -273,9 +436,38 @@ class Searcher:
         return heaps
 
 
+class _Nearby(NamedTuple):
+    """Of each query: reach: the distance within which its matches ought to be; full: whether there are such rows at
+    all; ids: the nearest of a sample, none where it says nothing that these do not match.
+    """
+
+    reach: AnyArray
+    full: NDArray[np.bool_]
+    ids: UInt32s
+
+    def far(self, words: UInt64s) -> NDArray[np.bool_]:
+        """The queries around which nothing matches, though so many rows do that some would have to. words: a bit for
+        each row that matches.
+        """
+        if not self.ids.shape[1]:
+            return np.zeros(len(self.ids), np.bool_)
+        inside = words[self.ids >> np.uint32(6)] >> (self.ids & np.uint32(63)).astype(np.uint64) & np.uint64(1)
+        far: NDArray[np.bool_] = self.full & ~inside.any(axis=1)
+        return far
+
+
 def scans(live: int, k: int, search_list: int) -> bool:
     """Whether a query is answered by a scan of all rows, which beats a walk with such a list."""
     return live < FEW_ROWS or 4 * max(k, search_list) >= live
+
+
+def _distance(candidate: Any) -> float:
+    """The squared distance of a candidate of a walk: see kernels.candidates."""
+    return float(np.uint32(candidate >> np.uint64(32)).view(np.float32))
+
+
+def _results(count: int, k: int) -> Results:
+    return Results(np.empty((count, k), np.uint32), np.empty((count, k), np.float32), np.zeros((count, INFO), np.int64))
 
 
 @lru_cache(maxsize=256)
@@ -312,6 +504,18 @@ def _joined(parts: list[Answers]) -> Answers:
     return Answers("exact", 0, ids, distances, info, min(part.fewest for part in parts))
 
 
+def scattered(parts: list[tuple[AnyArray, Answers]], count: int) -> Answers:
+    """The answers to `count` queries from those to some of each, with their places. There is no plan of all of them."""
+    width = max((answers.ids.shape[1] for _, answers in parts), default=0)
+    whole = _results(count, width)
+    whole.ids[:], whole.distances[:] = 0, np.inf
+    for places, answers in parts:
+        whole.ids[places, : answers.ids.shape[1]] = answers.ids
+        whole.distances[places, : answers.ids.shape[1]] = answers.distances
+        whole.info[places] = answers.info
+    return Answers("", 0, *whole, int(whole.info[:, FOUND].min()) if count else 0)
+
+
 def _nothing(count: int) -> Answers:
     return Answers(
         "empty",
@@ -323,4 +527,4 @@ def _nothing(count: int) -> Answers:
     )
 
 
-__all__ = ["DISTANCES", "FOUND", "HOPS", "PAGES", "Answers", "Searcher"]
+__all__ = ["DISTANCES", "FOUND", "HOPS", "PAGES", "SPENT", "Answers", "Searcher", "scattered"]

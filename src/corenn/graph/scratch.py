@@ -12,7 +12,7 @@ from ..kernels.rows import Rows, one_row
 from ..kernels.search import ENTERED, TOMBSTONE_ROOM, Plan, Scratch
 from .view import View
 
-Size = tuple[int, int, int, int, int, int, int]
+Size = tuple[int, int, int, int, int, int, int, int]
 LEAST_SEEN, MOST_SEEN = 1 << 12, 1 << 20  # places of a table of seen ids, of 4 bytes each
 
 
@@ -36,7 +36,7 @@ class ScratchPool:
         at_once = plan.beam_width if view.disk is None else max(plan.beam_width, 1 + view.disk.disk.beside)
         entries = max(len(view.graph.entries), view.graph.navigation.starts)
         pool = plan.search_list * (room if plan.tombstones else 1)
-        size = (view.settings.dim, columns, entries, plan.search_list, at_once, pool, trail)
+        size = (view.settings.dim, columns, entries, plan.search_list, at_once, pool, trail, plan.leap)
         free = self._free.get(size)
         return size, free.pop() if free else _make(*size)
 
@@ -85,7 +85,9 @@ class ScratchPool:
         self._free.setdefault(size, []).append(scratch)
 
 
-def _make(dim: int, columns: int, entries: int, search_list: int, at_once: int, pool: int, trail: int) -> Scratch:
+def _make(
+    dim: int, columns: int, entries: int, search_list: int, at_once: int, pool: int, trail: int, leap: int
+) -> Scratch:
     # About half of a row's edges lead to something new. A table three times as long as what it is to hold forgets
     # one id in thirty.
     seen = 1 << (max(search_list, pool // TOMBSTONE_ROOM) * columns * 4 // 3 - 1).bit_length()
@@ -93,7 +95,7 @@ def _make(dim: int, columns: int, entries: int, search_list: int, at_once: int, 
         pool=np.empty(pool, np.uint64),
         best=np.empty(search_list, np.uint64),
         seen=np.empty(min(max(seen, LEAST_SEEN), MOST_SEEN), np.uint32),
-        frontier=np.empty(max(at_once * columns, ENTERED + 1) + entries, np.uint64),
+        frontier=np.empty(max(at_once * columns * max(leap, 1), ENTERED + 1) + entries, np.uint64),
         trail=np.empty(trail, np.uint64),
         query=np.empty(dim, np.float32),
     )

@@ -5,13 +5,15 @@ A query takes the view once. Whatever the writer does afterwards, the view's arr
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..config import Settings
+from ..filters.index import PayloadIndex
+from ..filters.select import Selected
 from ..kernels import search
 from ..kernels.codes import Codes
 from ..kernels.rows import NORM, BFloat16Rows, CodeRows, Float16Rows, Float32Rows, Rows
@@ -38,7 +40,8 @@ class View:
 
     tombstones: whether walks may meet rows that the snapshot does not see. growth: see growth_of. codes: over which
     walks go, None while there are none. book: the word of their codebook, 0 if they have none. disk: where walks over
-    codes read the rows, None while these are mapped.
+    codes read the rows, None while these are mapped. payload_index: of the rows with these ids, None if there is none.
+    within: the rows that a filter selects; None for all.
     """
 
     head: Head
@@ -55,6 +58,22 @@ class View:
     book: int
     disk: OnDisk | None
     metadata: Metadata
+    payload_index: PayloadIndex | None = None
+    within: Selected | None = None
+
+    def filtered(self, within: Selected) -> View:
+        """The same view, of which queries see only what a filter selects."""
+        return replace(self, within=within)
+
+    def masked(self) -> View:
+        """The same view, in which walks let through only what a filter selects."""
+        assert self.within is not None
+        return replace(self, live=self.live._replace(allowed=self.within.words))
+
+    @property
+    def selected(self) -> int:
+        """Rows that queries see."""
+        return self.head.live if self.within is None else self.within.count
 
     @property
     def lookup_view(self) -> LiveView:
@@ -218,4 +237,5 @@ def take_view(store: Store, head: Head, pending: UInt32s, uncounted: UInt32s = N
         book=0 if store.codes is None else int(store.codes.header[BOOK]),
         disk=disk_for(store),
         metadata=store.metadata,
+        payload_index=store.payload_index if isinstance(store.payload_index, PayloadIndex) else None,
     )

@@ -45,6 +45,7 @@ from .search import (
     orderable,
     reach_of,
     score,
+    starved,
     unpack_entries,
     visible,
 )
@@ -378,9 +379,7 @@ def _walk(
                 hops += 1
     info[HOPS] += hops
     info[DISTANCES] += scored
-    info[STARVED] = plan.tombstones and count == capacity and found < plan.search_list and (
-        found < plan.nearest or pool[count - 1] < reach_of(best[plan.nearest - 1], plan.stretch)
-    )  # fmt: skip
+    info[STARVED] = plan.tombstones and count == capacity and starved(pool, count, best, found, plan)
     return measured
 
 

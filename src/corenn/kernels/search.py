@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..types import Float32s, UInt32s, UInt64s
+from .bits import has_bit
 from .candidates import (
     EXPANDED,
     NOTHING,
@@ -35,9 +36,13 @@ FOUND, HOPS, DISTANCES, STARVED, PAGES, LOST = 0, 1, 2, 3, 4, 5  # columns of `i
 INFO = 6
 L2, COSINE, IP, GEOMETRY = 0, 1, 2, 3  # GEOMETRY: the query is a stored row, already in the graph's own space
 TOMBSTONE_ROOM = 8  # how many times its search list a pool holds at first while deleted rows are among them
+FAR_AHEAD = 4  # rows of edges requested before the one whose neighbours are looked at
 AHEAD = 24  # rows requested before the one that is scored: as many lines as a core can wait for
 ENTERED = 2  # sampled rows, the nearest that were found, at which a query enters
 PLACE = np.uint32(1 << 31)  # tells a place in a sample from an id in the table of seen ones
+
+
+EVERY_ROW: UInt64s = np.empty(0, np.uint64)  # no filter
 
 
 class Navigation(NamedTuple):
@@ -65,11 +70,13 @@ class Live(NamedTuple):
     """state: uint64 (rows, 2), the commits at which each row was born and died, 0 for never.
 
     snapshot: words of state up to this one are of commits that the query sees. rows: ids below this exist.
+    allowed: a bit for each of them, of those that a filter lets through; empty where there is no filter.
     """
 
     state: UInt64s
     snapshot: np.uint64
     rows: int
+    allowed: UInt64s = EVERY_ROW
 
 
 class Plan(NamedTuple):
@@ -79,6 +86,8 @@ class Plan(NamedTuple):
     nearest, stretch: no row is expanded that is farther than the `nearest`-th found so far by this factor, on squared
     distances. A stretch of infinity leaves the end to the list alone.
     hidden: a row that the walk takes no notice of, as if it were not in the graph; -1 for none.
+    leap: in the place of neighbours that a filter does not let through, look at theirs; how many rows of edges one
+    node may bring so. 0 for a walk over all neighbours.
     """
 
     search_list: int
@@ -88,6 +97,7 @@ class Plan(NamedTuple):
     nearest: int
     stretch: np.float32
     hidden: int = -1
+    leap: int = 0
 
 
 class Scratch(NamedTuple):
@@ -118,10 +128,12 @@ class Results(NamedTuple):
 
 @inlined
 def visible(live: Any, row: Any) -> Any:
-    """Whether a row is part of the snapshot. The subtraction sends 0, never, to the largest number.
+    """Whether a row is part of the snapshot, and is let through. The subtraction sends 0, never, to the largest number.
 
     The death first: where an id is given to a new row, the birth is written before the death is taken back.
     """
+    if live.allowed.shape[0] > 0 and not has_bit(live.allowed, row):
+        return False
     died = load_first(live.state, row, DIED) - np.uint64(1)
     born = live.state[row, BORN] - np.uint64(1)
     return born < live.snapshot and died >= live.snapshot
@@ -271,6 +283,9 @@ def beam_search(rows: Any, graph: Any, live: Any, plan: Any, lift: Any, scratch:
         if plan.tombstones:
             if found >= plan.nearest:
                 bound = min(bound, reach_of(best[plan.nearest - 1], plan.stretch))
+                # What lies beyond is not expanded any more: a short pool is quicker to insert into.
+                count = place_of(pool, count, reach_of(best[plan.nearest - 1], plan.stretch))
+                cursor = min(cursor, count)
         elif count >= plan.nearest:
             bound = min(bound, reach_of(pool[plan.nearest - 1], plan.stretch))
         waiting = taken = 0
@@ -288,6 +303,9 @@ def beam_search(rows: Any, graph: Any, live: Any, plan: Any, lift: Any, scratch:
             taken += 1
             cursor += 1
             node = id_of(candidate)
+            if plan.leap > 0:
+                waiting = leap(edges, live, plan, node, seen, frontier, waiting)
+                continue
             degree = min(np.int64(edges[node, DEGREE]), most)
             lifeline = np.int64(edges[node, LIFELINE]) - 1
             if 0 <= lifeline < live.rows:
@@ -304,11 +322,59 @@ def beam_search(rows: Any, graph: Any, live: Any, plan: Any, lift: Any, scratch:
     info[FOUND] = 0
     info[HOPS] += hops
     info[DISTANCES] += scored
-    # Dead rows have filled the pool, and the walk has ended nearer than the list or the stretch would have it end.
-    info[STARVED] = plan.tombstones and count == capacity and found < plan.search_list and (
-        found < plan.nearest or pool[count - 1] < reach_of(best[plan.nearest - 1], plan.stretch)
-    )  # fmt: skip
+    info[STARVED] = plan.tombstones and count == capacity and starved(pool, count, best, found, plan)
     return found if plan.tombstones else count
+
+
+@inlined
+def leap(edges: Any, live: Any, plan: Any, node: Any, seen: Any, frontier: Any, waiting: Any) -> Any:
+    """Collect the neighbours of a node that a filter lets through, and in the place of each other one its neighbours.
+
+    As ACORN-1 (Patel et al., 2024), but in the order of the edges, and no more than plan.leap rows' worth for a
+    node, so that it costs about the same however few there are. Returns how many are waiting.
+    """
+    most = edges.shape[1] - FIRST_NEIGHBOUR
+    stop = FIRST_NEIGHBOUR + min(np.int64(edges[node, DEGREE]), most)
+    room = min(waiting + plan.leap * most, frontier.shape[0])
+    lifeline = np.int64(edges[node, LIFELINE]) - 1
+    if 0 <= lifeline < live.rows and waiting < room:
+        frontier[waiting] = np.uint64(lifeline)
+        waiting += unseen(seen, lifeline)
+    for slot in range(FIRST_NEIGHBOUR, stop):
+        neighbour = np.int64(edges[node, slot])
+        if neighbour < live.rows and waiting < room and has_bit(live.allowed, neighbour):
+            frontier[waiting] = np.uint64(neighbour)
+            waiting += unseen(seen, neighbour)
+    for slot in range(FIRST_NEIGHBOUR, min(FIRST_NEIGHBOUR + FAR_AHEAD, stop)):
+        if edges[node, slot] < live.rows:
+            prefetch(edges, edges[node, slot])
+    for slot in range(FIRST_NEIGHBOUR, stop):
+        if waiting >= room:
+            break
+        if slot + FAR_AHEAD < stop and edges[node, slot + FAR_AHEAD] < live.rows:
+            prefetch(edges, edges[node, slot + FAR_AHEAD])
+        between = np.int64(edges[node, slot])
+        if between >= live.rows or has_bit(live.allowed, between) or not unseen(seen, between):
+            continue
+        for far in range(FIRST_NEIGHBOUR, FIRST_NEIGHBOUR + min(np.int64(edges[between, DEGREE]), most)):
+            other = np.int64(edges[between, far])
+            if other < live.rows and waiting < room and has_bit(live.allowed, other):
+                frontier[waiting] = np.uint64(other)
+                waiting += unseen(seen, other)
+    return waiting
+
+
+@inlined
+def starved(pool: Any, count: Any, best: Any, found: Any, plan: Any) -> Any:
+    """Whether rows that are not visible have filled the pool, so that a walk has ended nearer than the list or the
+    stretch would have it end.
+    """
+    if found < plan.nearest:
+        return True
+    end = reach_of(best[plan.nearest - 1], plan.stretch)
+    if found == plan.search_list:
+        end = min(end, best[found - 1])
+    return pool[count - 1] < end
 
 
 @inlined
@@ -397,6 +463,49 @@ def search_batch(rows: Any, graph: Any, live: Any, plan: Any, queries: Any, scra
         if lift == 0:
             info[FOUND] = emit(
                 rows, live, plan, queries[i], lift, candidates, count, results.ids[i], results.distances[i]
+            )  # fmt: skip
+        fewest = min(fewest, info[FOUND])
+    return fewest
+
+
+@inlined
+def choose(rows: Any, ids: Any, plan: Any, lift: Any, scratch: Any, info: Any) -> Any:
+    """Fill scratch.pool with the nearest of `ids`, each of which is to be there. Returns how many they are."""
+    pool, frontier = scratch.pool, scratch.frontier
+    capacity, bound, count = plan.search_list, NOTHING, 0
+    for start in range(0, ids.shape[0], frontier.shape[0]):
+        waiting = min(frontier.shape[0], ids.shape[0] - start)
+        for t in range(waiting):
+            frontier[t] = np.uint64(ids[start + t])
+        score(rows, scratch.query, lift, frontier, waiting)
+        kept = keep_below(frontier, waiting, bound)
+        for t in range(kept):
+            if frontier[t] < bound:
+                insert_sorted(pool, count, capacity, frontier[t])
+                count = min(count + 1, capacity)
+                if count == capacity:
+                    bound = pool[count - 1]
+    info[DISTANCES] += ids.shape[0]
+    return count
+
+
+@kernel
+def search_listed(rows: Any, live: Any, plan: Any, queries: Any, ids: Any, scratch: Any, results: Any) -> Any:
+    """Answer queries, float32 of shape (n, dim), by the rows `ids`, uint32; returns the fewest hits that one has found.
+
+    All of them must be below live.rows.
+    """
+    fewest = results.ids.shape[1]
+    for i in range(queries.shape[0]):
+        lift = aim(rows, plan.metric, queries[i], scratch.query)
+        info = results.info[i]
+        info[HOPS] = 0
+        info[DISTANCES] = 0
+        info[FOUND] = 0  # a query without direction is as near to every row: the caller answers it by a scan
+        if lift == 0:
+            count = choose(rows, ids, plan, lift, scratch, info)
+            info[FOUND] = emit(
+                rows, live, plan, queries[i], lift, scratch.pool, count, results.ids[i], results.distances[i]
             )  # fmt: skip
         fewest = min(fewest, info[FOUND])
     return fewest

@@ -74,7 +74,8 @@ class Commit:
 
     @property
     def record(self) -> Record:
-        return Record(self.number, self.ids, self.died, self.freed)
+        changed = np.array(sorted(row for row, _ in self.changed), np.uint32) if self.changed else NO_IDS
+        return Record(self.number, self.ids, self.died, self.freed, changed)
 
     def head_after(self, before: Head) -> Head:
         """The state of the database once this commit holds."""
@@ -88,12 +89,16 @@ class Commit:
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """What recovery needs of a past commit: the rows it bore, those it killed, and the ids it gave back."""
+    """What recovery needs of a past commit: the rows it bore, those it killed, and the ids it gave back.
+
+    changed: other rows that it gave new payloads, for what follows payloads; None in records that do not tell.
+    """
 
     number: int
     born: UInt32s
     died: UInt32s
     freed: UInt32s
+    changed: UInt32s | None = None
 
     @property
     def touched(self) -> UInt32s:
@@ -104,17 +109,21 @@ class Record:
     def parts(self, most_words: int) -> Iterator[bytes]:
         """The record in pieces of at most `most_words` words of ids; at least one piece."""
         runs, freed = as_runs(self.born), as_runs(self.freed)
-        for start in range(0, max(1, len(runs), len(freed), len(self.died)), most_words // 5):
+        changed = NO_IDS if self.changed is None else self.changed
+        for start in range(0, max(1, len(runs), len(freed), len(self.died), len(changed)), most_words // 5):
             part = slice(start, start + most_words // 5)
             counts = (len(runs[part]), len(freed[part]), len(self.died[part]))
-            yield _COUNTS.pack(*counts) + runs[part].tobytes() + freed[part].tobytes() + self.died[part].tobytes()
+            words = (runs[part], freed[part], self.died[part], np.uint32(len(changed[part])), changed[part])
+            yield _COUNTS.pack(*counts) + b"".join(each.tobytes() for each in words)
 
     @classmethod
     def unpack(cls, number: int, data: bytes) -> Record:
         runs, freed, died = _COUNTS.unpack_from(data)
-        words = np.frombuffer(data, np.uint32, 2 * runs + 2 * freed + died, _COUNTS.size)
+        words = np.frombuffer(data, np.uint32, -1, _COUNTS.size)
         born, given = words[: 2 * runs].reshape(-1, 2), words[2 * runs : 2 * (runs + freed)].reshape(-1, 2)
-        return cls(number, from_runs(born), words[2 * (runs + freed) :], from_runs(given))
+        end = 2 * (runs + freed) + died
+        changed = words[end + 1 : end + 1 + int(words[end])] if len(words) > end else None
+        return cls(number, from_runs(born), words[2 * (runs + freed) : end], from_runs(given), changed)
 
     @classmethod
     def joined(cls, parts: Sequence[Record]) -> Record:
@@ -123,10 +132,11 @@ class Record:
         """
         if len(parts) == 1:
             return parts[0]
-        ids = (
+        born, died, freed = (
             np.concatenate(each) for each in zip(*((part.born, part.died, part.freed) for part in parts), strict=True)
         )
-        return cls(parts[0].number, *ids)
+        told = [part.changed for part in parts if part.changed is not None]
+        return cls(parts[0].number, born, died, freed, np.concatenate(told) if len(told) == len(parts) else None)
 
 
 class Metadata(Protocol):
@@ -166,6 +176,20 @@ class Metadata(Protocol):
 
     def close(self) -> None:
         """Release everything."""
+
+
+class Follower(Protocol):
+    """What follows the commits of a store: soft state that is made of them."""
+
+    @property
+    def size(self) -> int:
+        """Bytes of memory that it takes, about."""
+
+    def committed(self, commit: Commit) -> None:
+        """A commit holds. Called before queries see it; raises nothing."""
+
+    def disk_bytes(self) -> int:
+        """Bytes taken on disk."""
 
 
 class LiveView(NamedTuple):

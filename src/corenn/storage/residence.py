@@ -191,12 +191,13 @@ class Residence:
                 self._give_back(large=large)
 
     def anonymous(self) -> int:
-        """Bytes that stay: RocksDB's, what walks begin with, hot rows, and what a first load works on; or what has come
-        to the private memory of the process since the database was opened, if that is more. Some of it may be the
-        user's: so it is taken for ours up to a share of the limit.
+        """Bytes that stay: RocksDB's, what walks begin with, hot rows, the index of payloads, and what a first load
+        works on; or what has come to the private memory of the process since the database was opened, if that is more.
+        Some of it may be the user's: so it is taken for ours up to a share of the limit.
         """
         kept = (*self._store.hot, self._store.navigation.ids, self._store.navigation.edges)
         known = self._store.metadata.memory_bytes() + self._store.working + sum(array.nbytes for array in kept)
+        known += 0 if self._store.payload_index is None else self._store.payload_index.size
         return max(known, min(_private_bytes() - self._private, self.limit // PRIVATE_SHARE))
 
     def _slabs(self) -> Iterator[tuple[str, FileSlab]]:

@@ -43,6 +43,7 @@ BATCH_BYTES = 3 << 20  # below the 4 MB at which one write() holds the GIL for 1
 RECORD_WORDS = 100_000
 LEAST_BUFFER_BYTES = 1 << 20
 FORGOTTEN_AT_ONCE = 256  # rows: about a millisecond
+MOST_FOLLOWED = 1 << 16  # commits of which the records are looked at to see what they have changed
 PATIENCE_SECONDS = 5.0  # for which a reader looks for what it must see
 
 SETTINGS = _SETTINGS = b"msettings"
@@ -295,6 +296,31 @@ class RocksMetadata:
                 commit = PAYLOAD_ROW.unpack_from(raw)[0]
                 seen = commit <= self.head.commit and commit not in self._cut_off
                 yield _ID.unpack(name[1:])[0], commit if seen else 1, text
+
+    def changed_since(self, after: int) -> UInt32s | None:
+        """The rows that commits after a number have borne or given other payloads, ascending; None if not all of these
+        commits have left records that tell.
+        """
+        if self.head.commit - after > MOST_FOLLOWED:
+            return None
+        told = {record.number: record for record in self.records(after)}
+        if told.keys() != set(range(after + 1, self.head.commit + 1)) - self._cut_off:
+            return None
+        ids = [NO_IDS]
+        for record in told.values():
+            if record.changed is None:
+                return None
+            ids += [record.born, record.changed]
+        return np.unique(np.concatenate(ids))
+
+    def payload_changes(self, after: int, first: int) -> Iterator[tuple[int, bool, bytes | None]]:
+        """The rows from an id on that have or had a payload, by ascending id: whether a commit later than `after` has
+        set it, and if so the payload as of the head, None if it was removed.
+        """
+        for name, raw in self._rows(b"p", b"p" + _ID.pack(first)):
+            changed = PAYLOAD_ROW.unpack_from(raw)[0] > after
+            text = _as_of(raw, self.head.commit, self._cut_off) if changed else None
+            yield _ID.unpack(name[1:])[0], changed, text
 
     def names(self) -> Iterator[tuple[Key, int, int]]:
         with rocks_translated("read", self._folder):  # a name may be no text

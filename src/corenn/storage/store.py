@@ -45,7 +45,7 @@ from ..types import AnyArray, Bytes, Float32s, Key, UInt32s, UInt64s
 from . import format as fmt
 from .archive import MANIFEST
 from .changes import Changes, settled_in
-from .commit import NO_IDS, Commit, Head, Metadata, Record, as_runs
+from .commit import NO_IDS, Commit, Follower, Head, Metadata, Record, as_runs
 from .disk import Descriptors, DiskRows, remove
 from .encode import STORED, seal_columns, stored_columns
 from .files import Files, translated
@@ -220,6 +220,7 @@ class Store:
         self.working = 0  # bytes of anonymous memory that a first load has taken for a while
         self.look: Callable[[], None] = _nothing  # called now and then by what goes over many rows: see Residence
         self.buried = 0  # dead rows to which no edge leads any more
+        self.payload_index: Follower | None = None
         self.forgotten = 0  # commits up to this one left nothing in the metadata that a dead row is known by
 
     def _hold(self, slabs: dict[str, Any], metadata: Metadata) -> None:
@@ -746,6 +747,8 @@ class Store:
             self.fault = error
             raise
         self.failing = None
+        if self.payload_index is not None:
+            self.payload_index.committed(commit)
 
     def sync(self, slab: Slab) -> None:
         """Bring a slab to the disk. If that fails, what it was to bring may be lost, and no other sync would tell."""
@@ -1014,6 +1017,7 @@ class Store:
                 beside += 0 if (draft := self.draft) is None else draft.disk_bytes()
                 beside += sum(map(len, self.borrowed))
                 beside += 0 if (parts := self.parts) is None else parts.disk_bytes()
+                beside += 0 if self.payload_index is None else self.payload_index.disk_bytes()
                 return sum(slab.disk_bytes() for slab in self.slabs.values()) + beside + self.metadata.disk_bytes()
             except CoreNNError:  # its files may have gone to a compaction, or its codes to others
                 if held == (self.generation, self.codes, self.draft):

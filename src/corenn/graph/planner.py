@@ -1,0 +1,67 @@
+"""How a query that a filter restricts is answered: by a scan of the matches, or by a walk, over two hops or one.
+
+The number of matches is known before the search, so the cost of each plan is, about. Costs are in distances: the unit
+is one neighbour of an expanded row, scored in a walk of all rows.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+SCAN, WALK, LEAP = "scan", "graph", "two-hop"
+PLANS = ("exact", SCAN, WALK, LEAP)
+SCORED_PER_HOP = 24  # neighbours that are new, for each row that a walk expands
+
+
+class Costs(NamedTuple):
+    """What things take, in distances of a walk without a filter; measured: docs/performance.md, "Filters".
+
+    scanned: a match in a scan, by its code; measured: by its vector. walk: each that a walk goes over which returns
+    only matches. leap: each of a walk over two hops, which is not taken where less than a share `sparse` of the rows
+    matches: it loses its way. page: a row read from the disk.
+    """
+
+    scanned: float = 0.16
+    measured: float = 0.6
+    walk: float = 1.0
+    leap: float = 2.8
+    sparse: float = 0.03
+    page: float = 1_500.0
+
+
+COSTS = Costs()
+
+
+class Estimate(NamedTuple):
+    """A plan, how many distances it is expected to compute, and what that costs."""
+
+    plan: str
+    distances: int
+    cost: float
+
+
+def estimates(
+    matches: int, live: int, search_list: int, *, coded: bool = True, on_disk: bool = False
+) -> list[Estimate]:
+    """All plans for a walk with such a list where `matches` of `live` rows match; the cheapest first.
+
+    coded: whether distances are estimated by codes. on_disk: whether rows are read from there.
+    """
+    costs, rate = COSTS, min(1.0, matches / max(live, 1))
+    full = search_list * SCORED_PER_HOP
+    walked = min(full / max(rate, 1e-9), live)
+    scan, walk = matches * (costs.scanned if coded else costs.measured), walked * costs.walk
+    if on_disk:
+        scan, walk = scan + search_list * costs.page, walk + search_list / max(rate, 1e-9) * costs.page
+    found = [Estimate(SCAN, matches, scan), Estimate(WALK, int(walked), walk)]
+    if not on_disk and rate >= costs.sparse:
+        found.append(Estimate(LEAP, full, full * costs.leap))
+    return sorted(found, key=lambda each: each.cost)
+
+
+def estimate_of(plan: str, matches: int, live: int, search_list: int) -> Estimate:
+    """What is expected of one plan, whichever is the cheapest."""
+    for each in estimates(matches, live, search_list):
+        if each.plan == plan:
+            return each
+    return Estimate(plan, search_list * SCORED_PER_HOP, search_list * SCORED_PER_HOP * COSTS.leap)

@@ -1,0 +1,51 @@
+"""Sets of ids as bits, one for each row: what filters hand to walks, and what roaring bitmaps are made of."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from .jit import inlined, kernel
+
+CONTAINER_WORDS = 1024  # of 64 bits: the rows of one container of a roaring bitmap
+MOST_LISTED = 4096  # members of a container up to which it is a list
+CONTAINER_BYTES = 8192  # of one that is bits
+
+
+@inlined
+def has_bit(words: Any, row: Any) -> Any:
+    """Whether a row is in a set."""
+    return (words[row >> 6] >> np.uint64(row & 63)) & np.uint64(1) != 0
+
+
+@kernel
+def mark_ids(ids: Any, words: Any) -> None:
+    """Put ids, uint32, into a set: uint64 words. Those beyond its end are left out."""
+    last = words.shape[0] << 6
+    for at in range(ids.shape[0]):
+        row = np.int64(ids[at])
+        if row < last:
+            words[row >> 6] |= np.uint64(1) << np.uint64(row & 63)
+
+
+@kernel
+def list_members(words: Any, counts: Any, places: Any, out: Any) -> None:
+    """Write the members of containers as lists of uint16, as the portable format of roaring bitmaps has them.
+
+    words: uint64 (containers, CONTAINER_WORDS). counts: int64, their members; those with more than MOST_LISTED are left
+    out. places: int64, where each list begins in out, uint16.
+    """
+    for c in range(words.shape[0]):
+        if counts[c] > MOST_LISTED:
+            continue
+        place = places[c]
+        for at in range(CONTAINER_WORDS):
+            word = words[c, at]
+            bit = 64 * at
+            while word != 0:
+                if word & np.uint64(1):
+                    out[place] = np.uint16(bit)
+                    place += 1
+                word >>= np.uint64(1)
+                bit += 1
