@@ -157,6 +157,9 @@ def test_a_scan_leaves_no_more_than_the_limit_behind_on_its_way(
     limit, rows, seen = 6 << 20, rows_of(20_000), []
     with CoreNN.build(tmp_path / "db", range(20_000), rows, dim=DIM, metric="l2", compression_mode="none") as db:
         db.configure(memory_limit=limit)
+        for count in (1, 8):  # what loads machine code has pages of the compiler come, too
+            db.query(rows[:count], k=5, exact=True)
+        db._residence.count()
         look = db._residence.look
 
         def looked() -> None:
