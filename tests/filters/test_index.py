@@ -393,6 +393,7 @@ def test_a_reader_whose_records_are_gone(pair: tuple[CoreNN, CoreNN]) -> None:
     assert reader.verify().ok
 
 
+@pytest.mark.compiled
 def test_queries_of_a_reader_beside_its_refreshes(pair: tuple[CoreNN, CoreNN]) -> None:
     """Each sees one commit, whether it has selected its rows before a refresh, behind it, or in the middle."""
     writer, reader = pair

@@ -110,6 +110,7 @@ def test_more_hits_begin_with_fewer(photos: Any, sift: Sample) -> None:
             assert few.keys == many.keys[:k]
 
 
+@pytest.mark.compiled
 @pytest.mark.parametrize("metric", ["l2", "cosine", "ip"])
 @pytest.mark.parametrize("mode", ["none", "sq4", "opq"])
 def test_metrics_and_codes(memory: Create, rng: np.random.Generator, metric: str, mode: str) -> None:
