@@ -23,12 +23,21 @@ from typing import Any
 import numpy as np
 
 from ..config import Settings
-from ..database import CoreNN
 from ..warmup import warm
 from .core import CORES
 from .curve import K
 from .limit_retrain import retraining
-from .limit_rows import RECALL, Bench, building, bytes_per_row, inserting, lost_by_codes, product_rates, searches
+from .limit_rows import (
+    RECALL,
+    Bench,
+    building,
+    built,
+    bytes_per_row,
+    inserting,
+    lost_by_codes,
+    product_rates,
+    searches,
+)
 from .limit_search import Held, Plan, Searched
 from .process import Fault
 from .report import Row, circumstances, print_rows
@@ -143,10 +152,7 @@ def measure(bench: Bench, asked: argparse.Namespace, amount: Amount) -> tuple[li
     if "insert" in asked.parts:
         if not path.exists():
             _say("building, for the inserts")
-            CoreNN.build(
-                path, range(len(bench.sample.base)), bench.sample.base, dim=bench.dim, metric=bench.sample.metric,
-                recall_target=0.0,
-            ).close()  # fmt: skip
+            built(bench, path)
         _say("inserting within the limit")
         made, told["insert"] = inserting(bench, path, amount.lasting)
         rows += made
