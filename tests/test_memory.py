@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import mmap
 import subprocess
@@ -159,6 +160,7 @@ def test_a_scan_leaves_no_more_than_the_limit_behind_on_its_way(
         db.configure(memory_limit=limit)
         for count in (1, 8):  # what loads machine code has pages of the compiler come, too
             db.query(rows[:count], k=5, exact=True)
+        gc.collect()  # what the build has mapped
         db._residence.count()
         look = db._residence.look
 
@@ -272,7 +274,7 @@ def held_bytes(path: Path) -> int:
 
 
 def may_hold() -> bool:
-    with mmap.mmap(-1, 1 << 20) as memory:
+    with mmap.mmap(-1, 64 << 20) as memory:  # more than all tests of a process need together
         return platform.hold(memory)
 
 
