@@ -567,7 +567,7 @@ class CoreNN:
             KeyNotFoundError: if `key` does not exist.
         """
         self._state.check()
-        trees, by = as_filters(filter), _grouping(group_by, per_group)
+        trees, by = None if filter is None else as_filters(filter), _grouping(group_by, per_group)
         if plan is not None:
             inputs.check_plan(plan, filtered=trees is not None, exact=exact)
         k = inputs.as_count(k, "k", MAX_K)
@@ -585,7 +585,8 @@ class CoreNN:
                 view, queries, single = self._aim(view, vectors, key)
                 chosen = choice or self._chosen(view, k, min_recall, workers)
                 ask = _Asked(k, chosen, plan, workers, by)
-                inputs.check_filters(trees, len(queries), single=single)
+                if trees is not None:
+                    inputs.check_filters(trees, len(queries), single=single)
                 if isinstance(trees, list):
                     answers, told = self._answer_each(view, queries, trees, ask)
                 else:
@@ -600,14 +601,15 @@ class CoreNN:
 
     def _answer(self, view: View, queries: Float32s, ask: _Asked) -> Answers:
         """The answers in one view, which may be of the rows that a filter selects."""
+        if ask.by is not None:
+            return search_grouped(partial(self._search, ask), view, queries, ask.k, ask.by)
+        return self._search(ask, view, queries, ask.k)
+
+    def _search(self, ask: _Asked, view: View, queries: Float32s, k: int) -> Answers:
         choice = ask.choice
-
-        def search(within: View, some: Float32s, k: int) -> Answers:
-            return self._searcher.query(
-                within, some, k, choice.search_list, exact=choice.exact, threads=ask.threads, way=ask.plan
-            )  # fmt: skip
-
-        return search(view, queries, ask.k) if ask.by is None else search_grouped(search, view, queries, ask.k, ask.by)
+        return self._searcher.query(
+            view, queries, k, choice.search_list, exact=choice.exact, threads=ask.threads, way=ask.plan
+        )  # fmt: skip
 
     def _answer_each(
         self, view: View, queries: Float32s, trees: list[Filter | None], ask: _Asked

@@ -6,6 +6,8 @@ from typing import Any
 
 from hypothesis import strategies as st
 
+from corenn import CoreNN
+
 FIELDS = ("a", "b", "c", "a.x", "a.y", "c.x", "nobody")
 TEXTS = ("", "a", "b", "ab", "é", "💧", "2024-01-02", "a\0", "x" * 256, "x" * 257, "x" * 300)
 NUMBERS = (0, 1, -1, 2, 0.0, -0.0, 1.0, 0.5, 1e300, -1e300, 2**53, 2**53 + 1, 2**63, -(2**70) - 1, 10**400)
@@ -51,3 +53,14 @@ filters: st.SearchStrategy[dict[str, Any]] = st.recursive(
     ),
     max_leaves=5,
 )
+
+
+def change(db: CoreNN, model: dict[int, Any], data: st.DataObject) -> None:
+    """Give some of the rows that a model tells of other payloads, and delete some."""
+    changed = data.draw(st.dictionaries(st.integers(0, len(model) - 1), payloads, max_size=8))
+    if changed:
+        db.set_payload(list(changed), list(changed.values()))
+        model |= changed
+    for key in data.draw(st.sets(st.integers(0, len(model) - 1), max_size=4)):
+        db.delete([key])
+        del model[key]

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from corenn import CoreNN, Facet, InvalidFilterError
 from corenn.filters import columns, index
 from tests.conftest import COMPILED, Create
-from tests.filters.made import FIELDS, filters, payloads
+from tests.filters.made import FIELDS, change, filters, payloads
 from tests.oracle import field_values, meets
 
 DIM = 2
@@ -65,13 +65,7 @@ def test_counts_are_those_of_a_look_at_every_payload(given_payloads: list[Any], 
     with CoreNN.in_memory(dim=DIM, metric="l2") as db:
         model = dict(enumerate(given_payloads))
         db.insert(list(model), rows(len(model)), given_payloads)
-        changed = data.draw(st.dictionaries(st.integers(0, len(model) - 1), payloads, max_size=8))
-        if changed:
-            db.set_payload(list(changed), list(changed.values()))
-            model |= changed
-        for key in data.draw(st.sets(st.integers(0, len(model) - 1), max_size=4)):
-            db.delete([key])
-            del model[key]
+        change(db, model, data)
         for path in FIELDS:
             check(db, model, path, wire)
             check(db, model, path, {})

@@ -27,7 +27,7 @@ from corenn.filters.sets import as_ids, as_words, of_any, of_list, of_sorted, of
 from corenn.storage.rocks import RocksMetadata
 from tests.conftest import COMPILED, Create
 from tests.filters.made import TEXTS as SOME_TEXTS
-from tests.filters.made import filters, payloads
+from tests.filters.made import change, filters, payloads
 from tests.oracle import meets
 
 DIM = 2
@@ -142,13 +142,7 @@ def test_filters_select_what_a_look_at_every_payload_selects(
         half = data.draw(st.integers(1, len(model)))
         for start, stop in ((0, half), (half, len(model))):
             db.insert(range(start, stop), rows(len(model))[start:stop], given_payloads[start:stop])
-        changed = data.draw(st.dictionaries(st.integers(0, len(model) - 1), payloads, max_size=8))
-        if changed:
-            db.set_payload(list(changed), list(changed.values()))
-            model |= changed
-        for key in data.draw(st.sets(st.integers(0, len(model) - 1), max_size=4)):
-            db.delete([key])
-            del model[key]
+        change(db, model, data)
         for wire in wires:
             check(db, model, wire)
         assert db.verify().ok

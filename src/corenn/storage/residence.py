@@ -72,6 +72,8 @@ class Residence:
         self._next = self._count_next = 0.0 if self.limit else math.inf
         if self.limit and self._store.writable and isinstance(self._store.metadata, RocksMetadata):
             self._store.metadata.live_within(self.limit // SHARE)
+        for _, slab in () if self.limit else list(self._slabs()):
+            slab.leave_hold()
 
     @property
     def limit(self) -> int:

@@ -234,8 +234,8 @@ class FileSlab:
             platform.touch_at_random(memory)
         if self.alone:
             platform.touch_alone(memory)
-        if self.held:
-            self.held = platform.hold(memory)
+        if self.held and not platform.hold(memory):
+            self.held = None  # it is asked for once more, and told of
         return memory, size
 
     def will_need(self, ids: UInt32s) -> None:
@@ -271,6 +271,14 @@ class FileSlab:
         """From here on what is touched stays in memory, until it is given back; False where that is not allowed."""
         self.held = self._memory is not None and platform.hold(self._memory)
         return self.held
+
+    def leave_hold(self) -> None:
+        """Let the system take out of memory what it likes."""
+        with self._giving:
+            for memory in (self._memory, *(each() for each in self._former)):
+                if memory is not None and self.held:
+                    platform.leave_hold(memory)
+            self.held = None
 
     def release(self, first: int, stop: int) -> None:
         """Leave nothing of some rows resident in this process. Not for slabs with rows that `store` has changed."""
