@@ -273,8 +273,24 @@ def data_sync(descriptor: int) -> None:
     fcntl.fcntl(descriptor, fcntl.F_FULLFSYNC)  # type: ignore[attr-defined]
 
 
+_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # for mallopt(3)
+_KEPT_HEAP_BYTES = 1 << 20
+
+
 def give_back_heap() -> None:
-    """Let the system have what was freed and is still held by the allocator: glibc keeps tens of MB in its arenas."""
+    """Let the system have what was freed and is still held by the allocator, and have the allocator hold little from now
+    on.
+
+    glibc has a heap for each of many threads, at the end of each of which it keeps up to 64 MB, the more the larger the
+    blocks are that have come and gone, and `malloc_trim` leaves the ends alone.
+    """
     if sys.platform == "linux":
         with suppress(OSError, AttributeError):  # another libc
+            _keep_heaps_small()
             ctypes.CDLL(None).malloc_trim(0)
+
+
+@cache
+def _keep_heaps_small() -> None:
+    for threshold in (_TRIM_THRESHOLD, _MMAP_THRESHOLD):
+        ctypes.CDLL(None).mallopt(threshold, _KEPT_HEAP_BYTES)
