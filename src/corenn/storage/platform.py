@@ -281,8 +281,7 @@ _KEPT_HEAP_BYTES = 1 << 20
 
 
 def give_back_heap() -> None:
-    """Let the system have what was freed and is still held by the allocator, and have the allocator hold little from now
-    on.
+    """Let the system have what was freed and the allocator still holds, and have it hold little from now on.
 
     glibc has a heap for each of many threads, at the end of each of which it keeps up to 64 MB, the more the larger the
     blocks are that have come and gone, and `malloc_trim` leaves the ends alone.
