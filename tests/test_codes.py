@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from corenn import CoreNN
 from corenn.errors import DiskFullError, InvalidSettingError
 from corenn.graph import codebook
+from corenn.graph.codes import form_used
 from corenn.graph.trial import sample_of
 from corenn.kernels.product import Codebook
 from corenn.kernels.search import Live
@@ -420,6 +421,36 @@ def test_verify_tells_codes_that_are_wrong(tmp_path: Path, sift: Sample) -> None
         problems = db.verify().problems
         assert [(problem.part, problem.count) for problem in problems] == [("codes", 1)]
         assert db.repair().ok
+
+
+@pytest.mark.parametrize("mode", ["sq8", "sq4", "rabitq", "trunc", "pq"])
+def test_verify_takes_codes_that_another_processor_may_have_made(tmp_path: Path, mode: str) -> None:
+    """It adds up in another order. Else a database that is carried to one is found damaged there."""
+    path, distinct = tmp_path / "database", 100 if mode == "pq" else 1_200
+    options = {"compression_threshold": 500, "metric": "cosine"} | ({"trunc_dims": 96} if mode == "trunc" else {})
+    with CoreNN.create(path, dim=128, compression_mode=mode, **options) as db:
+        rows = np.random.default_rng(0).normal(size=(distinct, 128)).astype(np.float32)
+        fill(db, np.tile(rows, (1_200 // distinct, 1)))
+        assert settled(db) == mode
+        assert db._store.codes is not None
+        form = form_used(db._store, db._store.codes)
+    raw = bytearray((path / "codes.slab").read_bytes())
+    places = range(PAGE, PAGE + form.row_bytes * 1_200, 7 * form.row_bytes)
+    for place in places:
+        if mode == "pq":
+            raw[place] += distinct if raw[place] < distinct else -distinct  # centroids of few points come again
+            continue
+        tail = slice(place + form.body, place + form.used)
+        raw[tail] = (np.frombuffer(raw[tail], "<f4") * np.float32(1 + 1e-6)).tobytes()
+        raw[place] += 1 if raw[place] % (1 << form.bits) == 0 else -1
+    (path / "codes.slab").write_bytes(raw)
+    with CoreNN.open(path, mode="r") as db:
+        assert db.verify().ok
+    for place in places[:5]:
+        raw[place + 1 : place + 3] = bytes(each ^ 0xFF for each in raw[place + 1 : place + 3])
+    (path / "codes.slab").write_bytes(raw)
+    with CoreNN.open(path, mode="r") as db:
+        assert [(problem.part, problem.count) for problem in db.verify().problems] == [("codes", 5)]
 
 
 def test_rows_that_find_no_room_for_codes_get_them_later(

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import logging
 from functools import lru_cache
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..errors import DiskFullError
 from ..kernels.codes import (
@@ -35,7 +37,7 @@ from ..storage.format import CENTRE, CHOSEN, CODED, CODINGS, SLACK
 from ..storage.slab import Slab
 from ..storage.store import Store
 from ..types import Bytes, Float32s, UInt32s
-from .codebook import codebook_of
+from .codebook import codebook_of, rotate
 from .threads import Helpers
 
 if TYPE_CHECKING:
@@ -50,6 +52,8 @@ SMALLEST = "opq"  # the codes that can be made as small as memory asks for
 CODES_SHARE = 2  # of the memory limit: codes may take a part in so many
 ROOMY = 1.25  # finer codes are taken back once so many times as many rows as there are would leave room for them
 LEAST_TRAINED = 1 << 10  # rows below which no codebook is trained: queries scan so few
+ROUNDING = 1e-4  # by so much of itself a sum may differ that was added up in another order
+BETWEEN = 64  # of so many components one may lie so near to the middle between two levels
 MOST_BEHIND = 1 << 14  # rows without codes, beside new ones, beyond which inserts leave them to the background
 
 
@@ -240,11 +244,58 @@ def wrong_codes(store: Store, view: View) -> UInt32s:
         found = codes.vectors[start : min(start + SLICE, coded)]
         made = np.zeros_like(found)
         encode_rows(view.rows, codes, start, made, vector, asked)
-        differ = (made[:, : form.used] != found[:, : form.used]).any(axis=1)
-        wrong.append((start + np.flatnonzero(differ)).astype(np.uint32))
+        differ = np.flatnonzero((made[:, : form.used] != found[:, : form.used]).any(axis=1))
+        ids = (start + differ).astype(np.uint32)
+        wrong.append(ids[~_as_good(view, codes, form, ids, found[differ], made[differ])])
     ids = np.concatenate(wrong)
     linked: UInt32s = ids[view.graph.edges[ids, LIFELINE] != 0]
     return linked
+
+
+def _as_good(view: View, codes: Codes, form: Form, ids: UInt32s, found: Bytes, made: Bytes) -> NDArray[np.bool_]:
+    """Which rows have codes that another processor may have made of their vectors.
+
+    It adds up in another order: so numbers may differ in their last digits, and a component that lies between two
+    levels, or a piece between two centroids, may have got either.
+    """
+    if form.subspaces:
+        error, least = (
+            np.square(less_centroids(codes, turned(view, codes, ids), each), dtype=np.float64).sum(axis=1)
+            for each in (found, made)
+        )
+        as_near: NDArray[np.bool_] = error <= least * (1 + ROUNDING) + np.finfo(np.float32).tiny
+        return as_near
+    tails = (np.ascontiguousarray(each[:, form.body : form.used]).view("<f4") for each in (found, made))
+    one, other = (tail.astype(np.float64) for tail in tails)
+    scale, offset, square = np.abs(other).T
+    reach = offset + scale * (1 << form.bits)
+    near = ROUNDING * np.stack([scale, reach, square + reach**2], axis=1)
+    levels, wanted = (_levels(each[:, : form.body], form.bits) for each in (found, made))
+    apart = np.abs(levels.astype(np.int16) - wanted)
+    few = (apart.max(axis=1) <= 1) & (apart.sum(axis=1) <= 1 + form.length // BETWEEN)
+    with np.errstate(invalid="ignore"):  # what is no number is near to nothing
+        alike: NDArray[np.bool_] = few & (np.abs(one - other) <= near).all(axis=1)
+        return alike
+
+
+def _levels(body: Bytes, bits: int) -> Bytes:
+    """The levels in the bytes of codes, one of a part after the other, uint8 (n, levels)."""
+    return np.concatenate([(body >> shift) & ((1 << bits) - 1) for shift in range(0, 8, bits)], axis=1)
+
+
+def turned(view: View, codes: Codes, ids: UInt32s) -> Float32s:
+    """Rows as product codes are made of them, float32 (n, dim): less the centre, in the directions of the rotation."""
+    points = np.empty((len(ids), view.settings.dim), np.float32)
+    decode_rows(view.rows, ids, points)
+    points -= codes.centre
+    return rotate(points, codes.turn) if len(codes.turn) else points
+
+
+def less_centroids(codes: Codes, points: Float32s, stored: Bytes) -> Float32s:
+    """What product codes, uint8 (n, bytes of a code), do not say of such points, which are changed."""
+    for number, (first, stop) in enumerate(pairwise(codes.starts.tolist())):
+        points[:, first:stop] -= codes.books[first:stop, stored[:, number]].T
+    return points
 
 
 def encode_range(

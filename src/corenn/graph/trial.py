@@ -15,7 +15,7 @@ from ..kernels.search import BORN, DIED, INFO, Plan, Results, search_batch
 from ..storage.platform import give_way
 from ..storage.state import commit_of
 from ..types import Float32s, UInt32s
-from .codebook import rotate
+from .codes import less_centroids, turned
 from .scratch import ScratchPool
 from .view import View
 
@@ -83,12 +83,9 @@ class Trial:
             encode_rows(self.view.rows, codes, row, made[place : place + 1], vector, asked)
             if place % AT_ONCE == AT_ONCE - 1:
                 give_way()
-        points = _vectors(self.view, ids) - codes.centre
-        if len(codes.turn):
-            points = rotate(points, codes.turn)
+        points = turned(self.view, codes, ids)
         spread = float(np.square(points - points.mean(axis=0, dtype=np.float64), dtype=np.float64).sum())
-        for number, (first, stop) in enumerate(zip(codes.starts[:-1], codes.starts[1:], strict=True)):
-            points[:, first:stop] -= codes.books[first:stop, made[:, number]].T
+        points = less_centroids(codes, points, made)
         error = float(np.square(points, dtype=np.float64).sum())
         return error / spread if 0 < spread < np.inf and np.isfinite(error) else 0.0
 
