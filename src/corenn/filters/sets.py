@@ -9,6 +9,7 @@ from __future__ import annotations
 import struct
 from array import array
 from collections.abc import Sequence
+from functools import lru_cache
 
 import numpy as np
 from pyroaring import BitMap
@@ -85,9 +86,10 @@ def _body(held: UInt64s, counts: Int64s, places: Int64s, sizes: Int64s) -> bytes
     return out.tobytes()
 
 
+@lru_cache(maxsize=8)
 def spread(count: int, rows: int) -> UInt32s:
     """About `count` of `rows` ids, ascending, as evenly spread as those of a fixed step, but in step with nothing that
-    comes back every so many rows.
+    comes back every so many rows. Nobody may change them.
     """
     ids: UInt32s = np.unique((np.arange(count) * GOLDEN % 1 * rows).astype(np.uint32))
     return ids

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..filters.select import Selected
+from ..filters.sets import spread
 from ..kernels.codes import search_codes, search_listed_codes
 from ..kernels.disk import search_disk
 from ..kernels.jit import entry_point
@@ -382,7 +383,7 @@ class Searcher:
         """
         live = view.head.live
         step = max(1, live // min(max(live // SAMPLED_SHARE, LEAST_SAMPLED), MOST_SAMPLED))
-        sample = np.arange(step // 2, view.live.rows, step, dtype=np.uint32)
+        sample = spread(view.live.rows // step, view.live.rows)
         nearer = SAMPLED_NEARER + int(4 * len(sample) * k / max(view.expected, 1))
         many = max(nearer, LOOKED_AT)
         if many >= len(sample):
