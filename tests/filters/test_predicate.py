@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 from corenn import CoreNN, F, InvalidFilterError
 from corenn.filters import Filter, as_filter, predicate, select, tested
 from corenn.filters.lift import lift
+from corenn.graph import planner
 from tests.conftest import COMPILED, Create, Sample
 from tests.filters.made import change, filters, payloads
 from tests.filters.test_query import check
@@ -213,6 +214,23 @@ def test_a_walk_tests_what_it_meets_and_a_sample(photos: Any, sift: Sample, monk
     told = db.query(sift[1][0], k=K, filter=tree, plan="scan", explain=True).explain
     assert told.matches == sum(row % 10 > 0 and row % 7 > 0 and each["any"] < 0.8 for row, each in enumerate(made))
     assert sum(ranges) > 0.5 * len(rows)
+
+
+@pytest.mark.compiled
+@pytest.mark.usefixtures("_left_open")
+def test_a_function_that_is_asked_often_is_put_to_all_rows(
+    photos: Any, sift: Sample, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A scan of what matches is cheaper by then than walk after walk, or the next of a batch."""
+    db, _, _ = photos
+    monkeypatch.setattr(planner, "COSTS", planner.Costs(leap=1e6, tested=10.0))
+    told = [db.query(sift[1][0], k=K, filter=lambda any: any < 0.31, explain=True).explain for _ in range(100)]
+    plans = [each.plan for each in told]
+    assert plans[0] == "graph"
+    assert plans[-1] == "scan"
+    assert plans == sorted(plans)
+    several = db.query(sift[1][:100], k=K, filter=lambda any: any < 0.32, explain=True)
+    assert {each.explain.plan for each in several} == {"scan"}
 
 
 @pytest.mark.skipif(COMPILED, reason="the calls of what is compiled cannot be counted")

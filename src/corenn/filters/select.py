@@ -31,7 +31,7 @@ class Selected:
     """The rows that meet a filter in one view. looked: how many payloads had to be looked at for that.
 
     While it is *open*, functions have not been put to all of its members, of which only those are hits that pass the
-    tests or are `proven`: it is then that walks test what they meet.
+    tests or are `proven`: it is then that walks test what they meet. asked: how many queries have been asked within it.
     """
 
     def __init__(
@@ -39,6 +39,7 @@ class Selected:
     ) -> None:
         self.members, self._rows = members, rows
         self.count, self.looked = len(members), looked
+        self.asked = 0
         self.tests, self._proven = tests, BitMap() if proven is None else proven
 
     @property
@@ -76,7 +77,7 @@ class Selected:
         if self.tests is None:
             return self
         ids = as_ids(self.members - self._proven)
-        return Selected(self._proven | of_sorted(ids[self.tests.passed(ids)]), self._rows, self.looked)
+        return Selected(self._proven | of_sorted(ids.compress(self.tests.passed(ids))), self._rows, self.looked)
 
     def holds(self, ids: UInt32s) -> NDArray[np.bool_]:
         """Which of some rows that the view knows meet the filter; of any shape."""
@@ -173,7 +174,7 @@ def _known(index: PayloadIndex, tree: Filter, rows: int, keys: Known) -> _Known:
 def _tested(node: Where, numbers: Numbers) -> Answer:
     """The rows for which a function holds."""
     ids = as_ids(numbers.rows.sure)
-    return Answer(of_sorted(ids[tests_of([(node, numbers.columns)]).passed(ids)]), numbers.rows.unsure)
+    return Answer(of_sorted(ids.compress(tests_of([(node, numbers.columns)]).passed(ids))), numbers.rows.unsure)
 
 
 def _seen(live: LiveView, ids: UInt32s) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:

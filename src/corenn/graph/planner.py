@@ -28,7 +28,7 @@ class Costs(NamedTuple):
     leap: float = 2.8
     sparse: float = 0.03
     page: float = 1_500.0
-    tested: float = 0.1
+    tested: float = 0.4
 
 
 COSTS = Costs()
@@ -47,8 +47,8 @@ def estimates(
 ) -> list[Estimate]:
     """All plans for a walk with such a list where `matches` of `live` rows match; the cheapest first.
 
-    coded: whether distances are estimated by codes. on_disk: whether rows are read from there. untested: rows that a
-    function has to be put to before a scan, of which walks test what they meet; the matches are an estimate then.
+    coded: whether distances are estimated by codes. on_disk: whether rows are read from there. untested: rows that
+    a function is put to before a scan, for each query; walks test what they meet. The matches are an estimate then.
     """
     costs, rate = COSTS, min(1.0, matches / max(live, 1))
     full = search_list * SCORED_PER_HOP

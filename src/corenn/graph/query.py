@@ -115,7 +115,9 @@ class Searcher:
         within, matches, live = view.within, view.expected, view.head.live
         if exact or way == "exact":
             return self._exact(view, queries, wanted, threads)
-        coded, on_disk, untested = view.codes is not None, view.disk is not None, within.count if within.open else 0
+        coded, on_disk = view.codes is not None, view.disk is not None
+        within.asked += len(queries)
+        untested = within.count // within.asked if within.open else 0  # the more ask, the less each has to pay
         estimate = planner.estimates(matches, live, length, coded=coded, on_disk=on_disk, untested=untested)[0]
         if way is not None:
             estimate = planner.estimate_of(way, matches, live, length)
