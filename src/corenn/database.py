@@ -556,7 +556,8 @@ class CoreNN:
         of the true k nearest that queries like the stored rows are to find, above 0 and at most 1; the list follows
         from a measured curve, which the first such query makes if there is none, in less than two seconds.
         search_list: candidates kept by the walk, at least k; more is slower and finds more. exact: scan all rows.
-        max_distance: leave out what is farther. filter: only rows whose payloads meet it: see docs/filters.md; always
+        max_distance: leave out what is farther. filter: only rows whose payloads meet it, by `F`, a dict, or a function
+        of numeric fields such as lambda year: year > 2020: see docs/filters.md; always
         min(k, matches) hits. A list of filters has one for each query, None for those that take every row. group_by: a
         field of which no more than per_group hits, 1 if that is not given, have the same value. plan: "exact", "scan",
         "graph" or "two-hop" instead of the cheapest.

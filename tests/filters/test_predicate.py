@@ -22,6 +22,7 @@ from corenn import CoreNN, F, InvalidFilterError
 from corenn.filters import Filter, as_filter, predicate, select, tested
 from corenn.filters.lift import lift
 from corenn.graph import planner
+from corenn.storage.residence import Residence
 from tests.conftest import COMPILED, Create, Sample
 from tests.filters.made import change, filters, payloads
 from tests.filters.test_query import check
@@ -141,7 +142,7 @@ def test_a_field_that_is_not_indexed_is_read_from_payloads(memory: Create) -> No
 @pytest.fixture(scope="module")
 def photos(sift: Sample) -> Any:
     """6,000 rows over codes; a tenth has been deleted, and one in seven lacks the fields."""
-    rows = sift[0] if COMPILED else sift[0][:300]
+    rows = sift[0] if COMPILED else sift[0][:80]
     made: list[Any] = [
         None if row % 7 == 0 else {**each, "n": row % 4}
         for row, each in enumerate(numbered(rows, np.random.default_rng(5)))
@@ -250,11 +251,11 @@ def test_a_walk_calls_the_function_for_few_rows(memory: Create, monkeypatch: pyt
 def test_ranges_are_short_and_ctrl_c_is_seen_between(photos: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     db, _, made = photos
     monkeypatch.setattr(tested, "RANGE_SECONDS", 0.0)
-    monkeypatch.setattr(tested, "LEAST_RANGE", 64)
+    monkeypatch.setattr(tested, "LEAST_RANGE", 8)
     ranges = counted(monkeypatch)
     wanted = sum(row % 10 > 0 and each is not None and each["any"] < 0.5 for row, each in enumerate(made))
     assert db.count(F.where(lambda any, n: any < 0.5 and n >= 0)) == wanted
-    assert set(ranges[:-1]) == {64}
+    assert set(ranges[:-1]) == {8}
 
     def interrupted(words: Any, ids: Any, out: Any) -> None:
         raise KeyboardInterrupt
@@ -264,6 +265,24 @@ def test_ranges_are_short_and_ctrl_c_is_seen_between(photos: Any, monkeypatch: p
         db.count(F.where(lambda any, n: any < 0.25 and n >= 0))
     monkeypatch.undo()
     assert db.count(F.where(lambda any, n: any < 0.5 and n >= 0)) == wanted
+
+
+@pytest.mark.compiled
+@pytest.mark.usefixtures("_left_open")
+def test_rows_that_are_read_from_the_disk(tmp_path: Path, sift: Sample, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Residence, "check", lambda self, fixed, limit=None: None)
+    rows, queries = sift[0][:1200], sift[1][:10]
+    made = numbered(rows, np.random.default_rng(3))
+    limited: dict[str, Any] = {"compression_mode": "sq8", "compression_threshold": 0, "memory_limit": 1}
+    with CoreNN.create(tmp_path / "db", dim=128, metric="l2", recall_target=0, **limited) as db:
+        db.insert(range(len(rows)), rows, made)
+        for share in (0.7, 0.2):
+            matching = [row for row, each in enumerate(made) if each["any"] < share]
+            for plan in (None, "graph", "scan"):
+                tree = F.where(below(share), v="any")
+                found = db.query(queries, k=K, filter=tree, plan=plan, search_list=60, explain=True)
+                check(found, rows, queries, matching, K, 0.95)
+                assert plan != "graph" or found[0].explain.pages > 0
 
 
 def test_other_calls_take_functions(photos: Any, sift: Sample) -> None:
