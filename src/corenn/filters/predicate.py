@@ -10,6 +10,7 @@ import inspect
 import os
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import count
 from types import CodeType, FunctionType
@@ -21,7 +22,7 @@ from ..errors import InvalidFilterError
 from ..kernels.predicate import MachineCode, RefusedError, compile_test
 from ..types import Float64s, UInt64s
 from .expression import And, Filter, Or, checked_path, shown
-from .lift import lift
+from .lift import Lifted, lift
 
 MOST_FIELDS = 32
 MOST_KEPT = 256  # functions whose machine code is kept at hand
@@ -72,26 +73,26 @@ def where(function: Any, paths: Mapping[str, Any], at: str = "filter") -> Where:
     unknown = [each for each in paths if each not in fields]
     if unknown:
         raise InvalidFilterError(f"{at}: {name} has no parameter {unknown[0]!r}; it has {', '.join(fields)}")
+    compiled, constants = _compiled(function, fields, name, at)
+    return Where(name, compiled, constants, tuple(checked_path(paths.get(each, each), at) for each in fields))
+
+
+def _compiled(function: FunctionType, fields: tuple[str, ...], name: str, at: str) -> tuple[Compiled, tuple[int, ...]]:
+    """A function, and the words of the constants that it is to be called with."""
     lifted = lift(function)
     try:
-        compiled = _KEPT.compiled(lifted.function, len(fields), tuple(map(type, lifted.constants.values())))
-        constants = lifted.constants
+        return _compiled_as(lifted, len(fields))
     except RefusedError as error:
-        if not lifted.constants:
-            raise InvalidFilterError(f"{at}: {name} cannot be compiled: {error}") from None
-        # Perhaps where a number is wanted that is known beforehand.
-        compiled, constants = _compiled_as_it_is(function, fields, name, at), {}
-    return Where(
-        name, compiled, tuple(map(_word, constants.values())),
-        tuple(checked_path(paths.get(each, each), at) for each in fields),
-    )  # fmt: skip
+        refused = error
+    if lifted.constants:  # one of which, perhaps, has to be known when it is compiled
+        with suppress(RefusedError):
+            return _compiled_as(Lifted(function, {}), len(fields))
+    raise InvalidFilterError(f"{at}: {name} cannot be compiled: {refused}")
 
 
-def _compiled_as_it_is(function: FunctionType, fields: tuple[str, ...], name: str, at: str) -> Compiled:
-    try:
-        return _KEPT.compiled(function, len(fields), ())
-    except RefusedError as error:
-        raise InvalidFilterError(f"{at}: {name} cannot be compiled: {error}") from None
+def _compiled_as(lifted: Lifted, fields: int) -> tuple[Compiled, tuple[int, ...]]:
+    constants = lifted.constants.values()
+    return _KEPT.compiled(lifted.function, fields, tuple(map(type, constants))), tuple(map(_word, constants))
 
 
 def _fields(function: FunctionType, name: str, at: str) -> tuple[str, ...]:
@@ -152,14 +153,15 @@ class _Kept:
     def compiled(self, function: Callable[..., Any], fields: int, constants: tuple[type, ...]) -> Compiled:
         assert isinstance(function, FunctionType)
         around = list(_around(function))
-        code = function.__code__
-        key = (code, fields, constants, tuple(_told_apart(name, value) for name, value in around))
+        key = (function.__code__, fields, constants, tuple(_told_apart(name, value) for name, value in around))
         with self._lock:
             found = self._compiled.pop(key, None)
-            if found is None:
-                made = compile_test(function, fields, constants)
-                found = Compiled(next(self._numbers), made, (function, *around))
-            self._compiled[key] = found  # the last that was asked for
+            if found is not None:
+                self._compiled[key] = found  # the last that was asked for
+                return found
+        code = compile_test(function, fields, constants)  # nobody waits for that who asks for another one
+        with self._lock:
+            found = self._compiled.setdefault(key, Compiled(next(self._numbers), code, (function, *around)))
             if len(self._compiled) > MOST_KEPT:
                 del self._compiled[next(iter(self._compiled))]
         return found
