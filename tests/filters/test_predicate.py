@@ -167,6 +167,7 @@ def at_least(limit: float) -> Callable[[float], bool]:
     return lambda v: v >= limit
 
 
+@pytest.mark.compiled
 @pytest.mark.usefixtures("_left_open")
 @pytest.mark.parametrize("plan", PLANS)
 @pytest.mark.parametrize("field", ["any", "near", "far"])
@@ -175,7 +176,7 @@ def test_hits_match_and_are_the_nearest(photos: Any, sift: Sample, plan: str | N
     db, rows, made = photos
     queries = sift[1][:10] if field == "any" else rows[:1] + np.arange(10, dtype=np.float32)[:, None] / 4
     name = "any" if field == "any" else "near"
-    for share in (1.0, 0.5, 0.1, 0.01, 0.0) if COMPILED else (0.5,):
+    for share in (1.0, 0.5, 0.1, 0.01, 0.0):
         holds = at_least(1 - share) if field == "far" else below(share)
         tree, one = F.where(holds, v=name), F("n") == 1
         there = [row for row, each in enumerate(made) if row % 10 and each is not None]
@@ -242,9 +243,11 @@ def test_a_walk_calls_the_function_for_few_rows(memory: Create, monkeypatch: pyt
     db = memory(dim=2, metric="l2", max_edges=8)
     db.insert(range(len(rows)), rows, [{"n": row % 4} for row in range(len(rows))])
     calls: list[float] = []
-    hits = db.query(np.zeros(2), k=3, filter=lambda n: calls.append(n) or n > 0, plan="graph", search_list=4)
-    assert len(hits) == 3
-    assert 0 < len(calls) < 150
+    for plan in ("graph", "two-hop"):
+        calls.clear()
+        hits = db.query(np.zeros(2), k=3, filter=lambda n: calls.append(n) or n > 0, plan=plan, search_list=4)
+        assert (len(hits), all(key % 4 for key in hits.keys)) == (3, True)
+        assert 0 < len(calls) < 250
 
 
 @pytest.mark.usefixtures("_left_open")
