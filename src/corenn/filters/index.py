@@ -17,7 +17,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable
 from itertools import islice
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from pyroaring import BitMap
@@ -31,8 +31,9 @@ from ..storage.state import commit_of, seen_up_to
 from ..storage.store import Store
 from ..types import UInt32s
 from . import kept
-from .expression import And, Condition, Filter, Keys, Not, Or
+from .expression import And, Condition, Filter, Keys, Not, Or, Text
 from .fields import Answer, Batch, Field, Wanted, difference, either, negated, of_no_field
+from .fulltext import FullText, Touched
 from .sets import as_ids, as_words, below, of_list, of_sorted
 
 log = logging.getLogger("corenn.filters")
@@ -51,14 +52,7 @@ TRIES = 4  # of counting values while others write
 KEPT_ROWS = 1 << 16  # changed rows after which a checkpoint writes the index again; more where there are many
 KEPT_SHARE = 8
 
-KeySets = dict[int, BitMap]  # of each node Keys, by its id()
-
-
-class Touched(NamedTuple):
-    """The rows that a commit has borne, killed, or given other payloads."""
-
-    commit: int
-    rows: BitMap
+RowSets = dict[int, BitMap | None]  # of each node Keys and Text, by its id(); None where that is not known
 
 
 class PayloadIndex:
@@ -66,6 +60,7 @@ class PayloadIndex:
 
     def __init__(self, store: Store) -> None:
         self._store = store
+        self.texts = FullText(store)
         self._lock = threading.RLock()  # of the first use, which may be anybody's
         self._loaded = False
         self.generation = store.generation
@@ -172,6 +167,7 @@ class PayloadIndex:
 
     def committed(self, commit: Commit) -> None:
         """Take a commit in that holds. Nothing that goes wrong here is of any consequence but for speed."""
+        self.texts.committed(commit)
         try:
             if not self._loaded:
                 with self._lock:
@@ -380,8 +376,8 @@ class PayloadIndex:
             log.warning("the index of payloads could not be written; it is made anew at the next open", exc_info=True)
 
     def disk_bytes(self) -> int:
-        """Bytes that it takes on disk."""
-        return kept.disk_bytes(self._store)
+        """Bytes that it takes on disk, with the full-text index."""
+        return kept.disk_bytes(self._store) + self.texts.disk_bytes()
 
     def renumbered(self, store: Store, numbers: UInt32s, gone: int) -> PayloadIndex:
         """The same for the rows of another generation, which the store is about to adopt.
@@ -393,7 +389,7 @@ class PayloadIndex:
         other.oldest = self.oldest
         if self.covered < ALL:
             other._give_up()
-            other._store = self._store
+            other._store = other.texts.store = self._store
             return other
         self.renew()
         known = np.full(max(len(numbers), self._store.metadata.head.rows), gone, np.uint32)
@@ -403,20 +399,20 @@ class PayloadIndex:
         other._gone = other._not_alive()
         other._stale, other._loaded = BitMap(other._gone), True
         other._measure()
-        other._store = self._store  # which is about to adopt what is in the other
+        other._store = other.texts.store = self._store  # which is about to adopt what is in the other
         return other
 
     # --- asking ------------------------------------------------------------------------------------------------------
 
-    def select(self, tree: Filter, snapshot: int, rows: int, keys: KeySets) -> Answer:
+    def select(self, tree: Filter, snapshot: int, rows: int, told: RowSets) -> Answer:
         """Which rows, of those below `rows`, meet a filter in the view of a snapshot: commit `snapshot`.
 
-        sure: rows that do, and are live. unsure: rows that have to be looked at, be it whether they are there. keys:
-        the rows of each set of keys in the filter.
+        sure: rows that do, and are live. unsure: rows that have to be looked at, be it whether they are there. told:
+        the rows of each set of keys and of each text in the filter, as of this snapshot or, texts, of a later one.
         """
         self.load()
         before = self._unknown(snapshot, rows)
-        found = self._answer(tree, rows, keys)
+        found = self._answer(tree, rows, told)
         unknown = before | self._unknown(snapshot, rows)
         sure, unsure = below(found.sure - self._gone, rows), below(found.unsure, rows)
         if unknown:
@@ -424,7 +420,7 @@ class PayloadIndex:
             unsure = (unsure - self._gone) | unknown
             for part in tree.parts if isinstance(tree, And) else (tree,):
                 if isinstance(part, Keys):
-                    unsure &= keys[id(part)]
+                    unsure &= told[id(part)] or BitMap()
         elif unsure:
             unsure = unsure - self._gone
         return Answer(sure, unsure)
@@ -468,18 +464,19 @@ class PayloadIndex:
             unknown |= BitMap(range(covered, rows)) - self._gone
         return below(unknown, rows)
 
-    def _answer(self, tree: Filter, rows: int, keys: KeySets) -> Answer:
+    def _answer(self, tree: Filter, rows: int, told: RowSets) -> Answer:
         match tree:
             case Condition():
                 return self._condition(tree, rows)
             case And():
-                return self._all(tree, rows, keys)
+                return self._all(tree, rows, told)
             case Or():
-                return either([self._answer(part, rows, keys) for part in tree.parts])
+                return either([self._answer(part, rows, told) for part in tree.parts])
             case Not():
-                return negated(self._answer(tree.part, rows, keys), rows)
-            case Keys():
-                return Answer(keys[id(tree)], BitMap())
+                return negated(self._answer(tree.part, rows, told), rows)
+            case Keys() | Text():
+                known = told[id(tree)]
+                return Answer(BitMap(), BitMap(range(rows))) if known is None else Answer(known, BitMap())
         raise AssertionError(tree)
 
     def _condition(self, asked: Condition, rows: int) -> Answer:
@@ -490,14 +487,14 @@ class PayloadIndex:
             return Answer(BitMap(), BitMap(range(rows)))
         return of_no_field(asked, rows)
 
-    def _all(self, tree: And, rows: int, keys: KeySets) -> Answer:
+    def _all(self, tree: And, rows: int, told: RowSets) -> Answer:
         if not tree.parts:
             return Answer(BitMap(range(rows)), BitMap())
-        sure, unsure = self._answer(tree.parts[0], rows, keys)
+        sure, unsure = self._answer(tree.parts[0], rows, told)
         for part in tree.parts[1:]:
             if not sure and not unsure:
                 break
-            found = self._answer(part, rows, keys)
+            found = self._answer(part, rows, told)
             if found.unsure or unsure:
                 maybe = (sure | unsure) & (found.sure | found.unsure)
                 sure = sure & found.sure

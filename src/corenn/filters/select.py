@@ -10,8 +10,8 @@ from pyroaring import BitMap
 
 from ..storage.commit import LiveView, Metadata
 from ..types import UInt32s, UInt64s
-from .expression import Condition, Filter, Keys
-from .index import KeySets, PayloadIndex
+from .expression import Condition, Filter, Keys, Text
+from .index import PayloadIndex, RowSets
 from .match import matches
 from .sets import as_ids, of_list, of_sorted, words_of
 
@@ -55,39 +55,41 @@ def select(index: PayloadIndex, tree: Filter, live: LiveView, commit: int, metad
     if isinstance(kept, Selected):
         return kept
     version = index.version
-    keys = _key_sets(tree, live, metadata)
-    sure, unsure = index.select(tree, commit, live.rows, keys)
+    told = _row_sets(index, tree, live, commit, metadata)
+    sure, unsure = index.select(tree, commit, live.rows, told)
     if not unsure:
         found = Selected(sure, live.rows)
-        if not keys:
+        if not told:
             index.remember(name, version, commit, live.rows, found)
         return found
     met, looked = list[int](), as_ids(unsure)
-    looked = looked[_seen(live, looked)]
+    looked = looked[live.seen(looked)]
     for start in range(0, len(looked), LOOKED_ROWS):
         ids = looked[start : start + LOOKED_ROWS].tolist()
         for row, text in zip(ids, metadata.payloads(ids, commit), strict=True):
-            if matches(tree, text, lambda asked, row=row: row in keys[id(asked)]):  # type: ignore[misc]
+            if matches(tree, text, lambda asked, row=row, text=text: _among(index, told, asked, row, text)):  # type: ignore[misc]
                 met.append(row)
     return Selected(sure | of_list(met), live.rows, len(looked))
 
 
-def _seen(live: LiveView, ids: UInt32s) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
-    """Which of some ids the snapshot sees."""
-    snapshot, none = np.uint64(live.snapshot), np.uint64(1)
-    died = live.state[ids, 1]  # first: see kernels.search.visible
-    born = live.state[ids, 0]
-    seen: np.ndarray[tuple[int], np.dtype[np.bool_]] = (died - none >= snapshot) & (born - none < snapshot)
-    return seen
-
-
-def _key_sets(tree: Filter, live: LiveView, metadata: Metadata) -> KeySets:
-    """The rows of each set of keys in a filter."""
-    found: KeySets = {}
-    for asked in _key_nodes(tree):
-        ids = np.array(metadata.lookup(list(asked.keys), live), np.int64)
-        found[id(asked)] = of_sorted(np.sort(ids[ids >= 0]).astype(np.uint32))
+def _row_sets(index: PayloadIndex, tree: Filter, live: LiveView, commit: int, metadata: Metadata) -> RowSets:
+    """The rows of each set of keys in a filter, and of each text."""
+    found: RowSets = {}
+    for asked in _told_elsewhere(tree):
+        if isinstance(asked, Text):
+            found[id(asked)] = index.texts.matching(asked.text, live, commit, metadata)
+        else:
+            ids = np.array(metadata.lookup(list(asked.keys), live), np.int64)
+            found[id(asked)] = of_sorted(np.sort(ids[ids >= 0]).astype(np.uint32))
     return found
+
+
+def _among(index: PayloadIndex, told: RowSets, asked: Keys | Text, row: int, payload: bytes | None) -> bool:
+    """Whether a row is among those of a set of keys or of a text."""
+    if isinstance(asked, Text):
+        return index.texts.meets(asked.text, payload)
+    rows = told[id(asked)]
+    return rows is not None and row in rows
 
 
 def _name(tree: Filter) -> str | None:
@@ -97,15 +99,16 @@ def _name(tree: Filter) -> str | None:
         each = waiting.pop()
         waiting += each.children
         size += len(each.operand) if isinstance(each, Condition) and isinstance(each.operand, (str, tuple)) else 1
-        if size > MOST_NAMED or isinstance(each, Keys):
+        if size > MOST_NAMED or isinstance(each, (Keys, Text)):
             return None
     return repr(tree)
 
 
-def _key_nodes(tree: Filter) -> Iterator[Keys]:
+def _told_elsewhere(tree: Filter) -> Iterator[Keys | Text]:
+    """The parts of a filter that the index of payloads knows nothing of."""
     waiting = [tree]
     while waiting:
         each = waiting.pop()
-        if isinstance(each, Keys):
+        if isinstance(each, (Keys, Text)):
             yield each
         waiting += each.children
