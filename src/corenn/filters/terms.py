@@ -21,7 +21,7 @@ _QUOTED = re.compile(r'"([^"]*)"')
 
 
 class Sought(NamedTuple):
-    """A text as it is looked for: words that stand alone, and phrases, in their order; repeated as they were."""
+    """A text as it is looked for: words that stand alone, and phrases, each once, in their order."""
 
     parts: tuple[Words, ...]
 
@@ -44,7 +44,7 @@ def sought_in(text: str) -> Sought:
             parts.append(words)
         else:
             parts += [((0, word),) for _, word in words]
-    return Sought(tuple(parts))
+    return Sought(tuple(dict.fromkeys(parts)))
 
 
 def words_of(text: str) -> Words:
