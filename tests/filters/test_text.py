@@ -225,10 +225,10 @@ def come_and_go(db: CoreNN, model: dict[int, Any], data: st.DataObject) -> None:
 def check(db: CoreNN, model: dict[int, Any], text: str) -> None:
     """A query and a filter find what a look at every payload finds."""
     wanted = {key for key, payload in model.items() if has_text(text, texts_in(payload))}
-    hits = db.query(text=text, k=100)
+    hits = db.query(text=text, k=500)
     assert {*hits.keys} == wanted
     assert (np.diff(hits.distances) >= 0).all()
-    assert {record.key for record in db.scroll(F.text(text))[0]} == wanted
+    assert {record.key for record in db.scroll(F.text(text), limit=500)[0]} == wanted
     assert db.count(~F.text(text)) == len(model) - len(wanted)
 
 

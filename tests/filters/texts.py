@@ -14,6 +14,7 @@ from corenn.types import Key
 
 DIM = 4
 FIELDS = ["title", "body.text"]
+SETTINGS: dict[str, Any] = {"dim": DIM, "metric": "l2", "text_fields": FIELDS}
 WORDS = ("red", "blue", "shoes", "hat", "sun", "sea", "old", "new", "Ünder", "don't")
 
 sentences = st.lists(st.sampled_from(WORDS), max_size=5).map(" ".join)
@@ -51,6 +52,18 @@ def filled(db: CoreNN, count: int = 200) -> dict[Key, Any]:
         rows = range(start, min(start + 64, count))
         db.insert(list(rows), vectors(count)[start : start + 64], each[start : start + 64])
     return dict(enumerate(each))
+
+
+def change(db: CoreNN, model: dict[Key, Any]) -> None:
+    """Rows that come, go, and get other payloads."""
+    db.set_payload([3, 39], [{"title": "red hat"}, None])
+    db.delete([7, 8])
+    db.upsert([9], vectors(1), [{"body": {"text": "old sea"}}])
+    db.insert([1000, 1001], vectors(2), [{"title": "sun red blue"}, None])
+    model |= {3: {"title": "red hat"}, 39: None}
+    for key in (7, 8, 9):
+        del model[key]
+    model |= {9: {"body": {"text": "old sea"}}, 1000: {"title": "sun red blue"}, 1001: None}
 
 
 def values_at(payload: Any, path: str) -> list[str]:

@@ -22,14 +22,14 @@ import threading
 import time
 import weakref
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from pyroaring import BitMap
 
-from ..errors import CoreNNError, InvalidArgumentError, MissingExtraError, StorageError
+from ..errors import CoreNNError, CorruptionError, InvalidArgumentError, MissingExtraError, StorageError
 from ..storage.commit import Commit, LiveView, Metadata
 from ..storage.rocks import RocksMetadata
 from ..storage.store import Store
@@ -60,11 +60,12 @@ class FullText:
         self.store = store
         self._lock = threading.RLock()
         self._known = store.metadata.head.commit  # what an index on the disk may be of
-        self._floor = 0  # commits up to here were not all noted
+        self._floor = self._known  # commits up to here were not noted
         self._source = None if store.folder is None else store.folder / text_files.NAME
         self._folder = self._source if store.writable else None
         self._waiting: deque[Touched] = deque()
         self._failed: float | None = None  # when a step of catching up did
+        self._remove_own: Callable[[], object] | None = None  # of a reader: removes its folder
         self._begin()
 
     def _begin(self) -> None:
@@ -156,11 +157,11 @@ class FullText:
             try:
                 text_files.check(folder)
                 engine = Engine.open(folder, len(self.fields))
-            except StorageError:
+            except (CorruptionError, StorageError):
                 log.warning("%s is damaged; the full-text index is made anew", folder, exc_info=True)
                 missed = None
         if missed is None or state is None:
-            self._engine, self._state = self._fresh(), State(self._floor, 0)
+            self._engine, self._state = self._fresh(), State(self._floor, 0 if self._floor else ALL)
         else:
             self._engine, self._state = engine, state
             self._waiting.appendleft(Touched(state.commit + 1, missed))
@@ -177,10 +178,9 @@ class FullText:
     def _own_copy(self) -> Path:
         """In a reader: a folder of its own, with what the writer has written so far if that goes."""
         assert self._source is not None
-        if self._folder is not None:
-            shutil.rmtree(self._folder.parent, ignore_errors=True)  # one that did not follow
+        self.close()  # one that did not follow
         own = Path(tempfile.mkdtemp(prefix="corenn-text-"))
-        weakref.finalize(self, _remove_own, own, os.getpid())
+        self._remove_own = weakref.finalize(self, _remove_own, own, os.getpid())
         folder = own / text_files.NAME
         try:
             text_files.copy_to(self._source, folder)
@@ -297,13 +297,18 @@ class FullText:
         except MissingExtraError as error:
             log.warning("the full-text index is not checked: %s", error)
             return 0
-        except StorageError:
+        except (CorruptionError, StorageError):
             log.warning("the full-text index is damaged", exc_info=True)
             return 1
         there = BitMap(range(live.rows))
         told = [(each.row, each.digest) for each in self._documents(there, live, commit, metadata)]
         held = [*zip(rows.tolist(), digests.tolist(), strict=True)]
         return len({row for row, _ in {*told} ^ {*held}}) + len(held) - len({*held})
+
+    def close(self) -> None:
+        """Remove what is there for this handle alone."""
+        if self._remove_own is not None:
+            self._remove_own()
 
     def disk_bytes(self) -> int:
         """Bytes that it takes on disk."""

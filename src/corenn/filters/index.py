@@ -379,6 +379,10 @@ class PayloadIndex:
         """Bytes that it takes on disk, with the full-text index."""
         return kept.disk_bytes(self._store) + self.texts.disk_bytes()
 
+    def close(self) -> None:
+        """Release files."""
+        self.texts.close()
+
     def renumbered(self, store: Store, numbers: UInt32s, gone: int) -> PayloadIndex:
         """The same for the rows of another generation, which the store is about to adopt.
 

@@ -192,6 +192,9 @@ class Follower(Protocol):
     def disk_bytes(self) -> int:
         """Bytes taken on disk."""
 
+    def close(self) -> None:
+        """Release everything."""
+
 
 class LiveView(NamedTuple):
     """state: uint64 (rows, 2). A snapshot sees the ids below `rows` that were born by then and had not died.
