@@ -50,8 +50,8 @@ def query(
     """
     given = [name for name, value in (("--vector", vector), ("--key", key), ("--number", number)) if value is not None]
     if len(given) != 1 and (given or text is None):
-        told = " and ".join(given) or "nothing"
-        console.fail(f"{told} given: give one of --vector, --key and --number, or none of them and --text")
+        named = " and ".join(given) or "nothing"
+        console.fail(f"{named} given: give one of --vector, --key and --number, or none of them and --text")
     asked: dict[str, Any] = {"vectors": _json("--vector", _text(vector))} if vector is not None else {"key": key}
     if number is not None:
         asked = {"key": number}
