@@ -49,12 +49,28 @@ def test_rows_are_ranked_as_tantivy_ranks_them(create: Create, text: str) -> Non
 
 def test_rows_with_equal_scores_come_in_order(memory: Create) -> None:
     db = memory(dim=DIM, metric="l2", text_fields=["t"])
-    for start in range(0, 90, 10):
-        db.insert(range(start, start + 10), vectors(10), [{"t": "same words"}] * 10)
+    for start in range(80, -10, -10):
+        keys = list(range(start, start + 10))
+        db.insert(keys, vectors(10), [{"t": "same words" if key % 3 else "words"} for key in keys])
         db.query(text="same")  # each in a segment of its own
-    for k in (1, 7, 25, 90):
-        assert db.query(text="words", k=k).keys == list(range(k))
-    assert db.query(text="words", k=5, filter=F.keys(range(40, 90))).keys == [40, 41, 42, 43, 44]
+    order = list(db.keys())
+    wanted = [key for key in order if key % 3 == 0] + [key for key in order if key % 3]
+    for k in range(1, 91, 4):
+        assert db.query(text="words", k=k).keys == wanted[:k]
+        some = set(range(0, 90, 7)) | set(range(40, 70))
+        assert db.query(text="words", k=k, filter=F.keys(some)).keys == [key for key in wanted if key in some][:k]
+
+
+@settings(max_examples=30)
+@given(data=st.data())
+def test_a_filter_leaves_the_order_as_it_is(shop: Any, data: st.DataObject) -> None:
+    """Whatever is left out, and however many are alike at the end."""
+    db, _ = shop
+    text = data.draw(st.sampled_from(["red", "hat", "w3 sea"]))
+    kept, k = data.draw(st.sets(st.integers(0, 199))), data.draw(st.integers(1, 30))
+    wanted = [key for key in db.query(text=text, k=200).keys if key in kept]
+    assert db.query(text=text, k=k, filter=F.keys(kept)).keys == wanted[:k]
+    assert db.query(text=text, k=k).keys == db.query(text=text, k=200).keys[:k]
 
 
 def test_a_text_of_nothing_finds_nothing(shop: Any) -> None:

@@ -19,8 +19,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from corenn import CoreNN, F, MissingExtraError, Root
+from corenn import CoreNN, F, MissingExtraError, Root, StorageError
 from corenn.filters import as_filter, fulltext, text_files
+from corenn.filters.bm25 import Engine
 from corenn.filters.fulltext import FullText
 from corenn.types import Key
 from tests.conftest import Create
@@ -519,21 +520,34 @@ def test_without_the_extra_all_else_goes_on(tmp_path: Path, monkeypatch: pytest.
         assert db.verify().ok
 
 
-def test_a_failure_in_the_background_stops_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from corenn.errors import StorageError
-    from corenn.filters.bm25 import Engine
+def test_a_failure_to_write_stops_nothing(create: Create, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whether a checkpoint or a query meets it first."""
 
     def fail(*_: Any, **__: Any) -> None:
         raise StorageError("of whatever kind")
 
-    with CoreNN.create(tmp_path / "db", **SETTINGS) as db:
-        model = filled(db, 40)
+    db = create(**SETTINGS)
+    model = filled(db, 40)
+    for checkpoints in (0, 2):
+        db.query(text="red")
         with monkeypatch.context() as patch:
             patch.setattr(Engine, "write", fail)
-            change(db, model)
-            db.checkpoint()
-            db.checkpoint()
+            db.upsert([9, checkpoints], vectors(2), [{"title": "red"}, {"title": "hat"}])
+            for key, title in ((9, "red"), (checkpoints, "hat")):
+                model.pop(key, None)
+                model[key] = {"title": title}
+            for _ in range(checkpoints):
+                db.checkpoint()
             with pytest.raises(StorageError, match="of whatever kind"):
                 db.query(text="red")
         check_all(db, model)
         assert db.verify().ok
+
+
+def test_an_index_that_is_given_up_takes_no_room(tmp_path: Path) -> None:
+    with CoreNN.create(tmp_path / "db", **SETTINGS) as db:
+        filled(db, 20)
+        db.checkpoint()
+        assert (tmp_path / "db" / "text.index").exists()
+        db.configure(text_fields=[])
+        assert not (tmp_path / "db" / "text.index").exists()

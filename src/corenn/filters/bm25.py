@@ -7,6 +7,7 @@ on after a call, and what is on the disk changes within calls alone.
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import numpy as np
 
-from ..errors import CoreNNError, MissingExtraError, StorageError
+from ..errors import CoreNNError, DiskFullError, MissingExtraError, StorageError
 from ..storage.platform import give_way
 from ..types import Float32s, UInt32s, UInt64s
 
@@ -26,7 +27,9 @@ if TYPE_CHECKING:
 ROW, DIGEST, TEXT = "row", "digest", "text"
 WRITE_BYTES = 1 << 25  # of memory that a write takes at most, beside what it is given; at least 15 MB
 READ_ROWS = 256  # documents given before other threads have their turn
+NO_ROOM = f"(os error {errno.ENOSPC})"
 NO_ROW = -1
+WIDER = 4  # times as many rows are looked for, where the last ones are alike
 LONGEST = 40  # bytes from which on a word is left out
 
 
@@ -75,6 +78,8 @@ def _translated(action: str) -> Iterator[None]:
     except CoreNNError:
         raise
     except BaseException as error:
+        if NO_ROOM in str(error):
+            raise DiskFullError(f"no room for the full-text index: {error}; free some space") from error
         if isinstance(error, Exception) or type(error).__name__ == "PanicException":  # which is no Exception
             raise StorageError(f"the full-text index cannot be {action}: {error}; run repair()") from error
         raise
@@ -165,7 +170,7 @@ class Searches:
         self._fields = fields
 
     def rank(self, sought: Sought, limit: int) -> Ranked:
-        """The best rows by BM25, at least as many as `limit` and all that are as good as the last of these.
+        """The best rows by BM25, `limit` of them and all others that are as good as the last of these.
 
         Raises:
             StorageError
@@ -173,10 +178,12 @@ class Searches:
         wanted = limit
         while True:
             found = self._ranked(sought, wanted + 1)
-            tied = len(found.rows) > limit and found.scores[-1] == found.scores[limit - 1]
-            if len(found.rows) <= wanted or not tied:
+            if len(found.rows) <= wanted:
                 return found
-            wanted *= 4
+            if found.scores[-1] < (last := found.scores[limit - 1]):
+                count = int((found.scores >= last).sum())
+                return Ranked(found.rows[:count], found.scores[:count])
+            wanted *= WIDER
 
     def _ranked(self, sought: Sought, limit: int) -> Ranked:
         with _translated("read"):
@@ -201,7 +208,7 @@ class Searches:
         Raises:
             StorageError
         """
-        return self._values(library().Query.const_score_query(self._query(sought), 1.0), ROW).astype(np.uint32)
+        return self._values(self._query(sought), ROW).astype(np.uint32)
 
     def digests(self) -> tuple[UInt32s, UInt64s]:
         """All rows, and the number that tells the texts of each.

@@ -59,8 +59,7 @@ class FullText:
     def __init__(self, store: Store) -> None:
         self.store = store
         self._lock = threading.RLock()
-        self._known = store.metadata.head.commit  # what an index on the disk may be of
-        self._floor = self._known  # commits up to here were not noted
+        self._floor = store.metadata.head.commit  # commits up to here are not among those that wait
         self._source = None if store.folder is None else store.folder / text_files.NAME
         self._folder = self._source if store.writable else None
         self._waiting: deque[Touched] = deque()
@@ -90,8 +89,8 @@ class FullText:
     def _look(self) -> None:
         """See whether there is something to catch up with; an index of commits that were lost since is of no use."""
         state = None if self._folder is None else text_files.read_state(self._folder, self._about)
-        self._lost = self._lost or (state is not None and state.commit > self._known)
-        self._behind = state != State(self._known, ALL) and self._known > 0
+        self._lost = self._lost or (state is not None and state.commit > self._floor)
+        self._behind = state != State(self._floor, ALL) and self._floor > 0
 
     def due(self, *, calm: bool) -> bool:
         """Whether there is something to do in idle time. calm: also if it is little."""
@@ -135,6 +134,8 @@ class FullText:
             self._begin()
             self._failed = None
             self._give_up(self.store.metadata.head.commit)
+            if not self.fields and self._folder is not None:
+                self.store.files.remove_tree(self._folder)
 
     # --- taking up ---------------------------------------------------------------------------------------------------
 
@@ -151,7 +152,7 @@ class FullText:
         if (
             folder is not None
             and state is not None
-            and state.commit <= (self._known if self.store.writable else commit)
+            and state.commit <= (self._floor if self.store.writable else commit)
         ):
             missed = touched_since(metadata, state.commit)
             try:
@@ -210,7 +211,7 @@ class FullText:
                 self._engine = None  # what it holds is read again from the disk
                 self._lost = self._folder is None
                 raise
-        self._state, self._known = then, max(self._known, commit)
+        self._state, self._floor = then, max(self._floor, commit)
         for _ in due:
             self._waiting.popleft()
 
