@@ -45,12 +45,14 @@ def vectors(count: int, seed: int = 0) -> np.ndarray[Any, Any]:
     return np.random.default_rng(seed).normal(size=(count, DIM)).astype(np.float32)
 
 
-def filled(db: CoreNN, count: int = 200) -> dict[Key, Any]:
-    """Insert rows in several commits; returns them as keys and payloads."""
+def filled(db: CoreNN, count: int = 200, ask: str | None = None) -> dict[Key, Any]:
+    """Insert rows in several commits, and ask in between; returns them as keys and payloads."""
     each = made(count)
     for start in range(0, count, 64):
         rows = range(start, min(start + 64, count))
         db.insert(list(rows), vectors(count)[start : start + 64], each[start : start + 64])
+        if ask is not None:
+            db.query(text=ask)
     return dict(enumerate(each))
 
 
