@@ -548,6 +548,23 @@ def test_a_failure_to_write_stops_nothing(create: Create, monkeypatch: pytest.Mo
         assert db.verify().ok
 
 
+def test_ctrl_c_in_the_middle_of_a_write_leaves_what_was_there(create: Create, monkeypatch: pytest.MonkeyPatch) -> None:
+    db = create(**SETTINGS)
+    model = filled(db, 100, ask="red")
+    change(db, model)
+
+    def stop(_: Any) -> int:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(fulltext, "digest_of", stop)
+        with pytest.raises(KeyboardInterrupt) as caught:
+            db.query(text="red")
+    check_all(db, model)
+    assert db.verify().ok
+    assert caught.value is not None  # whoever keeps it keeps no lock
+
+
 def test_an_index_that_is_given_up_takes_no_room(tmp_path: Path) -> None:
     with CoreNN.create(tmp_path / "db", **SETTINGS) as db:
         filled(db, 20)

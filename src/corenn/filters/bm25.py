@@ -129,16 +129,18 @@ class Engine:
         tantivy = library()
         with _translated("written"):
             writer = self._index.writer(WRITE_BYTES, 1)
-            writer.delete_documents_by_term(ROW, NO_ROW)  # the counter of the engine goes by what it is told
-            for row in gone:
-                writer.delete_documents_by_term(ROW, row)
-            for number, document in enumerate(documents):
-                writer.add_document(self._made(tantivy, document))
-                if number % READ_ROWS == READ_ROWS - 1:
-                    give_way()
-            ready()
-            writer.commit()
-            writer.wait_merging_threads()
+            try:
+                writer.delete_documents_by_term(ROW, NO_ROW)  # the counter of the engine goes by what it is told
+                for row in gone:
+                    writer.delete_documents_by_term(ROW, row)
+                for number, document in enumerate(documents):
+                    writer.add_document(self._made(tantivy, document))
+                    if number % READ_ROWS == READ_ROWS - 1:
+                        give_way()
+                ready()
+                writer.commit()
+            finally:
+                writer.wait_merging_threads()  # and let go of the lock, which a traceback would keep
 
     @staticmethod
     def _made(tantivy: Any, document: Document) -> Any:

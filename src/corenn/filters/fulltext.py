@@ -44,6 +44,7 @@ log = logging.getLogger("corenn.filters")
 
 STEP_ROWS = 1 << 10  # rows indexed in one step of catching up: some 20 milliseconds
 AGAIN_SECONDS = 60.0  # after a failure of the background
+DIGESTS = np.dtype([("row", np.uint32), ("digest", np.uint64)])
 
 
 class Touched(NamedTuple):
@@ -140,7 +141,7 @@ class FullText:
     # --- taking up ---------------------------------------------------------------------------------------------------
 
     def _load(self, commit: int, metadata: Metadata) -> None:
-        """Have an engine, of what is on the disk if that is of use. commit: the last one of which it may know."""
+        """Have an engine, of what is on the disk if that is of use. commit: the last one of which a reader's may be."""
         if self._engine is not None:
             return
         folder, state = self._folder, None
@@ -149,11 +150,8 @@ class FullText:
         if folder is not None and not self._lost:
             state = text_files.read_state(folder, self._about)
         missed = None
-        if (
-            folder is not None
-            and state is not None
-            and state.commit <= (self._floor if self.store.writable else commit)
-        ):
+        latest = self._floor if self.store.writable else commit
+        if folder is not None and state is not None and state.commit <= latest:
             missed = touched_since(metadata, state.commit)
             try:
                 text_files.check(folder)
@@ -181,7 +179,7 @@ class FullText:
         assert self._source is not None
         self.close()  # one that did not follow
         own = Path(tempfile.mkdtemp(prefix="corenn-text-"))
-        self._remove_own = weakref.finalize(self, _remove_own, own, os.getpid())
+        self._remove_own = weakref.finalize(self, _remove_folder, own, os.getpid())
         folder = own / text_files.NAME
         try:
             text_files.copy_to(self._source, folder)
@@ -241,8 +239,8 @@ class FullText:
             InvalidArgumentError: if there is no index.
             MissingExtraError, StorageError
         """
-        self.require()
         with self._lock:
+            self.require()
             self._load(commit, metadata)
             if not self.store.writable and self._state.commit < commit:
                 self._follow(commit, metadata)
@@ -301,10 +299,13 @@ class FullText:
         except (CorruptionError, StorageError):
             log.warning("the full-text index is damaged", exc_info=True)
             return 1
-        there = BitMap(range(live.rows))
-        told = [(each.row, each.digest) for each in self._documents(there, live, commit, metadata)]
-        held = [*zip(rows.tolist(), digests.tolist(), strict=True)]
-        return len({row for row, _ in {*told} ^ {*held}}) + len(held) - len({*held})
+        there = self._documents(BitMap(range(live.rows)), live, commit, metadata)
+        told = np.fromiter(((each.row, each.digest) for each in there), DIGESTS)
+        held = np.empty(len(rows), DIGESTS)
+        held["row"], held["digest"] = rows, digests
+        pairs, counts = np.unique(np.concatenate((told, held)), return_counts=True)
+        twice = len(held) - len(np.unique(held["row"]))
+        return len(np.unique(pairs["row"][counts != 2])) + twice
 
     def close(self) -> None:
         """Remove what is there for this handle alone."""
@@ -326,6 +327,6 @@ def touched_since(metadata: Metadata, after: int) -> BitMap | None:
     return of_sorted(changed) | of_any([record.died for record in metadata.records(after)])
 
 
-def _remove_own(folder: Path, pid: int) -> None:
+def _remove_folder(folder: Path, pid: int) -> None:
     if os.getpid() == pid:  # and not a child of it
         shutil.rmtree(folder, ignore_errors=True)
