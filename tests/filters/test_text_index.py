@@ -38,7 +38,7 @@ def index_of(db: CoreNN) -> FullText:
 
 
 def check_all(db: CoreNN, model: Mapping[Key, Any]) -> None:
-    for text in ASKED:
+    for text in ASKED[::3]:
         check(db, dict(model), text)
 
 
