@@ -327,3 +327,41 @@ def _check_ties(found: Sequence[int], values: Rows) -> None:
     """Rows at one and the same distance come in the order of insertion."""
     for before, after, near, far in zip(found, found[1:], values, values[1:], strict=False):
         assert near != far or before < after, f"tie at {near}: row {before} before row {after}"
+
+
+# --- texts ------------------------------------------------------------------------------------------------------------
+
+
+def _words(text: str) -> list[str]:
+    """Runs of letters and digits, lowered."""
+    return "".join(letter.lower() if letter.isalnum() else " " for letter in text).split()
+
+
+def has_text(text: str, fields: Sequence[Sequence[str]]) -> bool:
+    """Whether a word of a text, or a phrase that stands in it in quotes, is in one of the texts of a field."""
+    wanted = [
+        part
+        for number, piece in enumerate(text.split('"'))
+        for part in ([_words(piece)] if number % 2 else [[word] for word in _words(piece)])
+        if part
+    ]
+    said = [_words(one) for each in fields for one in each]
+    return any(
+        words[start : start + len(part)] == part for part in wanted for words in said for start in range(len(words))
+    )
+
+
+def fused(fusion: str, near: Sequence[tuple[Key, float]], told: Sequence[tuple[Key, float]]) -> list[tuple[Key, float]]:
+    """Keys of two lists, by distance and by score, best first, with what both are worth. Ties go by key."""
+    worth: dict[Key, float] = {}
+    if fusion == "rrf":
+        for found in (near, told):
+            for place, (key, _) in enumerate(found, 1):
+                worth[key] = worth.get(key, 0.0) + 1.0 / (60 + place)
+    else:
+        for found in ([(key, -distance) for key, distance in near], told):
+            values = [value for _, value in found]
+            for key, value in found:
+                whole = 1.0 if max(values) == min(values) else (value - min(values)) / (max(values) - min(values))
+                worth[key] = worth.get(key, 0.0) + 0.5 * whole
+    return sorted(worth.items(), key=lambda one: (-one[1], one[0]))

@@ -165,7 +165,23 @@ def test_query(database: Path, vectors: NDArray[np.float32]) -> None:
     assert '"row": 7' in corenn("query", database, "--number", 7).stdout
 
 
+def test_query_by_words(tmp_path: Path, vectors: NDArray[np.float32]) -> None:
+    path = tmp_path / "texts.corenn"
+    with CoreNN.create(path, dim=8, metric="l2", text_fields=["title"]) as db:
+        db.insert(range(250), vectors, [{"title": f"{'red' if row % 50 == 3 else 'blue'} hat"} for row in range(250)])
+        wanted = db.query(vectors[3], text="red", k=4, fusion="weighted")
+    found = figures("query", path, "--text", "red -shoes AND(", "-k", 9)
+    assert [hit["key"] for hit in found["hits"]] == [3, 53, 103, 153, 203]
+    assert (found["explain"]["plan"], found["explain"]["text_matches"]) == ("text", 5)
+    found = figures("query", path, "--text", "red", "--number", 3, "-k", 4, "--fusion", "weighted")
+    assert [hit["key"] for hit in found["hits"]] == wanted.keys
+    assert found["explain"]["fusion"] == "weighted"
+    assert figures("count", path, "--filter", '{"$text": "red"}') == {"count": 5}
+    assert "fusion='weighted'" in refused("query", path, "--text", "red", "--fusion", "weighted")
+
+
 def test_queries_that_are_refused(database: Path) -> None:
+    assert "text_fields" in refused("query", database, "--text", "red")
     assert "one of" in refused("query", database)
     assert "--key and --number" in refused("query", database, "--key", "a", "--number", 7)
     assert "'a'" in refused("query", database, "--key", "a")

@@ -38,7 +38,7 @@ from .graph.threads import Helpers
 from .graph.view import failing, raise_radius, set_entries, take_view
 from .kernels.rows import NORM
 from .kernels.search import BORN
-from .storage.commit import NO_IDS, Commit
+from .storage.commit import NO_IDS, Commit, LiveView
 from .storage.disk import SLOT_BYTES
 from .storage.encode import Encoded, encode
 from .storage.files import Files
@@ -47,7 +47,7 @@ from .storage.keys import KeyColumn
 from .storage.parts import NAME as PARTS
 from .storage.residence import Residence
 from .storage.slab import FileSlab
-from .storage.state import commit_of
+from .storage.state import commit_of, seen_up_to
 from .storage.store import Store
 from .types import AnyArray, Key, UInt32s
 
@@ -185,6 +185,8 @@ class Load:
             else:
                 linker.complete(np.arange(head.rows, dtype=np.uint32), head, lambda: False, gauge.tell)
             gauge.look()
+            live = LiveView(store.state.array, seen_up_to(head.commit), head.rows)
+            index.texts.keep(live, head.commit, store.metadata, whole=True)
             store.checkpoint(head.commit, head.commit)
             index.keep(now=True)
             gauge.finish(len(self))

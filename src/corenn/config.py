@@ -113,6 +113,10 @@ class Settings:
         (), 'Fields of payloads that are not, with all below them; `["*"]` for no index at all.',
         low=0, high=1_000, mutable=True, names=True,
     )  # fmt: skip
+    text_fields: tuple[str, ...] = setting(
+        (), "Fields of payloads whose texts are kept in a full-text index, for `text=` and `$text`; needs tantivy.",
+        low=0, high=64, mutable=True, names=True,
+    )  # fmt: skip
     memory_limit: int = setting(
         0, "Bytes of memory to live in, beyond those of an open empty database; 0 for as many as it takes.",
         low=0, high=1 << 62, mutable=True, size=True,

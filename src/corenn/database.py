@@ -34,17 +34,19 @@ from .errors import (
     ReadOnlyError,
     StorageError,
 )
-from .filters import F, Filter, as_filter, as_filters
+from .filters import F, Filter, as_filter, as_filters, bm25
 from .filters.cursor import Cursor
 from .filters.expression import checked_path
 from .filters.facets import count_values
 from .filters.index import PayloadIndex, follow_reads
 from .filters.select import Selected
+from .filters.terms import sought_in
 from .graph import codebook, navigation
 from .graph.bulk import Progress
 from .graph.calibrate import SAMPLES, Calibrator, Choice
 from .graph.codes import chosen_mode
 from .graph.disk import Spiller
+from .graph.fused import Words, fuse, rank
 from .graph.grouped import Grouping, all_of, search_grouped
 from .graph.insert import Linker
 from .graph.mend import Mender
@@ -532,22 +534,24 @@ class CoreNN:
 
     @overload
     def query(
-        self, vectors: Any = None, k: int = 10, *, key: Key, min_recall: float | None = None,
+        self, vectors: Any = None, k: int = 10, *, key: Key, text: str | None = None, min_recall: float | None = None,
         search_list: int | None = None, exact: bool = False, max_distance: float | None = None, filter: Any = None,
-        group_by: str | None = None, per_group: int | None = None, plan: str | None = None, with_payloads: bool = False,
-        explain: bool = False, threads: int | None = None,
+        group_by: str | None = None, per_group: int | None = None, fusion: str = "rrf", plan: str | None = None,
+        with_payloads: bool = False, explain: bool = False, threads: int | None = None,
     ) -> Hits: ...  # fmt: skip
     @overload
     def query(
-        self, vectors: Any, k: int = 10, *, key: None = None, min_recall: float | None = None,
-        search_list: int | None = None, exact: bool = False, max_distance: float | None = None, filter: Any = None,
-        group_by: str | None = None, per_group: int | None = None, plan: str | None = None, with_payloads: bool = False,
+        self, vectors: Any = None, k: int = 10, *, key: None = None, text: str | list[str] | None = None,
+        min_recall: float | None = None, search_list: int | None = None, exact: bool = False,
+        max_distance: float | None = None, filter: Any = None, group_by: str | None = None,
+        per_group: int | None = None, fusion: str = "rrf", plan: str | None = None, with_payloads: bool = False,
         explain: bool = False, threads: int | None = None,
     ) -> Any: ...  # fmt: skip
     def query(
-        self, vectors: Any = None, k: int = 10, *, key: Key | None = None, min_recall: float | None = None,
-        search_list: int | None = None, exact: bool = False, max_distance: float | None = None, filter: Any = None,
-        group_by: str | None = None, per_group: int | None = None, plan: str | None = None, with_payloads: bool = False,
+        self, vectors: Any = None, k: int = 10, *, key: Key | None = None, text: str | list[str] | None = None,
+        min_recall: float | None = None, search_list: int | None = None, exact: bool = False,
+        max_distance: float | None = None, filter: Any = None, group_by: str | None = None,
+        per_group: int | None = None, fusion: str = "rrf", plan: str | None = None, with_payloads: bool = False,
         explain: bool = False, threads: int | None = None,
     ) -> Any:  # fmt: skip
         """The k nearest rows: one of shape (dim,) gives Hits, several of shape (n, dim) a HitsList in their order.
@@ -560,7 +564,9 @@ class CoreNN:
         of numeric fields such as lambda year: year > 2020: see docs/filters.md; always
         min(k, matches) hits. A list of filters has one for each query, None for those that take every row. group_by: a
         field of which no more than per_group hits, 1 if that is not given, have the same value. plan: "exact", "scan",
-        "graph" or "two-hop" instead of the cheapest.
+        "graph" or "two-hop" instead of the cheapest. text: words to rank rows by, BM25 in `text_fields`; a list has one
+        text for each query. Without a vector by these alone, and with one by both, joined as fusion says: "rrf" or
+        "weighted". Then `distance` is minus the score. See docs/text.md.
         with_payloads, explain: fill `payload` and `explain` of the hits.
         threads: at most so many, all CPUs if None. Hits are min(k, rows) in number unless max_distance cuts them.
 
@@ -571,6 +577,14 @@ class CoreNN:
         """
         self._state.check()
         trees, by = None if filter is None else as_filters(filter), _grouping(group_by, per_group)
+        texts = None if text is None else inputs.as_texts(text)
+        aimed = vectors is not None or key is not None
+        if texts is not None:
+            inputs.refuse("does not go with text=, by which hits have scores", max_distance=max_distance, group_by=by)
+            if not aimed:
+                asked = {"search_list": search_list, "min_recall": min_recall, "exact": exact, "plan": plan}
+                inputs.refuse("says how to search by a vector, and there is only text=", **asked)
+        inputs.check_fusion(fusion, texts=texts is not None, vectors=aimed)
         if plan is not None:
             inputs.check_plan(plan, filtered=trees is not None, exact=exact)
         k = inputs.as_count(k, "k", MAX_K)
@@ -579,15 +593,24 @@ class CoreNN:
             choice, min_recall = self._asked(k, search_list, min_recall, exact)
         bound = inputs.as_bound(max_distance)
         workers = self._helpers.threads if threads is None else inputs.as_count(threads, "threads")
-        if (vectors is None) == (key is None):
-            raise InvalidArgumentError("query takes either vectors or key=, one of the two")
+        if (vectors is None) == (key is None) and (aimed or texts is None):
+            raise InvalidArgumentError("query takes vectors, key= or text=: one of the first two, or none with a text")
         while True:
             self._snapshots.note_query()
-            looking = with_payloads or key is not None or by is not None or isinstance(trees, list)
+            looking = with_payloads or key is not None or by is not None or isinstance(trees, list) or texts is not None
             with self._view(with_metadata=looking or (trees is not None and self._writer is not None)) as view:
-                view, queries, single = self._aim(view, vectors, key)
-                chosen = choice or self._chosen(view, k, min_recall, workers)
-                ask = _Asked(k, chosen, plan, workers, by)
+                if aimed:
+                    view, queries, single = self._aim(view, vectors, key)
+                else:
+                    queries, single = _no_vectors(texts)
+                words = None
+                if texts is not None:
+                    words = self._words(view, texts, k, fusion if aimed else None, len(queries), single=single)
+                    if words is None:
+                        continue  # a query in a newer view has come first
+                depth = k if words is None else words.depth
+                chosen = choice or (self._chosen(view, depth, min_recall, workers) if aimed else BY_TEXT)
+                ask = _Asked(depth, chosen, plan, workers, by, words)
                 if trees is not None:
                     inputs.check_filters(trees, len(queries), single=single)
                 if isinstance(trees, list):
@@ -602,12 +625,26 @@ class CoreNN:
             if not self._overtaken(view):
                 return hits
 
+    def _words(
+        self, view: View, texts: str | list[str], k: int, fusion: str | None, queries: int, *, single: bool
+    ) -> Words | None:
+        """What each query asks for by its text, in the index as of the view; None if that has gone on since."""
+        inputs.check_texts(texts, queries, single=single)
+        searches = self._index(view).texts.as_of(*view.snapshot)
+        if searches is None:
+            return None
+        each = [texts] * queries if isinstance(texts, str) else texts
+        return Words(searches, tuple(map(sought_in, each)), fusion, k)
+
     def _answer(self, view: View, queries: Float32s, ask: _Asked) -> Answers:
         """The answers in one view, which may be of the rows that a filter selects."""
         if ask.by is not None:
             view = view if view.within is None else view.filtered(view.within.settled)
             return search_grouped(partial(self._search, ask), view, queries, ask.k, ask.by)
-        return self._search(ask, view, queries, ask.k)
+        if ask.words is None:
+            return self._search(ask, view, queries, ask.k)
+        told = rank(view, ask.words)
+        return told if ask.words.fusion is None else fuse(self._search(ask, view, queries, ask.k), told, ask.words)
 
     def _search(self, ask: _Asked, view: View, queries: Float32s, k: int) -> Answers:
         choice = ask.choice
@@ -626,9 +663,10 @@ class CoreNN:
         for places in groups.values():
             tree = trees[places[0]]
             within = view if tree is None else view.filtered(self._selected(view, tree))
-            answers = self._answer(within, np.ascontiguousarray(queries[places]), ask)
+            asked = ask.of(places)
+            answers = self._answer(within, np.ascontiguousarray(queries[places]), asked)
             parts.append((np.array(places, np.int64), answers))
-            for place, told in zip(places, self._explained(within, answers, ask), strict=True):
+            for place, told in zip(places, self._explained(within, answers, asked), strict=True):
                 explains[place] = told
         return scattered(parts, len(trees)), explains
 
@@ -691,7 +729,7 @@ class CoreNN:
             expected = (None, None)
         elif answers.plan == "graph":
             expected = self._calibrator.expected(view, ask.k, answers.search_list) or (None, None)
-        return [
+        told = [
             Explain(
                 answers.plan,
                 answers.search_list,
@@ -705,6 +743,7 @@ class CoreNN:
             )
             for spent in answers.info.tolist()
         ]
+        return told if ask.words is None else [*map(ask.words.explained, told, ask.words.sought)]
 
     @staticmethod
     def _found(view: View, answers: Answers, bound: float | None) -> tuple[UInt64s, HitBlock]:
@@ -741,6 +780,7 @@ class CoreNN:
         """
         writer = self._needs_writer()
         changed = self._store.settings.changed(changes)
+        _require_extras(changed)
         if "memory_limit" in changes:
             self._residence.check(kept_bytes(self._store), changed.memory_limit)
         share = None if self._budget is None or "memory_limit" not in changes else self._budget()
@@ -1029,14 +1069,28 @@ class CoreNN:
         return self._writer
 
 
+BY_TEXT = Choice(0, False, "text")
+
+
 class _Asked(NamedTuple):
-    """How queries are to be answered: k, and the rest of what `query` takes, checked."""
+    """How queries are to be answered: k, or as many as are joined with texts, and what else `query` takes, checked."""
 
     k: int
     choice: Choice
     plan: str | None
     threads: int
     by: Grouping | None
+    words: Words | None
+
+    def of(self, places: list[int]) -> _Asked:
+        """The same of some of the queries."""
+        return self if self.words is None else self._replace(words=self.words.of(places))
+
+
+def _no_vectors(texts: str | list[str] | None) -> tuple[Float32s, bool]:
+    """The queries of a call that has texts alone, which have no dimensions, and whether it is a single one."""
+    count = len(texts) if isinstance(texts, list) else 1
+    return np.empty((count, 0), np.float32), not isinstance(texts, list)
 
 
 def _grouping(group_by: str | None, per_group: int | None) -> Grouping | None:
@@ -1143,7 +1197,15 @@ def _record(key: Key, vector: AnyArray, payload: bytes | None) -> Record:
 def _settings(**values: Any) -> Settings:
     if values.get("dim") is None:
         raise InvalidSettingError("dim is missing: give the number of dimensions of the vectors")
-    return Settings.from_dict(values)
+    settings = Settings.from_dict(values)
+    _require_extras(settings)
+    return settings
+
+
+def _require_extras(settings: Settings) -> None:
+    """Raises: MissingExtraError: for a setting that needs a package which is not installed."""
+    if settings.text_fields:
+        bm25.library()
 
 
 def as_path(path: str | os.PathLike[str]) -> Path:

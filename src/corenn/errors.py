@@ -127,5 +127,9 @@ class ForkedError(CoreNNError, RuntimeError):
     """
 
 
+class MissingExtraError(CoreNNError, ImportError):
+    """A package of an optional extra that is asked for and not installed."""
+
+
 class UnsupportedPlatformError(CoreNNError, OSError):
     """A platform on which CoreNN has not been tested."""

@@ -21,11 +21,13 @@ from .errors import (
     InvalidVectorError,
     UnsupportedDtypeError,
 )
+from .graph.fused import FUSIONS
 from .graph.planner import PLANS
 from .types import AnyArray, Float32s, Key
 
 _INT_LOW, _INT_HIGH = -(2**63), 2**63 - 1
 _SHORT = 1e38  # a squared norm below is finite in float32, in whatever order it is summed
+MAX_TEXT = 1 << 16  # characters
 _NO_LISTS = (str, bytes, bytearray, memoryview, int, np.integer, dict)  # as one may take for a list of keys
 
 
@@ -306,3 +308,40 @@ def as_bound(value: Any) -> float | None:
     if isinstance(value, (bool, np.bool_)) or not isinstance(value, Real) or math.isnan(value):
         raise InvalidArgumentError(f"max_distance={shown(value)}: must be a number")
     return float(value)
+
+
+def as_texts(text: Any) -> str | list[str]:
+    """A text to rank by, or one for each query."""
+    each = text if isinstance(text, (list, tuple)) else [text]
+    for one in each:
+        if not isinstance(one, str):
+            raise InvalidArgumentError(f"text={shown(text)}: must be a str, or a list with one for each query")
+        if any("\ud800" <= letter <= "\udfff" for letter in one):
+            raise InvalidArgumentError(f"text={shown(one)} holds a lone surrogate, which is not text")
+        if len(one) > MAX_TEXT:
+            raise InvalidArgumentError(f"a text of {len(one):,} characters is more than the {MAX_TEXT:,} of a query")
+    return text if isinstance(text, str) else list(each)
+
+
+def check_texts(texts: str | list[str], queries: int, *, single: bool) -> None:
+    """Refuse texts that are not as many as the queries."""
+    if isinstance(texts, list) and (single or len(texts) != queries):
+        asked = "one query" if single else f"{queries:,} queries"
+        raise InvalidArgumentError(
+            f"text= is a list of {len(texts):,} for {asked}: pass one text, or one for each query"
+        )
+
+
+def check_fusion(fusion: Any, *, texts: bool, vectors: bool) -> None:
+    """Refuse a way to join lists that does not exist, or where there are not both of them."""
+    if not isinstance(fusion, str) or fusion not in FUSIONS:
+        raise InvalidArgumentError(f"fusion={shown(fusion)}: choose one of {', '.join(map(repr, FUSIONS))}")
+    if fusion != FUSIONS[0] and not (texts and vectors):
+        raise InvalidArgumentError(f"fusion={fusion!r} joins what a vector finds and what a text does: give both")
+
+
+def refuse(reason: str, **given: Any) -> None:
+    """Refuse arguments that are given although the rest of the query rules them out."""
+    for name, value in given.items():
+        if value is not None and value is not False:
+            raise InvalidArgumentError(f"{name}={shown(value)} {reason}")

@@ -34,6 +34,7 @@ log = logging.getLogger("corenn.repair")
 BLOCK = 8192
 WRONG_CODES = "rows whose codes are missing or not those of their vectors"
 WRONG_FIELDS = "rows of which the index of payloads says something else than their payloads"
+WRONG_TEXTS = "rows of which the full-text index holds something else than their texts"
 WRONG_ROWS = "rows of disk.slab that are not those of the other files"
 PAYLOADS = "rows whose payloads were lost, if they had any, with damaged metadata"
 STATES = "rows whose births and deaths are damaged or lost"
@@ -45,10 +46,11 @@ def verify_settled(writer: Writer) -> Report:
     with suppress(ReadOnlyError):
         writer.take_back()
     report = verify(writer.store, writer.view)
-    wrong = writer.payload_index.faults() if report.ok else 0
-    if not wrong:
+    if not report.ok:
         return report
-    return replace(report, problems=(*report.problems, Problem("fields", WRONG_FIELDS, wrong)))
+    wrong, astray = writer.payload_index.faults(), writer.payload_index.texts.faults(*writer.view.snapshot)
+    found = Problem("fields", WRONG_FIELDS, wrong), Problem("texts", WRONG_TEXTS, astray)
+    return replace(report, problems=tuple(problem for problem in found if problem.count))
 
 
 class _Keys(NamedTuple):
@@ -198,6 +200,7 @@ def repair(writer: Writer) -> Report:
     mended += _mend_codes(writer)
     mended += _mend_disk(writer)
     mended += _mend_fields(writer)
+    mended += _mend_texts(writer)
     counted = _count(writer.view)
     if counted != writer.view.head and isinstance(store.metadata, RocksMetadata):
         store.metadata.rewrite_head(counted)
@@ -372,6 +375,15 @@ def _mend_fields(writer: Writer) -> list[Problem]:
     writer.payload_index.rebuild()
     writer.payload_index.finish()
     return [Problem("fields", WRONG_FIELDS, wrong)] if wrong else []
+
+
+def _mend_texts(writer: Writer) -> list[Problem]:
+    """The same of the full-text index."""
+    texts = writer.payload_index.texts
+    wrong = texts.faults(*writer.view.snapshot)
+    texts.rebuild()
+    texts.keep(*writer.view.snapshot, whole=True)
+    return [Problem("texts", WRONG_TEXTS, wrong)] if wrong else []
 
 
 def _thread_all(writer: Writer) -> None:

@@ -53,7 +53,10 @@ class Step(str):
 
 @dataclass(frozen=True, slots=True)
 class Hit:
-    """One neighbour: its key, its distance under the metric of the database, and its payload if it was asked for."""
+    """One neighbour: its key, its distance under the metric of the database, and its payload if it was asked for.
+
+    Where a query has a text, distance is minus the score by which hits are ranked: see docs/text.md.
+    """
 
     key: Key
     distance: float
@@ -91,8 +94,11 @@ class Explain:
     expected_recall: recall@k that the calibration curve gives for this list, 1 for a scan, None where none was
     measured. least_recall: its lower confidence bound (95 %).
     estimated: distances that the planner expected of that plan, 0 where there was no choice.
+    terms: the words and phrases that a text asks for. text_matches: rows that have one of them, whatever the filter.
+    fusion: how the text and the vector were joined, "" without both. With a text alone, plan is "text".
     chosen_by: what the list follows from: "search_list", "min_recall", "exact", "recall_target" (the curve, for a query
-    that names nothing), or "query_search_list_cap" (the setting, while there is no curve).
+    that names nothing), "query_search_list_cap" (the setting, while there is no curve), or "text" where there is no
+    vector.
     """
 
     plan: str
@@ -105,6 +111,9 @@ class Explain:
     chosen_by: str = ""
     pages: int = 0
     estimated: int = 0
+    terms: tuple[str, ...] = ()
+    text_matches: int = 0
+    fusion: str = ""
 
 
 @dataclass(frozen=True, slots=True)

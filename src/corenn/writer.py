@@ -355,8 +355,7 @@ class Writer:
         elif self._recoding() == 0:
             self._recode()
         elif self._may_index(calm=self._calm):
-            self.payload_index.step()
-            give_way()
+            self._index()
         elif self._may_mend(calm=True):
             self._mend(1)
         elif self._may_spill(calm=True):
@@ -369,7 +368,16 @@ class Writer:
         return self._may_link() or self._may_index(calm=False) or self._recoding() == 0
 
     def _may_index(self, *, calm: bool) -> bool:
-        return self.store.fault is None and not self._loading and self.payload_index.due(calm=calm)
+        due = self.payload_index.due(calm=calm) or self.payload_index.texts.due(calm=calm)
+        return self.store.fault is None and not self._loading and due
+
+    def _index(self) -> None:
+        """Go on with what the indexes of payloads have to catch up with."""
+        if self.payload_index.due(calm=self._calm):
+            self.payload_index.step()
+        else:
+            self.payload_index.texts.step(*self.view.snapshot)
+        give_way()
 
     def _may_link(self) -> bool:
         waits = self._loading or self.store.recovered.suspect  # edges that may lead anywhere are mended first
@@ -685,6 +693,7 @@ class Writer:
         self.publish()
 
     def _checkpoint(self, *, asked: bool = False) -> None:
+        self.payload_index.texts.keep(*self.view.snapshot)
         try:
             self.store.checkpoint(self._linked_commit(), self.snapshots.oldest_here(self.view.head.commit))
         except CoreNNError as error:
@@ -879,6 +888,8 @@ class Writer:
             raise
         if {"index_fields", "no_index_fields"} & changes.keys():
             self.payload_index.rebuild()
+        if "text_fields" in changes:
+            self.payload_index.texts.rebuild()
         self.follow_limit()
 
     def follow_limit(self) -> None:

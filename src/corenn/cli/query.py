@@ -27,6 +27,8 @@ def query(
     vector: Annotated[str | None, typer.Option(help="The query, as a JSON list; - reads it from stdin.")] = None,
     key: Annotated[str | None, typer.Option(help="Search with the vector of this key.")] = None,
     number: Annotated[int | None, typer.Option(help="The same for a key that is a number.")] = None,
+    text: Annotated[str | None, typer.Option(help="Rank by these words; with a vector, by both.")] = None,
+    fusion: Annotated[str | None, typer.Option(help="How to join both: rrf or weighted. Default: rrf.")] = None,
     filter: Filter = None,
     group_by: Annotated[str | None, typer.Option(help="No more than --per-group hits with one value here.")] = None,
     per_group: Annotated[int | None, typer.Option(min=1, help="Hits of one group. Default: 1.")] = None,
@@ -36,24 +38,29 @@ def query(
     payloads: Annotated[bool, typer.Option(help="Show payloads.")] = True,
     as_json: AsJson = False,
 ) -> None:
-    """Find the rows nearest to a vector, or to a row that is there.
+    """Find the rows nearest to a vector or to a row that is there, those that have some words, or both in one list.
 
     Opens it for reading: a writer may be at work beside.
 
     Example: corenn query books.corenn --key moby-dick -k 5 --filter '{"year": {"$lt": 1900}}'
 
+    By words, where the database has text_fields: corenn query books.corenn --text "white whale"
+
     With a vector: echo '[0.1, 0.2, 0.3]' | corenn query small.corenn --vector -
     """
     given = [name for name, value in (("--vector", vector), ("--key", key), ("--number", number)) if value is not None]
-    if len(given) != 1:
-        console.fail(f"{' and '.join(given) or 'nothing'} given: give one of --vector, --key and --number")
+    if len(given) != 1 and (given or text is None):
+        named = " and ".join(given) or "nothing"
+        console.fail(f"{named} given: give one of --vector, --key and --number, or none of them and --text")
     asked: dict[str, Any] = {"vectors": _json("--vector", _text(vector))} if vector is not None else {"key": key}
     if number is not None:
         asked = {"key": number}
+    if fusion is not None:
+        asked["fusion"] = fusion
     with console.open_database(path, mode="r") as db:
         hits: Hits = db.query(
-            **asked, k=k, filter=parsed(filter), group_by=group_by, per_group=per_group, min_recall=min_recall,
-            max_distance=max_distance, exact=exact, with_payloads=payloads, explain=True,
+            **asked, k=k, text=text, filter=parsed(filter), group_by=group_by, per_group=per_group,
+            min_recall=min_recall, max_distance=max_distance, exact=exact, with_payloads=payloads, explain=True,
         )  # fmt: skip
     told = hits.explain
     assert told is not None

@@ -91,6 +91,16 @@ class Keys(Filter):
 
 
 @dataclass(frozen=True, slots=True)
+class Text(Filter):
+    """The rows that have a word of a text, or a phrase that stands in it in quotes, in one of the `text_fields`."""
+
+    text: str
+
+    def __repr__(self) -> str:
+        return f"F.text({self.text!r})"
+
+
+@dataclass(frozen=True, slots=True)
 class And(Filter):
     """All of its parts hold; of none, every row."""
 
@@ -212,6 +222,11 @@ class F:
 
         return where(function, paths, "F.where")
 
+    @staticmethod
+    def text(text: str) -> Filter:
+        """The rows that have any of these words, or phrases in double quotes, in the texts of `text_fields`."""
+        return text_node(text)
+
     def __bool__(self) -> NoReturn:
         raise InvalidFilterError(f"{self!r} is a field and no condition: compare it, or ask for .exists()")
 
@@ -313,6 +328,19 @@ def _key(key: Any, at: str) -> Key:
     if not -(2**63) <= int(key) < 2**63:
         raise InvalidFilterError(f"{_at(at)}key {shown(key)} does not fit in 64 bits, and is none")
     return int(key)
+
+
+def text_node(text: Any, at: str = "") -> Text:
+    """The rows that have a word of a text.
+
+    Raises:
+        InvalidFilterError
+    """
+    if not isinstance(text, str):
+        raise InvalidFilterError(f"{_at(at)}{shown(text)} is no text: pass the words to look for, such as 'red shoes'")
+    if not _is_text(text):
+        raise InvalidFilterError(f"{_at(at)}{shown(text)} holds a lone surrogate, which is not text")
+    return Text(str.__str__(text))
 
 
 def measured(tree: Filter) -> Filter:

@@ -32,8 +32,9 @@ from ..storage.store import Store
 from ..types import Float64s, UInt32s
 from . import kept
 from .dense import NUMBERLESS, DenseColumns
-from .expression import And, Condition, Filter, Keys, Not, Or
+from .expression import And, Condition, Filter, Keys, Not, Or, Text
 from .fields import Answer, Batch, Field, Wanted, both, difference, either, negated, of_no_field
+from .fulltext import FullText, Touched
 from .predicate import Where
 from .ranges import Range, joined
 from .sets import as_ids, as_words, below, of_list, of_sorted
@@ -54,14 +55,7 @@ TRIES = 4  # of counting values while others write
 KEPT_ROWS = 1 << 16  # changed rows after which a checkpoint writes the index again; more where there are many
 KEPT_SHARE = 8
 
-Known = dict[int, Answer]  # of each node Keys or Where, by its id()
-
-
-class Touched(NamedTuple):
-    """The rows that a commit has borne, killed, or given other payloads."""
-
-    commit: int
-    rows: BitMap
+Known = dict[int, Answer]  # of each node Keys, Text or Where, by its id()
 
 
 class Numbers(NamedTuple):
@@ -78,6 +72,7 @@ class PayloadIndex:
 
     def __init__(self, store: Store) -> None:
         self._store = store
+        self.texts = FullText(store)
         self._lock = threading.RLock()  # of the first use, which may be anybody's
         self._loaded = False
         self.generation = store.generation
@@ -185,6 +180,7 @@ class PayloadIndex:
 
     def committed(self, commit: Commit) -> None:
         """Take a commit in that holds. Nothing that goes wrong here is of any consequence but for speed."""
+        self.texts.committed(commit)
         try:
             if not self._loaded:
                 with self._lock:
@@ -393,8 +389,12 @@ class PayloadIndex:
             log.warning("the index of payloads could not be written; it is made anew at the next open", exc_info=True)
 
     def disk_bytes(self) -> int:
-        """Bytes that it takes on disk."""
-        return kept.disk_bytes(self._store)
+        """Bytes that it takes on disk, with the full-text index."""
+        return kept.disk_bytes(self._store) + self.texts.disk_bytes()
+
+    def close(self) -> None:
+        """Release files."""
+        self.texts.close()
 
     def renumbered(self, store: Store, numbers: UInt32s, gone: int) -> PayloadIndex:
         """The same for the rows of another generation, which the store is about to adopt.
@@ -406,7 +406,7 @@ class PayloadIndex:
         other.oldest = self.oldest
         if self.covered < ALL:
             other._give_up()
-            other._store = self._store
+            other._store = other.texts.store = self._store
             return other
         self.renew()
         known = np.full(max(len(numbers), self._store.metadata.head.rows), gone, np.uint32)
@@ -416,7 +416,7 @@ class PayloadIndex:
         other._gone = other._not_alive()
         other._stale, other._loaded = BitMap(other._gone), True
         other._measure()
-        other._store = self._store  # which is about to adopt what is in the other
+        other._store = other.texts.store = self._store  # which is about to adopt what is in the other
         return other
 
     # --- asking ------------------------------------------------------------------------------------------------------
@@ -425,7 +425,7 @@ class PayloadIndex:
         """Which rows, of those below `rows`, meet a filter in the view of a snapshot: commit `snapshot`.
 
         sure: rows that do, and are live. unsure: rows that have to be looked at, be it whether they are there. known:
-        the rows of each set of keys in the filter, and of each function.
+        the rows of each set of keys, text and function in the filter, as of this snapshot or, texts, of a later one.
         """
         self.load()
         before = self._unknown(snapshot, rows)
@@ -511,7 +511,7 @@ class PayloadIndex:
                 return either([self._answer(part, rows, known) for part in tree.parts])
             case Not():
                 return negated(self._answer(tree.part, rows, known), rows)
-            case Keys() | Where():
+            case Keys() | Text() | Where():
                 return known[id(tree)]
         raise AssertionError(tree)
 

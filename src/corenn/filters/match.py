@@ -9,17 +9,18 @@ import json
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from .expression import And, Condition, Filter, Keys, Not, Or
+from .expression import And, Condition, Filter, Keys, Not, Or, Text
 from .predicate import Where
 from .tested import holds
 
 
-def matches(tree: Filter, payload: bytes | None, among: Callable[[Keys], bool]) -> bool:
-    """Whether a row with this payload, as JSON text, meets a filter. among: whether its key is in a set of keys."""
+def matches(tree: Filter, payload: bytes | None, among: Callable[[Keys | Text], bool]) -> bool:
+    """Whether a row with this payload, as JSON text, meets a filter. among: whether it is one
+    of a set of keys, or has one of the words of a text."""
     return _holds(tree, {} if payload is None else json.loads(payload), among)
 
 
-def _holds(tree: Filter, payload: Any, among: Callable[[Keys], bool]) -> bool:
+def _holds(tree: Filter, payload: Any, among: Callable[[Keys | Text], bool]) -> bool:
     match tree:
         case Condition():
             return meets(tree, payload)
@@ -29,7 +30,7 @@ def _holds(tree: Filter, payload: Any, among: Callable[[Keys], bool]) -> bool:
             return any(_holds(part, payload, among) for part in tree.parts)
         case Not():
             return not _holds(tree.part, payload, among)
-        case Keys():
+        case Keys() | Text():
             return among(tree)
         case Where():
             found = [number_at(payload, path) for path in tree.paths]

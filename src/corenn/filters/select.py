@@ -13,7 +13,7 @@ from pyroaring import BitMap
 from ..kernels.search import EVERY_ROW
 from ..storage.commit import LiveView, Metadata
 from ..types import UInt32s, UInt64s
-from .expression import Condition, Filter, Keys
+from .expression import Condition, Filter, Keys, Text
 from .fields import Answer
 from .index import Known, Numbers, PayloadIndex
 from .match import matches
@@ -126,8 +126,8 @@ def select(index: PayloadIndex, tree: Filter, live: LiveView, commit: int, metad
     if isinstance(kept, Selected):
         return kept
     version = index.version
-    keys = _key_sets(tree, live, metadata)
-    known = _known(index, tree, live.rows, keys)  # what stands in columns is taken before rows are said to be unsure
+    told = _row_sets(index, tree, live, commit, metadata)
+    known = _known(index, tree, live.rows, told)  # what stands in columns is taken before rows are said to be unsure
     proven, unsure = index.select(tree, commit, live.rows, known.least)
     members = proven
     if known.tests is not None:
@@ -135,15 +135,15 @@ def select(index: PayloadIndex, tree: Filter, live: LiveView, commit: int, metad
         unsure |= also
     if not unsure:
         found = _selected(members, proven, live.rows, known.tests)
-        if not keys:
+        if not told:
             index.remember(name, version, commit, live.rows, found)
         return found
     met, looked = list[int](), as_ids(unsure)
-    looked = looked[_seen(live, looked)]
+    looked = looked[live.seen(looked)]
     for start in range(0, len(looked), LOOKED_ROWS):
         ids = looked[start : start + LOOKED_ROWS].tolist()
         for row, text in zip(ids, metadata.payloads(ids, commit), strict=True):
-            if matches(tree, text, lambda asked, row=row: row in keys[id(asked)].sure):  # type: ignore[misc]
+            if matches(tree, text, lambda asked, row=row, text=text: _among(index, told, asked, row, text)):  # type: ignore[misc]
                 met.append(row)
     shown = of_list(met)
     return _selected((members - unsure) | shown, (proven - unsure) | shown, live.rows, known.tests, len(looked))
@@ -157,18 +157,18 @@ def _selected(members: BitMap, proven: BitMap, rows: int, tests: Tests | None, l
     return found if len(members) - len(proven) > SETTLED else found.settled
 
 
-def _known(index: PayloadIndex, tree: Filter, rows: int, keys: Known) -> _Known:
+def _known(index: PayloadIndex, tree: Filter, rows: int, told: Known) -> _Known:
     nodes = list(where_nodes(tree))
     if not nodes:
-        return _Known(keys, keys, None)
+        return _Known(told, told, None)
     numbers = [index.numbers(node.paths, rows) for node in nodes]
     if not stands_once(tree):
-        tested = keys | {id(node): _tested(node, each) for node, each in zip(nodes, numbers, strict=True)}
+        tested = told | {id(node): _tested(node, each) for node, each in zip(nodes, numbers, strict=True)}
         return _Known(tested, tested, None)
     least = {id(node): Answer(BitMap(), each.rows.unsure) for node, each in zip(nodes, numbers, strict=True)}
     most = {id(node): each.rows for node, each in zip(nodes, numbers, strict=True)}
     tests = tests_of([(node, each.columns) for node, each in zip(nodes, numbers, strict=True)])
-    return _Known(keys | least, keys | most, tests)
+    return _Known(told | least, told | most, tests)
 
 
 def _tested(node: Where, numbers: Numbers) -> Answer:
@@ -177,22 +177,25 @@ def _tested(node: Where, numbers: Numbers) -> Answer:
     return Answer(of_sorted(ids.compress(tests_of([(node, numbers.columns)]).passed(ids))), numbers.rows.unsure)
 
 
-def _seen(live: LiveView, ids: UInt32s) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
-    """Which of some ids the snapshot sees."""
-    snapshot, none = np.uint64(live.snapshot), np.uint64(1)
-    died = live.state[ids, 1]  # first: see kernels.search.visible
-    born = live.state[ids, 0]
-    seen: np.ndarray[tuple[int], np.dtype[np.bool_]] = (died - none >= snapshot) & (born - none < snapshot)
-    return seen
-
-
-def _key_sets(tree: Filter, live: LiveView, metadata: Metadata) -> Known:
-    """The rows of each set of keys in a filter."""
+def _row_sets(index: PayloadIndex, tree: Filter, live: LiveView, commit: int, metadata: Metadata) -> Known:
+    """The rows of each set of keys in a filter, and of each text."""
     found: Known = {}
-    for asked in _key_nodes(tree):
-        ids = np.array(metadata.lookup(list(asked.keys), live), np.int64)
-        found[id(asked)] = Answer(of_sorted(np.sort(ids[ids >= 0]).astype(np.uint32)), BitMap())
+    for asked in _told_elsewhere(tree):
+        if isinstance(asked, Text):
+            rows = index.texts.matching(asked.text, live, commit, metadata)
+            unknown = Answer(BitMap(), BitMap(range(live.rows)))
+            found[id(asked)] = unknown if rows is None else Answer(rows, BitMap())
+        else:
+            ids = np.array(metadata.lookup(list(asked.keys), live), np.int64)
+            found[id(asked)] = Answer(of_sorted(np.sort(ids[ids >= 0]).astype(np.uint32)), BitMap())
     return found
+
+
+def _among(index: PayloadIndex, told: Known, asked: Keys | Text, row: int, payload: bytes | None) -> bool:
+    """Whether a row is among those of a set of keys or of a text."""
+    if isinstance(asked, Text):
+        return index.texts.meets(asked.text, payload)
+    return row in told[id(asked)].sure
 
 
 def _name(tree: Filter) -> str | None:
@@ -202,15 +205,16 @@ def _name(tree: Filter) -> str | None:
         each = waiting.pop()
         waiting += each.children
         size += len(each.operand) if isinstance(each, Condition) and isinstance(each.operand, (str, tuple)) else 1
-        if size > MOST_NAMED or isinstance(each, Keys):
+        if size > MOST_NAMED or isinstance(each, (Keys, Text)):
             return None
     return repr(tree)
 
 
-def _key_nodes(tree: Filter) -> Iterator[Keys]:
+def _told_elsewhere(tree: Filter) -> Iterator[Keys | Text]:
+    """The parts of a filter that the index of payloads knows nothing of."""
     waiting = [tree]
     while waiting:
         each = waiting.pop()
-        if isinstance(each, Keys):
+        if isinstance(each, (Keys, Text)):
             yield each
         waiting += each.children

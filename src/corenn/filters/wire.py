@@ -21,11 +21,13 @@ from .expression import (
     Keys,
     Not,
     Or,
+    Text,
     checked_path,
     condition,
     key_set,
     measured,
     shown,
+    text_node,
 )
 from .predicate import Where, where
 
@@ -86,9 +88,11 @@ def _entry(name: Any, item: Any, at: str, depth: int) -> Filter:
         return Not(_document(item, at, depth + 1))
     if name == "$keys":
         return key_set(item, at)
+    if name == "$text":
+        return text_node(item, at)
     if isinstance(name, str) and name.startswith("$"):
         raise InvalidFilterError(
-            f"filter.{at}: {shown(name)} does not stand here; before fields there are $and, $or, $not and $keys"
+            f"filter.{at}: {shown(name)} does not stand here; before fields there are $and, $or, $not, $keys and $text"
         )
     path = checked_path(name, at)
     if isinstance(item, Mapping):
@@ -134,6 +138,8 @@ def printed(tree: Filter) -> dict[str, Any]:
             return {tree.path: {f"${tree.operator}": operand}}
         case Keys():
             return {"$keys": list(tree.keys)}
+        case Text():
+            return {"$text": tree.text}
         case Not():
             return {"$not": printed(tree.part)}
         case And():

@@ -535,4 +535,4 @@ def _nothing(count: int) -> Answers:
     )
 
 
-__all__ = ["DISTANCES", "FOUND", "HOPS", "PAGES", "SPENT", "Answers", "Searcher", "scattered"]
+__all__ = ["DISTANCES", "FOUND", "HOPS", "INFO", "PAGES", "SPENT", "Answers", "Searcher", "scattered"]

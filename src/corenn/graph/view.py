@@ -88,6 +88,11 @@ class View:
         """The same snapshot for the metadata."""
         return LiveView(self.live.state, int(self.live.snapshot), self.live.rows)
 
+    @property
+    def snapshot(self) -> tuple[LiveView, int, Metadata]:
+        """The same, its commit, and the metadata: what one needs to look at payloads."""
+        return self.lookup_view, self.head.commit, self.metadata
+
     def born(self) -> NDArray[np.bool_]:
         """Which of the ids in use the snapshot knows, dead or alive; shape (rows,)."""
         born: NDArray[np.bool_] = self.live.state[: self.live.rows, BORN] - np.uint64(1) < self.live.snapshot

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..errors import CorruptionError
 from ..types import AnyArray, Key, UInt32s
@@ -191,6 +192,9 @@ class Follower(Protocol):
     def disk_bytes(self) -> int:
         """Bytes taken on disk."""
 
+    def close(self) -> None:
+        """Release everything."""
+
 
 class LiveView(NamedTuple):
     """state: uint64 (rows, 2). A snapshot sees the ids below `rows` that were born by then and had not died.
@@ -210,6 +214,14 @@ class LiveView(NamedTuple):
         died = int(self.state[row, 1])  # first: see kernels.search.visible
         born = int(self.state[row, 0])
         return bool(0 < born <= self.snapshot and (died == 0 or died > self.snapshot))
+
+    def seen(self, ids: UInt32s) -> NDArray[np.bool_]:
+        """Which of some ids below `rows` the snapshot sees."""
+        snapshot, none = np.uint64(self.snapshot), np.uint64(1)
+        died = self.state[ids, 1]  # first: see kernels.search.visible
+        born = self.state[ids, 0]
+        seen: NDArray[np.bool_] = (died - none >= snapshot) & (born - none < snapshot)
+        return seen
 
     def choose(self, now: int, before: int) -> int:
         """Of the two ids that a key has had last, the one that the snapshot sees, or -1.

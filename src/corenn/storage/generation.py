@@ -25,7 +25,9 @@ FIRST = 1
 _DRAFT = "GENERATION.new"
 _LINE = re.compile(rb"generation ([1-9][0-9]{0,8}) crc ([0-9a-f]{8})\n")
 _FOLDER = re.compile(r"generation-([1-9][0-9]{0,8})")
-_OWN = re.compile(r"(?:\w+\.slab|keys\.heap|meta|fields\.index)(?:\.damaged|\.new|\.salvage)?|\.?settings\.json")
+_OWN = re.compile(
+    r"(?:\w+\.slab|keys\.heap|meta|fields\.index|text\.index)(?:\.damaged|\.new|\.salvage)?|\.?settings\.json"
+)
 
 
 def folder_of(path: Path, number: int) -> Path:

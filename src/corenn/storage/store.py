@@ -1034,4 +1034,6 @@ class Store:
                 stack.callback(slab.close)
             if self.registration is not None:
                 stack.callback(self.registration.close)
+            if self.payload_index is not None:
+                stack.callback(self.payload_index.close)
             self.metadata.close()
