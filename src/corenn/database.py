@@ -595,6 +595,7 @@ class CoreNN:
         workers = self._helpers.threads if threads is None else inputs.as_count(threads, "threads")
         if (vectors is None) == (key is None) and (aimed or texts is None):
             raise InvalidArgumentError("query takes vectors, key= or text=: one of the first two, or none with a text")
+        again = iter(range(PAYLOAD_TRIES))
         while True:
             self._snapshots.note_query()
             looking = with_payloads or key is not None or by is not None or isinstance(trees, list) or texts is not None
@@ -613,6 +614,7 @@ class CoreNN:
                 ask = _Asked(depth, chosen, plan, workers, by, words)
                 if trees is not None:
                     inputs.check_filters(trees, len(queries), single=single)
+                looked = NO_IDS  # whose payloads were
                 if isinstance(trees, list):
                     answers, told = self._answer_each(view, queries, trees, ask)
                 else:
@@ -621,7 +623,12 @@ class CoreNN:
                         continue
                     answers = self._answer(within, queries, ask)
                     told = self._explained(within, answers, ask) if explain else []
+                    looked = looked if within.within is None else within.within.looked
                 hits = self._hits(view, answers, bound, with_payloads, told if explain else None, single)
+                if with_payloads:
+                    looked = np.concatenate((looked, answers.ids.reshape(-1)))
+                if len(looked) and self._overwritten(view, looked) and next(again, None) is not None:
+                    continue
             if not self._overtaken(view):
                 return hits
 
@@ -1045,6 +1052,13 @@ class CoreNN:
         self.refresh()
         return True
 
+    def _overwritten(self, view: View, ids: UInt32s) -> bool:
+        """Whether the payload that one of these rows has in a view may be gone, as others were set since, twice."""
+        if self._writer is None:
+            return False
+        gone = self._writer.payload_index.overwritten(view.head.commit)
+        return bool(gone) and any(row in gone for row in ids.tolist())
+
     def _tell(self) -> None:
         """Let the writer's process know what this reader still reads, and that it does."""
         if self._store.registration is not None:
@@ -1069,6 +1083,7 @@ class CoreNN:
         return self._writer
 
 
+PAYLOAD_TRIES = 16  # of a query whose payloads are set faster than it ends; then some may be of a later commit
 BY_TEXT = Choice(0, False, "text")
 
 

@@ -421,16 +421,15 @@ class PayloadIndex:
 
     # --- asking ------------------------------------------------------------------------------------------------------
 
-    def select(self, tree: Filter, snapshot: int, rows: int, known: Known) -> Answer:
+    def select(self, tree: Filter, snapshot: int, rows: int, known: Known, before: BitMap) -> Answer:
         """Which rows, of those below `rows`, meet a filter in the view of a snapshot: commit `snapshot`.
 
         sure: rows that do, and are live. unsure: rows that have to be looked at, be it whether they are there. known:
         the rows of each set of keys, text and function in the filter, as of this snapshot or, texts, of a later one.
+        before: what was `unknown` before anything was taken from the index.
         """
-        self.load()
-        before = self._unknown(snapshot, rows)
         found = self._answer(tree, rows, known)
-        unknown = before | self._unknown(snapshot, rows)
+        unknown = before | self.unknown(snapshot, rows)
         sure, unsure = below(found.sure - self._gone, rows), below(found.unsure, rows)
         if unknown:
             sure -= unknown
@@ -466,9 +465,9 @@ class PayloadIndex:
         """
         self.load()
         for _ in range(TRIES):
-            before = self._unknown(snapshot, rows)
+            before = self.unknown(snapshot, rows)
             counts, unsure = self._tally(path, members - before, rows)
-            if not self._unknown(snapshot, rows) - before:
+            if not self.unknown(snapshot, rows) - before:
                 return counts, unsure | (members & before)
         return {}, members  # commits have come faster than they can be counted between
 
@@ -489,7 +488,13 @@ class PayloadIndex:
             kept = [*self._answers.items()][-(REMEMBERED - 1) :]
             self._answers = dict([*kept, (name, ((version, commit, rows), found))])
 
-    def _unknown(self, snapshot: int, rows: int) -> BitMap:
+    def unknown(self, snapshot: int, rows: int) -> BitMap:
+        """The rows, of those below `rows`, of which the index does not tell what they have in a snapshot.
+
+        Both rows that wait for their new payloads to be taken in, and rows whose new payloads are those of a later
+        commit: so who takes something from the index has to ask before and after.
+        """
+        self.load()
         unknown = BitMap(self._dirty) if self._dirty else BitMap()
         for touched in self._recent:
             if touched.commit > snapshot:
@@ -498,6 +503,17 @@ class PayloadIndex:
         if covered < rows:
             unknown |= BitMap(range(covered, rows)) - self._gone
         return below(unknown, rows)
+
+    def overwritten(self, snapshot: int) -> BitMap:
+        """The rows whose payloads in a snapshot may be gone: two commits since have touched them, and the metadata keep
+        one value beside the last. For the process that writes.
+        """
+        once, twice = BitMap(), BitMap()
+        for touched in self._recent:
+            if touched.commit > snapshot:
+                twice |= once & touched.rows
+                once |= touched.rows
+        return twice
 
     def _answer(self, tree: Filter, rows: int, known: Known) -> Answer:
         match tree:

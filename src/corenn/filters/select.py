@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from pyroaring import BitMap
 
 from ..kernels.search import EVERY_ROW
-from ..storage.commit import LiveView, Metadata
+from ..storage.commit import NO_IDS, LiveView, Metadata
 from ..types import UInt32s, UInt64s
 from .expression import Condition, Filter, Keys, Text
 from .fields import Answer
@@ -28,15 +28,16 @@ MOST_NAMED = 256  # operands and letters of a filter whose answer is kept
 
 
 class Selected:
-    """The rows that meet a filter in one view. looked: how many payloads had to be looked at for that.
+    """The rows that meet a filter in one view. looked: those whose payloads had to be looked at for that.
 
     While it is *open*, functions have not been put to all of its members, of which only those are hits that pass the
     tests or are `proven`: it is then that walks test what they meet. asked: how many queries have been asked within it.
     """
 
     def __init__(
-        self, members: BitMap, rows: int, looked: int = 0, tests: Tests | None = None, proven: BitMap | None = None
-    ) -> None:
+        self, members: BitMap, rows: int, looked: UInt32s = NO_IDS, tests: Tests | None = None,
+        proven: BitMap | None = None,
+    ) -> None:  # fmt: skip
         self.members, self._rows = members, rows
         self.count, self.looked = len(members), looked
         self.asked = 0
@@ -125,13 +126,13 @@ def select(index: PayloadIndex, tree: Filter, live: LiveView, commit: int, metad
     kept = index.recall(name, commit, live.rows)
     if isinstance(kept, Selected):
         return kept
-    version = index.version
+    version, before = index.version, index.unknown(commit, live.rows)
     told = _row_sets(index, tree, live, commit, metadata)
-    known = _known(index, tree, live.rows, told)  # what stands in columns is taken before rows are said to be unsure
-    proven, unsure = index.select(tree, commit, live.rows, known.least)
+    known = _known(index, tree, live.rows, told)
+    proven, unsure = index.select(tree, commit, live.rows, known.least, before)
     members = proven
     if known.tests is not None:
-        members, also = index.select(tree, commit, live.rows, known.most)
+        members, also = index.select(tree, commit, live.rows, known.most, before)
         unsure |= also
     if not unsure:
         found = _selected(members, proven, live.rows, known.tests)
@@ -146,10 +147,12 @@ def select(index: PayloadIndex, tree: Filter, live: LiveView, commit: int, metad
             if matches(tree, text, lambda asked, row=row, text=text: _among(index, told, asked, row, text)):  # type: ignore[misc]
                 met.append(row)
     shown = of_list(met)
-    return _selected((members - unsure) | shown, (proven - unsure) | shown, live.rows, known.tests, len(looked))
+    return _selected((members - unsure) | shown, (proven - unsure) | shown, live.rows, known.tests, looked)
 
 
-def _selected(members: BitMap, proven: BitMap, rows: int, tests: Tests | None, looked: int = 0) -> Selected:
+def _selected(
+    members: BitMap, proven: BitMap, rows: int, tests: Tests | None, looked: UInt32s = NO_IDS
+) -> Selected:  # fmt: skip
     """The members that meet a filter, all of them tested where that is soon done."""
     if len(members) == len(proven):
         return Selected(members, rows, looked)
