@@ -98,7 +98,9 @@ def test_answers_are_those_of_walks_in_memory(tmp_path: Path, sift: Sample, metr
     rows, queries = sift[0][:MANY], sift[1][:40]
     with created(tmp_path / "db", metric=metric, dtype=dtype) as db:
         db.insert(range(MANY), rows)
-        assert pages(db, queries) > 0
+        until = time.monotonic() + 240  # a kernel that is compiled meanwhile is time that codes are owed for
+        while not pages(db, queries):
+            assert time.monotonic() < until
         before = db.query(queries, k=10, search_list=80)
         settle(db)
         after = db.query(queries, k=10, search_list=80)
