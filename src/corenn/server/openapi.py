@@ -1,0 +1,2 @@
+def document_text() -> str:
+    return "{}"

@@ -1,0 +1,69 @@
+"""A server as a process: the address that it may have, its signals, and its end."""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import signal
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from granian.constants import HTTPModes, Interfaces
+from granian.server.embed import Server
+
+from ..errors import InvalidArgumentError
+from .app import Application
+from .service import Options
+
+SWITCH_SECONDS = 0.0005  # threads that come back from a kernel wait no longer for one that runs Python
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Address:
+    """Where a server listens. certificate, key: files in PEM form, for TLS."""
+
+    host: str = "127.0.0.1"
+    port: int = 4224
+    certificate: Path | None = None
+    key: Path | None = None
+
+    @property
+    def local(self) -> bool:
+        """Whether only this machine reaches it."""
+        try:
+            return ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return self.host == "localhost"
+
+
+def check(address: Address, options: Options, *, insecure: bool) -> None:
+    """Refuse to show a root to a network without keys.
+
+    Raises:
+        InvalidArgumentError
+    """
+    if not address.local and not options.keys and not insecure:
+        raise InvalidArgumentError(
+            f"--host {address.host} lets other machines in, and there are no keys: give --api-key-file, or --insecure "
+            "if whoever reaches this address may do everything"
+        )
+    if (address.certificate is None) != (address.key is None):
+        raise InvalidArgumentError("--tls-cert and --tls-key go together: give both")
+
+
+def run(path: Path, address: Address, options: Options) -> None:
+    """Serve a root until SIGTERM or Ctrl-C; then finish what is under way, and bring everything to the disk."""
+    sys.setswitchinterval(SWITCH_SECONDS)
+    asyncio.run(_serve(path, address, options))
+
+
+async def _serve(path: Path, address: Address, options: Options) -> None:
+    server = Server(
+        Application(path, options), address.host, address.port, interface=Interfaces.ASGI, http=HTTPModes.auto,
+        websockets=False, log_enabled=False, ssl_cert=address.certificate, ssl_key=address.key,
+    )  # fmt: skip
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, server.stop)
+    await server.serve()
