@@ -13,7 +13,7 @@ from hashlib import blake2b
 from pathlib import Path
 
 from ..errors import AccessError, InvalidArgumentError
-from ..root import check_name
+from ..names import check_name
 from ..storage.files import translated
 
 MIN_KEY = 16

@@ -116,7 +116,7 @@ async def query(service: Service, visit: Visit, entry: Entry, call: Call) -> Any
     """The nearest rows."""
     kind, question = as_question(call, entry.database.settings.dim, service.limits)
     found = await entry.batches.ask(kind, question, visit.deadline)
-    if found[0].explain is not None:
+    if found and found[0].explain is not None:
         visit.note.update(
             plan=found[0].explain.plan, distances=found[0].explain.distances, k=kind.k, queries=len(found),
             search_list=found[0].explain.search_list, matches=found[0].explain.matches,

@@ -85,8 +85,6 @@ def as_question(call: Call, dim: int, limits: Limits) -> tuple[Kind, Question]:
         return kind, Question(as_queries(asked.vector if call.rows is None else call.rows, dim)[0], None)
     assert several is not None
     limits.within("batch_queries", len(several), "the number of vectors")
-    if not len(several):
-        raise InvalidArgumentError("vectors is empty; send one vector or more")
     return kind, Question(as_queries(several, dim)[0], None)
 
 

@@ -15,7 +15,8 @@ from typing import Any, TypeVar
 from ..database import CoreNN
 from ..deadline import deadline
 from ..errors import CoreNNError, InvalidArgumentError, OverloadedError
-from ..root import Root, check_name
+from ..names import check_name
+from ..root import Root
 from ..storage.files import translated
 from ..storage.platform import cpu_count
 from .batches import Batches

@@ -22,14 +22,16 @@ DTYPES: dict[str, np.dtype[Any]] = {
     "i8": np.dtype("i1"), "u8": np.dtype("u1"),
 }  # fmt: skip
 _NAMES = {dtype: name for name, dtype in DTYPES.items()}
+_SENT = {DTYPES[name] for name in ("f32", "f16", "i8", "u8")}
 _SHAPE = re.compile(r"[0-9]{1,10}(,[0-9]{1,5})?")
 
 
 def rows_of(vectors: Any) -> AnyArray:
-    """Vectors as a client sends them: what has a dtype of its own as it is, anything else as float32."""
+    """Vectors as a client sends them: small numbers as they are, anything else as float32."""
     array = np.asarray(vectors)
-    if array.dtype not in _NAMES:
-        array = array.astype(np.float32)
+    if array.dtype not in _SENT:
+        with np.errstate(over="ignore"):  # what is too large is infinite then, and refused
+            array = array.astype(np.float32)
     return np.ascontiguousarray(array)
 
 
