@@ -19,6 +19,7 @@ from ..wire.rows import DTYPES
 from .routes import ROUTES, Entrance, Reach
 
 _REFERENCE = "#/components/schemas/{name}"
+_FAULT = "#/components/responses/Fault{}"
 _FAULTS = {
     "400": "An argument is wrong, or beyond a limit.",
     "401": "There is no key, or an unknown one.",
@@ -58,6 +59,7 @@ def document() -> dict[str, Any]:
         },
         "paths": paths,
         "components": {
+            "responses": {f"Fault{status}": _fault(text) for status, text in _FAULTS.items()},
             "schemas": dict(sorted(schemas.items())),
             "securitySchemes": {
                 "bearer": {"type": "http", "scheme": "bearer"},
@@ -79,7 +81,7 @@ def _operation(route: Entrance) -> dict[str, Any]:
         "operationId": route.name,
         "summary": " ".join(described.split()),
         "parameters": _parameters(route),
-        "responses": {"200": _answer(route), **{status: _fault(text) for status, text in _FAULTS.items()}},
+        "responses": {"200": _answer(route), **{status: {"$ref": _FAULT.format(status)} for status in _FAULTS}},
     }
     if route.reach is Reach.OPEN:
         operation["security"] = []

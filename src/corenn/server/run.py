@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
+import logging
 import signal
 import sys
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from ..errors import InvalidArgumentError
 from .app import Application
 from .service import Options
 
+log = logging.getLogger("corenn.server")
 SWITCH_SECONDS = 0.0005  # threads that come back from a kernel wait no longer for one that runs Python
 
 
@@ -66,4 +68,6 @@ async def _serve(path: Path, address: Address, options: Options) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, server.stop)
+    scheme = "http" if address.certificate is None else "https"
+    log.info("serving %s at %s://%s:%d", path, scheme, address.host, address.port)
     await server.serve()
