@@ -27,6 +27,7 @@ class Application:
 
     def __init__(self, path: Path, options: Options | None = None) -> None:
         options = options or Options()
+        self.failure: Exception | None = None  # for which it has not started
         self.service = Service(path, options)
         served = [each for each in ROUTES if options.collection is not None or not each.default]
         routes = [
@@ -35,9 +36,10 @@ class Application:
             if (here := [each for each in served if each.path == path])
         ]
         journal = Journal(options.slow_query, every=options.log_requests)
+        router = Router(routes, redirect_slashes=False, lifespan=self._life)
         self._guard = Guard(
-            Router(routes, lifespan=self._life), options.keys, options.limits, self.service.metrics, journal,
-            lambda: self.service.closing, local=options.local and not options.keys,
+            router, options.keys, options.limits, self.service.metrics, journal, lambda: self.service.closing,
+            local=options.local and not options.keys,
         )  # fmt: skip
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -46,7 +48,11 @@ class Application:
 
     @asynccontextmanager
     async def _life(self, _: ASGIApp) -> AsyncIterator[None]:
-        await self.service.start()
+        try:
+            await self.service.start()
+        except Exception as error:
+            self.failure = error
+            raise
         try:
             yield
         finally:

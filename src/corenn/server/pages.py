@@ -7,6 +7,7 @@ from importlib.metadata import version
 from typing import Any
 
 from .. import wire
+from ..config import Settings
 from ..errors import OverloadedError
 from .calls import Call, fields_of
 from .metrics import TEXT
@@ -24,11 +25,10 @@ async def create(service: Service, visit: Visit, call: Call) -> Any:
     asked: wire.CreateRequest = call.arguments
     visit.collection = asked.name
     visit.holder.require(asked.name, write=True)
-    service.limits.within("dim", asked.dim, "dim")
     chosen = {"dim": asked.dim, "metric": asked.metric, "dtype": asked.dtype, "durability": asked.durability}
-    made = await service.shelf.create(
-        asked.name, lambda: service.shelf.root.create(asked.name, **{**asked.settings, **chosen})
-    )  # fmt: skip
+    settings = Settings.from_dict({**chosen, **asked.settings})
+    service.limits.within("dim", settings.dim, "dim")
+    made = await service.shelf.create(asked.name, lambda: service.shelf.root.create(asked.name, **settings.as_dict()))
     return wire.Created(asked.name, fields_of(made.settings))
 
 

@@ -6,11 +6,13 @@ import asyncio
 import ipaddress
 import logging
 import signal
+import socket
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 from granian.constants import HTTPModes, Interfaces
+from granian.errors import FatalError
 from granian.server.embed import Server
 
 from ..errors import InvalidArgumentError
@@ -55,14 +57,34 @@ def check(address: Address, options: Options, *, insecure: bool) -> None:
 
 
 def run(path: Path, address: Address, options: Options) -> None:
-    """Serve a root until SIGTERM or Ctrl-C; then finish what is under way, and bring everything to the disk."""
+    """Serve a root until SIGTERM or Ctrl-C; then finish what is under way, and bring everything to the disk.
+
+    Raises:
+        InvalidArgumentError: if the address cannot be listened at.
+        NotADatabaseError, DatabaseExistsError, StorageError: as `Root`.
+    """
+    _try(address)
     sys.setswitchinterval(SWITCH_SECONDS)
     asyncio.run(_serve(path, address, options))
 
 
+def _try(address: Address) -> None:
+    try:
+        family, kind, protocol, _, place = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind, protocol) as tried:
+            tried.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            tried.bind(place)
+    except OSError as error:
+        raise InvalidArgumentError(
+            f"cannot listen at {address.host}, port {address.port}: {error.strerror or error}; choose another with "
+            "--host or --port"
+        ) from None
+
+
 async def _serve(path: Path, address: Address, options: Options) -> None:
+    application = Application(path, options)
     server = Server(
-        Application(path, options), address.host, address.port, interface=Interfaces.ASGI, http=HTTPModes.auto,
+        application, address.host, address.port, interface=Interfaces.ASGI, http=HTTPModes.auto,
         websockets=False, log_enabled=False, ssl_cert=address.certificate, ssl_key=address.key,
     )  # fmt: skip
     loop = asyncio.get_running_loop()
@@ -70,4 +92,7 @@ async def _serve(path: Path, address: Address, options: Options) -> None:
         loop.add_signal_handler(number, server.stop)
     scheme = "http" if address.certificate is None else "https"
     log.info("serving %s at %s://%s:%d", path, scheme, address.host, address.port)
-    await server.serve()
+    try:
+        await server.serve()
+    except FatalError as error:
+        raise application.failure or error from None
