@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from asyncio import get_running_loop
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from dataclasses import asdict
+from functools import lru_cache
+from math import inf
 from typing import Any, NamedTuple
 
 import msgspec
@@ -16,6 +18,7 @@ from ..types import AnyArray, Explain, Hits, Record
 from ..wire import BINARY, JSON, MSGPACK, Plan, RecordEntry, Records, Result, decode, encode, pack_rows, unpack_rows
 from .visit import Headers, Reply, Visit
 
+SHORT = 256  # bytes of arguments that are worth keeping
 AT_ONCE = 1 << 16  # bytes of a body that the event loop reads itself
 
 
@@ -44,7 +47,17 @@ def _parsed(headers: Headers, body: bytes, kind: type[Any]) -> Call:
     head, rows = unpack_rows(
         body, headers.get("corenn-dtype"), headers.get("corenn-shape"), headers.get("corenn-head")
     )  # fmt: skip
-    return Call(decode(head or b"{}", kind), rows)
+    return Call(_read_again(kind)(head) if len(head) <= SHORT else decode(head, kind), rows)
+
+
+def _read_again(kind: type[Any]) -> Callable[[bytes], Any]:
+    """Reads arguments that are the same from one query to the next once. Nobody changes them."""
+    if kind not in _readers:
+        _readers[kind] = lru_cache(maxsize=1024)(lambda head: decode(head or b"{}", kind))
+    return _readers[kind]
+
+
+_readers: dict[type[Any], Callable[[bytes], Any]] = {}
 
 
 def as_rows(vectors: Sequence[Any], dim: int) -> AnyArray:
@@ -80,7 +93,10 @@ def reply_records(visit: Visit, records: Sequence[Record | None], cursor: str | 
 
 def result(hits: Hits, *, payloads: bool, explain: bool) -> Result:
     """What one query has found."""
-    answer = Result(hits.keys, [None if each == np.inf else each for each in hits.distances.tolist()])
+    distances = hits.distances.tolist()
+    if distances and distances[-1] == inf:  # they ascend
+        distances = [None if each == inf else each for each in distances]
+    answer = Result(hits.keys, distances)
     if payloads:
         answer.payloads = hits.payloads
     if explain and hits.explain is not None:

@@ -121,7 +121,7 @@ class Searcher:
         with deadline(until):
             if len(questions) > 1:
                 vectors = np.concatenate([each.vectors for each in questions if each.vectors is not None])
-                found = [[hits] for hits in self._database.query(vectors, **options)]
+                found = [[hits] for hits in self._database.query(vectors, threads=1, **options)]
             elif questions[0].key is not None:
                 found = [[self._database.query(key=questions[0].key, **options)]]
             else:

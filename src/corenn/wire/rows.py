@@ -9,6 +9,7 @@ Corenn-Head: 5120        bytes of JSON before the rows; none if it is missing
 from __future__ import annotations
 
 import re
+from math import prod
 from typing import Any
 
 import ml_dtypes
@@ -56,7 +57,7 @@ def unpack_rows(body: bytes, dtype: str | None, shape: str | None, head: str | N
     if head is not None and not (head.isascii() and head.isdigit() and len(head) < 12):
         raise WireError(f"Corenn-Head: {head}; give the number of bytes of JSON before the rows")
     length, sides, kind = int(head or 0), tuple(map(int, shape.split(","))), DTYPES[dtype]
-    wanted = int(np.prod(sides, dtype=object)) * kind.itemsize
+    wanted = prod(sides) * kind.itemsize
     if length + wanted != len(body):
         raise WireError(
             f"the body has {len(body):,} bytes, but {length:,} of JSON and rows of {wanted:,} are announced"
