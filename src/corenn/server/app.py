@@ -77,7 +77,7 @@ class _Endpoint:
         if entrance.takes is None:
             await visit.answer(await self._done(visit, entrance, _NOTHING))
             return
-        with service.holding(visit.announced()):
+        with service.holding(visit.length):
             await visit.answer(await self._served(visit, entrance))
 
     async def _served(self, visit: Visit, entrance: Entrance) -> Reply:
@@ -91,7 +91,7 @@ class _Endpoint:
 
     async def _called(self, visit: Visit, entrance: Entrance, body: bytes) -> Reply:
         assert entrance.takes is not None
-        if entrance.binary != "takes" and visit.headers["content-type"].lower().startswith(BINARY):
+        if entrance.binary != "takes" and visit.content == BINARY:
             raise InvalidArgumentError(f"{entrance.name} takes no vectors; send application/json")
         call = await as_call(visit, body, entrance.takes, self._service.readers)
         return await self._done(visit, entrance, call)

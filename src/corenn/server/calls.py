@@ -36,12 +36,11 @@ async def as_call(visit: Visit, body: bytes, kind: type[Any], pool: Executor) ->
         WireError: if it is malformed.
     """
     if len(body) <= AT_ONCE:
-        return _parsed(visit.headers, body, kind)
-    return await get_running_loop().run_in_executor(pool, _parsed, visit.headers, body, kind)
+        return _parsed(visit.content, visit.headers, body, kind)
+    return await get_running_loop().run_in_executor(pool, _parsed, visit.content, visit.headers, body, kind)
 
 
-def _parsed(headers: Headers, body: bytes, kind: type[Any]) -> Call:
-    form = headers.get("content-type", JSON).partition(";")[0].strip().lower()
+def _parsed(form: str, headers: Headers, body: bytes, kind: type[Any]) -> Call:
     if form != BINARY:
         return Call(decode(body or b"{}", kind, form if body else JSON))
     head, rows = unpack_rows(

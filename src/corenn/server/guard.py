@@ -84,7 +84,7 @@ class Guard:
             raise OverloadedError(f"{self.inside - 1:,} requests are being served, as many as this server takes")
         if visit.method not in ("GET", "HEAD", "OPTIONS", "DELETE"):
             self._check_form(visit)
-        visit.announced()
+        visit.announce()
 
     @staticmethod
     def _check_form(visit: Visit) -> None:
@@ -95,6 +95,7 @@ class Guard:
                 f"Content-Type: {form[:80] or 'is missing'}; send one of {', '.join(sorted(FORMS))}"
             )
             raise RefusedError(415, error)
+        visit.content = form
 
     async def _refuse(self, visit: Visit, error: Exception) -> None:
         answer = refused(error)
