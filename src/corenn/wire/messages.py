@@ -291,7 +291,7 @@ class Copy(Struct):
 class LegacyResults(Struct):
     """Pairs of key and distance, nearest first."""
 
-    results: list[tuple[str, float]]
+    results: list[list[str | float]]
 
 
 class Health(Struct):
