@@ -23,6 +23,7 @@ from ..types import Float32s
 from .load import arrivals
 
 OK = b"HTTP/1.1 200"
+FAULT = b"HTTP/1.1 5"
 LENGTH = b"content-length:"
 PLACE = "VECTOR"  # in a template, where the numbers of a vector go
 MOST = 1_000_000  # latencies that are kept, the last ones
@@ -33,7 +34,8 @@ class Measured:
     """What a load has measured.
 
     per_second: answers. p50, p99: milliseconds from when a request was sent, or in the open loop was due, until its
-    answer was whole. refused: answers other than 200. busy: share of a processor that the generator took itself.
+    answer was whole. refused: answers other than 200; faults: those of them that are the server's own, 500 and up.
+    busy: share of a processor that the generator took itself.
     """
 
     answers: int
@@ -41,6 +43,7 @@ class Measured:
     p50: float
     p99: float
     refused: int
+    faults: int
     busy: float
 
 
@@ -89,8 +92,9 @@ def generate(
         poll.register(number, select.EPOLLIN)
     start, began = time.perf_counter(), time.process_time()
     due = None if rate is None else deque((start + arrivals(rate, max(int(rate * seconds), 1))).tolist())
-    idle, latencies, refused, turn = deque(all_of_them), deque[float](maxlen=MOST), 0, 0
-    answers, end = 0, start + seconds
+    idle, latencies, turn = deque(all_of_them), deque[float](maxlen=MOST), 0
+    answers = refused = faults = 0
+    end = start + seconds
     while (now := time.perf_counter()) < end or (due is not None and len(idle) < connections):
         while idle and (due is None or (due and due[0] <= now)) and now < end:
             idle.popleft().send(requests[turn % len(requests)], now if due is None else due.popleft())
@@ -102,13 +106,15 @@ def generate(
             if connection.receive():
                 latencies.append(time.perf_counter() - connection.due)
                 answers += 1
-                refused += not connection.got.startswith(OK)
+                if not connection.got.startswith(OK):
+                    refused += 1
+                    faults += connection.got.startswith(FAULT)
                 idle.append(connection)
     took = time.perf_counter() - start
     for each in all_of_them:
         each.socket.close()
     low, high = np.percentile(np.array(latencies) * 1e3, (50, 99)).tolist() if latencies else (np.nan, np.nan)
-    return Measured(answers, answers / took, low, high, refused, (time.process_time() - began) / took)
+    return Measured(answers, answers / took, low, high, refused, faults, (time.process_time() - began) / took)
 
 
 def rows_requests(path: str, vectors: Float32s, head: bytes) -> list[bytes]:
@@ -125,6 +131,21 @@ def json_requests(path: str, vectors: Float32s, template: str) -> list[bytes]:
     named = "Content-Type: application/json\r\n"
     bodies = (template.replace(PLACE, json.dumps(vector.tolist())) for vector in vectors)
     return [_request(path, named, body.encode()) for body in bodies]
+
+
+def malformed_requests(path: str, vectors: Float32s, head: bytes, seed: int = 0) -> list[bytes]:
+    """Requests like those of `rows_requests`, whole as such, with headers and bytes of the body changed at random."""
+    rng, found = np.random.default_rng(seed), []
+    for vector in vectors:
+        body = bytearray(head + vector.astype("<f4").tobytes())
+        for at in rng.integers(0, len(body), rng.integers(1, 6)).tolist():
+            body[at] = int(rng.integers(256))
+        values = [b"f32", str(len(vector)).encode(), str(len(head)).encode()]
+        if rng.integers(2):
+            values[rng.integers(3)] = rng.integers(33, 127, rng.integers(1, 12), np.uint8).tobytes()
+        named = b"Corenn-Dtype: %b\r\nCorenn-Shape: %b\r\nCorenn-Head: %b\r\n" % tuple(values)
+        found.append(_request(path, f"Content-Type: application/vnd.corenn.rows\r\n{named.decode()}", bytes(body)))
+    return found
 
 
 def _request(path: str, named: str, body: bytes) -> bytes:

@@ -19,10 +19,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil  # type: ignore[import-untyped]
 
 from ..client import Client, Collection
 from ..database import CoreNN
-from .http_load import Measured
+from .http_load import Measured, generate, malformed_requests
 from .recall import recall_by_distance
 from .report import Row, circumstances, print_rows
 from .sample import Sample, load
@@ -126,6 +127,24 @@ def inserts(port: int, root: Path, sample: Sample, rows: int) -> Row:
     )  # fmt: skip
 
 
+def malformed(port: int, pid: int, sample: Sample, count: int) -> list[Row]:
+    """Requests with bytes changed at random: faults of the server, and what becomes of its memory."""
+    requests = malformed_requests(f"/v1/collections/{NAME}/query", sample.queries, json.dumps(HEAD).encode())
+    sent = refused = faults = before = 0
+    process = psutil.Process(pid)
+    while sent < count:
+        found = generate("127.0.0.1", port, requests, CONNECTIONS, 2.0)
+        sent, refused, faults = sent + found.answers, refused + found.refused, faults + found.faults
+        before = before or process.memory_info().rss
+    after = process.memory_info().rss
+    note = f"{sent:,} sent, {refused:,} refused"
+    grown = f"{before / 1e6:,.0f} MB after the first, {after / 1e6:,.0f} MB after the last"
+    return [
+        Row(name="faults amid malformed requests", figure=faults, goal=0, at_most=True, note=note),
+        Row(name="… memory after over before", figure=after / before, goal=1.05, unit="×", at_most=True, note=grown),
+    ]  # fmt: skip
+
+
 def killed(root: Path, sample: Sample, seconds: float, every: float) -> list[Row]:
     """Mixed load while the server is killed again and again: writes lost, and faults other than those of restarts."""
     acknowledged: list[int] = []
@@ -168,7 +187,7 @@ def killed(root: Path, sample: Sample, seconds: float, every: float) -> list[Row
     ]
 
 
-def measure(sample: Sample, folder: Path, seconds: float, minutes: float) -> list[Row]:
+def measure(sample: Sample, folder: Path, seconds: float, minutes: float, attacks: int) -> list[Row]:
     """All figures."""
     root, queries = folder / "root", folder / "queries.npy"
     root.mkdir()
@@ -178,9 +197,10 @@ def measure(sample: Sample, folder: Path, seconds: float, minutes: float) -> lis
     with CoreNN.open(root / NAME) as db:
         db.query(sample.queries, **HEAD)  # by a curve that is kept from then on
     alone = embedded(root, sample, seconds)
-    with serving(root) as (port, _):
+    with serving(root) as (port, process):
         rows = queries_served(port, queries, sample, seconds, alone)
         rows.append(inserts(port, root, sample, min(20 * BATCH, len(sample.base))))
+        rows += malformed(port, process.pid, sample, attacks)
     return rows + (killed(root, sample, 60 * minutes, 30.0) if minutes else [])
 
 
@@ -191,11 +211,12 @@ def main(given: Sequence[str] | None = None) -> None:
     parser.add_argument("--rows", type=int, default=100_000, help="rows to use (default: %(default)s)")
     parser.add_argument("--seconds", type=float, default=10.0, help="of each load (default: %(default)s)")
     parser.add_argument("--minutes", type=float, default=10.0, help="of kills, 0 for none (default: %(default)s)")
+    parser.add_argument("--malformed", type=int, default=100_000, help="requests (default: %(default)s)")
     parser.add_argument("--json", type=Path, help="write figures, goals and circumstances to this file")
     asked = parser.parse_args(given)
     sample = load(asked.data, asked.rows, 1_000, 1, K)
     with tempfile.TemporaryDirectory(prefix="corenn-bench-") as folder:
-        rows = measure(sample, Path(folder), asked.seconds, asked.minutes)
+        rows = measure(sample, Path(folder), asked.seconds, asked.minutes, asked.malformed)
     print_rows(rows)
     if asked.json:
         about = {"data": asked.data.name, "rows": len(sample.base), "dim": sample.base.shape[1]}
