@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import socket
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -429,9 +428,8 @@ def test_many_malformed_requests_are_answered(guarded: Served) -> None:
     """None of them becomes a fault of ours."""
     rng = np.random.default_rng(5)
     good = json.dumps({"vector": [1.0, 2.0, 3.0], "k": 2, "filter": {"owner": {"$in": ["mine", None]}}}).encode()
-    end = time.monotonic() + 2
     seen = set()
-    while time.monotonic() < end:
+    for _ in range(300):
         body = bytearray(good)
         for _ in range(rng.integers(1, 4)):
             body[rng.integers(len(body))] = rng.integers(256)

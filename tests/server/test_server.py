@@ -389,8 +389,9 @@ def test_a_server_that_is_none_is_told_apart(tmp_path: Path) -> None:
     for url in ("127.0.0.1:4224", "ftp://x", 7):
         with pytest.raises(InvalidArgumentError):
             Client(url)  # type: ignore[arg-type]
-    with pytest.raises(InvalidArgumentError):
-        Client("http://localhost", retries=-1)
+    for wrong in ({"retries": -1}, {"timeout": 0}, {"timeout": "soon"}):
+        with pytest.raises(InvalidArgumentError):
+            Client("http://localhost", **wrong)  # type: ignore[arg-type]
 
 
 def test_snapshots_are_taken_and_opened(served: Served) -> None:

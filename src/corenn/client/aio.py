@@ -15,7 +15,7 @@ from ..names import check_name
 from ..types import Copied, Facet, Key, Payload, Recall, Record, Stats
 from . import calls
 from .calls import Call
-from .http import as_answer, options, request
+from .http import Server, as_answer
 from .parts import Parts, given
 from .retries import Retries, check_retries
 
@@ -41,8 +41,8 @@ class AsyncClient:
         Raises:
             InvalidArgumentError
         """
-        self._url, self._timeout, self._retries = url, timeout, check_retries(retries)
-        self._http = httpx.AsyncClient(**options(url, api_key, timeout, verify))
+        self._server, self._retries = Server(url, api_key, timeout), check_retries(retries)
+        self._http = httpx.AsyncClient(verify=verify, trust_env=False)
 
     async def create(
         self, name: str, *, dim: int, metric: str = "cosine", dtype: str = "f32", durability: str = "os",
@@ -98,16 +98,16 @@ class AsyncClient:
         await self.close()
 
     def __repr__(self) -> str:
-        return f"<AsyncClient of {self._url}>"
+        return f"<AsyncClient of {self._server.url}>"
 
     async def _send(self, call: Call[T]) -> T:
         """Send a call until it is answered."""
         retries = Retries(self._retries)
         while True:
             try:
-                answer = as_answer(await self._http.request(**request(call, self._timeout)))
+                answer = as_answer(await self._http.send(self._server.request(call)))
             except httpx.HTTPError as error:
-                wait = retries.after_break(self._url, error)
+                wait = retries.after_break(self._server.url, error)
             else:
                 again = retries.after(answer)
                 if again is None:

@@ -1,7 +1,8 @@
-"""What both clients ask of httpx."""
+"""What both clients ask of httpx. Requests are put together here: what httpx merges for each takes its time."""
 
 from __future__ import annotations
 
+from functools import cached_property, lru_cache
 from typing import Any
 
 import httpx
@@ -13,29 +14,38 @@ from .calls import Call
 CONNECT_SECONDS = 5.0
 
 
-def options(url: str, api_key: str | None, timeout: float, verify: Any) -> dict[str, Any]:
-    """Arguments of an httpx client.
+class Server:
+    """Where calls go, and what goes with each of them."""
 
-    Raises:
-        InvalidArgumentError: for a URL that is none of a server.
-    """
-    if not isinstance(url, str) or not url.startswith(("http://", "https://")):
-        raise InvalidArgumentError(f"url={url!r}: give that of the server, such as 'http://127.0.0.1:4224'")
-    headers = {"user-agent": "corenn"}
-    if api_key is not None:
-        headers["authorization"] = f"Bearer {api_key}"
-    return {
-        "base_url": url, "headers": headers, "verify": verify, "trust_env": False,
-        "timeout": httpx.Timeout(timeout + CONNECT_SECONDS, connect=CONNECT_SECONDS),
-    }  # fmt: skip
+    def __init__(self, url: str, api_key: str | None, timeout: float) -> None:
+        """
+        Raises:
+            InvalidArgumentError: for a URL that is none of a server, or a timeout that is none.
+        """
+        if not isinstance(url, str) or not url.startswith(("http://", "https://")):
+            raise InvalidArgumentError(f"url={url!r}: give that of the server, such as 'http://127.0.0.1:4224'")
+        if not isinstance(timeout, (int, float)) or not 0 < timeout < 1e9:
+            raise InvalidArgumentError(f"timeout={timeout!r}: give seconds, above 0")
+        self.url, self._timeout = url, timeout
+        self._headers = {"user-agent": "corenn", "connection": "keep-alive"}
+        if api_key is not None:
+            self._headers["authorization"] = f"Bearer {api_key}"
+        self._at = lru_cache(maxsize=1024)(lambda path: httpx.URL(url.rstrip("/") + path))
 
+    @cached_property
+    def _waits(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        """How long is waited for usual calls, and for long ones."""
+        usual = httpx.Timeout(self._timeout + CONNECT_SECONDS, connect=CONNECT_SECONDS)
+        return {"timeout": usual.as_dict()}, {"timeout": httpx.Timeout(None, connect=CONNECT_SECONDS).as_dict()}
 
-def request(call: Call[Any], timeout: float) -> dict[str, Any]:
-    """Arguments of a request. The server is told how long its client waits."""
-    asked = {"method": call.method, "url": call.path, "content": call.body}
-    if call.long:
-        return {**asked, "headers": call.headers, "timeout": httpx.Timeout(None, connect=CONNECT_SECONDS)}
-    return {**asked, "headers": {**call.headers, "corenn-timeout": f"{timeout:g}"}}
+    def request(self, call: Call[Any]) -> httpx.Request:
+        """A call as httpx sends it. The server is told how long its client waits."""
+        headers = {**self._headers, **call.headers}
+        if not call.long:
+            headers["corenn-timeout"] = f"{self._timeout:g}"
+        return httpx.Request(
+            call.method, self._at(call.path), headers=headers, content=call.body, extensions=self._waits[call.long]
+        )
 
 
 def as_answer(response: httpx.Response) -> Answer:

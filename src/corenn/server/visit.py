@@ -120,6 +120,7 @@ class Visit:
             if error.args != (_LATE,):
                 raise
             task.uncancel()
+            self.ended = True  # nothing more is waited for
             raise DeadlineError(f"the body did not arrive within {seconds:g} seconds") from None
         finally:
             late.cancel()
