@@ -21,6 +21,7 @@ class Limits:
 
     body: int = limit(32 << 20, "Bytes of the body of a request.", size=True)
     bodies: int = limit(256 << 20, "Bytes of all bodies that are being read or worked on.", size=True)
+    connections: int = limit(4096, "Connections; beyond, others wait to be accepted.")
     requests: int = limit(512, "Requests that are being served; beyond, 503.")
     queries: int = limit(1024, "Queries of one collection that wait for their turn; beyond, 429.")
     writes: int = limit(64, "Writes of one collection that wait for their commit; beyond, 429.")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import logging
+import resource
 import signal
 import socket
 import sys
@@ -13,6 +14,7 @@ from pathlib import Path
 
 from granian.constants import HTTPModes, Interfaces
 from granian.errors import FatalError
+from granian.http import HTTP1Settings
 from granian.server.embed import Server
 
 from ..errors import InvalidArgumentError
@@ -20,6 +22,9 @@ from .app import Application
 from .service import Options
 
 log = logging.getLogger("corenn.server")
+BACKLOG = 1024  # connections that wait to be accepted
+HEADER_SECONDS = 10  # in which the headers of a request, or of the next one, have to come
+FILES = 256  # that the process keeps open beside its connections, for each collection that may be
 SWITCH_SECONDS = 0.0005  # threads that come back from a kernel wait no longer for one that runs Python
 
 
@@ -64,6 +69,7 @@ def run(path: Path, address: Address, options: Options) -> None:
         NotADatabaseError, DatabaseExistsError, StorageError: as `Root`.
     """
     _try(address)
+    _raise_files(options.limits.connections + FILES * options.limits.open_collections)
     sys.setswitchinterval(SWITCH_SECONDS)
     asyncio.run(_serve(path, address, options))
 
@@ -81,11 +87,22 @@ def _try(address: Address) -> None:
         ) from None
 
 
+def _raise_files(wanted: int) -> None:
+    """Let the process open so many files, or as many as it may: shells often allow 1,024 alone."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard == resource.RLIM_INFINITY or hard > soft:
+        most = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, most), hard))
+
+
 async def _serve(path: Path, address: Address, options: Options) -> None:
     application = Application(path, options)
+    # HTTP/2 would multiply what one connection may ask for, and waits without end for its first bytes.
     server = Server(
-        application, address.host, address.port, interface=Interfaces.ASGI, http=HTTPModes.auto,
-        websockets=False, log_enabled=False, ssl_cert=address.certificate, ssl_key=address.key,
+        application, address.host, address.port, interface=Interfaces.ASGI, http=HTTPModes.http1, backlog=BACKLOG,
+        backpressure=options.limits.connections,
+        http1_settings=HTTP1Settings(header_read_timeout=HEADER_SECONDS * 1000), websockets=False, log_enabled=False,
+        ssl_cert=address.certificate, ssl_key=address.key,
     )  # fmt: skip
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
