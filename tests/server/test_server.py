@@ -15,6 +15,10 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
+from opentelemetry import trace
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from prometheus_client.parser import text_string_to_metric_families
 
 from corenn import (
@@ -306,6 +310,29 @@ def test_slow_queries_and_faults_are_logged_with_their_request(
     fault = next(line for line in lines if line["request"] == "fault-1" and "ZeroDivisionError" in line["error"])
     assert fault["level"] == "error"
     assert "hidden" not in json.dumps(lines)
+
+
+def test_requests_are_spans_where_that_is_set_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    exporter = InMemorySpanExporter()
+    provider = TracerProvider()
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    with serving(tmp_path / "root") as served:  # not set up
+        request(served.port, "GET", "/v1/collections")
+    monkeypatch.setattr(trace, "get_tracer_provider", lambda: provider)
+    monkeypatch.setattr(trace, "get_tracer", provider.get_tracer)
+    with serving(tmp_path / "root") as served, served.client() as client:
+        client.create("some", dim=4).insert([1], ROWS[:1])
+        exporter.clear()
+        parent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+        ask(served, "query", {"key": 1}, traceparent=parent)
+        ask(served, "query", {"vector": [1]})
+    found, refused = exporter.get_finished_spans()
+    assert (found.name, found.kind.name) == ("POST /v1/collections/{name}/query", "SERVER")
+    assert f"{found.context.trace_id:x}" == "af7651916cd43dd8448eb211c80319c"
+    told = {"http.response.status_code": 200, "db.collection.name": "some", "db.operation.name": "query"}
+    assert told.items() <= dict(found.attributes or {}).items()
+    assert (found.attributes or {})["corenn.query.plan"] == "exact"
+    assert (refused.attributes or {})["error.type"] == "DimensionError"
 
 
 # --- forms and clients ------------------------------------------------------------------------------------------------

@@ -19,6 +19,7 @@ from .keys import Keys
 from .limits import Limits
 from .log import Journal
 from .metrics import Metrics
+from .traces import Traces
 from .visit import Reply, Visit
 
 OPEN = {"/healthz", "/readyz"}
@@ -44,6 +45,7 @@ class Guard:
         self._inner, self._keys, self._limits, self._metrics, self._journal = inner, keys, limits, metrics, journal
         self._closing, self._local = closing, local
         self.inside = 0
+        self._traces = Traces()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
@@ -53,18 +55,23 @@ class Guard:
         visit = Visit(scope, receive, send, self._limits)
         self.inside += 1
         try:
+            with self._traces.of(visit):
+                await self._served(scope, visit)
+        finally:
+            self.inside -= 1
+            self._metrics.served(visit)
+            self._journal.served(visit)
+
+    async def _served(self, scope: Scope, visit: Visit) -> None:
+        try:
             self._admit(visit)
             scope["app"], scope["visit"] = self, visit
-            await self._inner(scope, receive, send)
+            await self._inner(scope, visit.receive, visit.send)
         except Exception as error:  # noqa: BLE001 (whatever it is, it becomes an answer)
             await self._refuse(visit, error)
         except asyncio.CancelledError:
             visit.sent = visit.sent or 499  # whoever asked has gone
             raise
-        finally:
-            self.inside -= 1
-            self._metrics.served(visit)
-            self._journal.served(visit)
 
     def _admit(self, visit: Visit) -> None:
         if visit.path in OPEN:
