@@ -25,9 +25,9 @@ from tests.server.served import READ, SCOPED, WRITE, Served, serving
 
 ONE = {"keys": [1], "vectors": [[1.0, 2.0, 3.0]]}
 LIMITS = {
-    "body": 100_000, "k": 50, "search_list": 60, "batch_rows": 20, "batch_queries": 5, "dim": 16, "filter_depth": 4,
-    "filter_bytes": 500, "payload_bytes": 300, "collections": 6, "samples": 20, "answer_vectors": 200,
-    "body_seconds": 0.5,
+    "body": 100_000, "k": 50, "hits": 199, "rows": 30, "search_list": 60, "batch_rows": 20, "batch_queries": 5,
+    "dim": 16, "filter_depth": 4, "filter_bytes": 500, "payload_bytes": 300, "collections": 6, "samples": 20,
+    "answer_vectors": 200, "body_seconds": 0.5,
 }  # fmt: skip
 
 
@@ -295,11 +295,13 @@ class TestTooMuch:
             ("insert", {"keys": list(range(21)), "vectors": [[1, 2, 3]] * 21}, "batch_rows"),
             ("insert", {**ONE, "payloads": [{"x": "y" * 300}]}, "payload_bytes"),
             ("set_payload", {"keys": [1], "payloads": [{"x": "y" * 300}]}, "payload_bytes"),
-            ("get", {"keys": list(range(21))}, "batch_rows"),
+            ("query", {"vectors": [[1, 2, 3]] * 4, "k": 50}, "hits"),
+            ("query", {"vector": [1, 2, 3], "k": 31, "with_payloads": True}, "rows"),
+            ("get", {"keys": list(range(31))}, "rows"),
             ("get", {"keys": list(range(20))}, "answer_vectors"),
             ("delete", {"keys": list(range(21))}, "batch_rows"),
-            ("scroll", {"limit": 51}, "k"),
-            ("scroll", {"limit": 50}, "answer_vectors"),
+            ("scroll", {"limit": 31}, "rows"),
+            ("scroll", {"limit": 30}, "answer_vectors"),
             ("recall", {"samples": 21}, "samples"),
             ("recall", {"k": 51}, "k"),
         ],

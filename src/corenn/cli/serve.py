@@ -72,6 +72,9 @@ def _named(limits: Iterable[str]) -> dict[str, str]:
 def _keys(writing: Path | None, reading: Path | None) -> Keys:
     from ..server.keys import Holder, Keys, read_keys
 
+    for path in (writing, reading):
+        if path is not None and path.exists() and path.stat().st_mode & 0o077:
+            console.say(f"{path} can be read by others: chmod 600 {path}")
     found = [] if writing is None else read_keys(writing, writes=True)
     found += [] if reading is None else read_keys(reading, writes=False)
     for name, writes in ((KEY, True), (READ_KEY, False)):

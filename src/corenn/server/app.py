@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
@@ -10,7 +11,7 @@ from pathlib import Path
 from starlette.routing import Route, Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from ..errors import InvalidArgumentError
+from ..errors import DeadlineError, InvalidArgumentError
 from ..wire import BINARY
 from .calls import Call, as_call, reply
 from .guard import Guard
@@ -82,12 +83,22 @@ class _Endpoint:
 
     async def _served(self, visit: Visit, entrance: Entrance) -> Reply:
         body = await visit.body()
-        key = visit.headers.get("idempotency-key")
-        if key is None or not entrance.writes:
-            return await self._called(visit, entrance, body)
-        # An answer belongs to whoever asked for it, by their key.
-        what = (str(id(visit.holder)), visit.collection, entrance.path, key)
-        return await self._service.replays.once(what, body, partial(self._called, visit, entrance, body))
+        work = partial(self._called, visit, entrance, body)
+        if not entrance.writes:
+            return await work()
+        if (key := visit.headers.get("idempotency-key")) is not None:
+            # An answer belongs to whoever asked for it, by their key.
+            what = (str(id(visit.holder)), visit.collection, entrance.path, key)
+            work = partial(self._service.replays.once, what, body, work)
+        try:
+            async with asyncio.timeout(visit.left):
+                return await work()
+        except TimeoutError as error:
+            if isinstance(error, DeadlineError):
+                raise
+            raise DeadlineError(
+                "the write is not done before the deadline, and may yet be: ask again with the same Idempotency-Key"
+            ) from None
 
     async def _called(self, visit: Visit, entrance: Entrance, body: bytes) -> Reply:
         assert entrance.takes is not None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Callable
 from dataclasses import asdict
@@ -14,7 +13,7 @@ import numpy as np
 from .. import wire
 from ..database import CoreNN
 from ..deadline import deadline
-from ..errors import DeadlineError, InvalidArgumentError
+from ..errors import InvalidArgumentError
 from ..types import Recall
 from ..wire import encode
 from .calls import Call, as_rows, fields_of, reply_records, result
@@ -39,15 +38,15 @@ async def describe(service: Service, visit: Visit, entry: Entry, call: Call) -> 
 
 async def insert(service: Service, visit: Visit, entry: Entry, call: Call) -> Any:
     """Insert new rows, all or none."""
-    return await _write_rows(service, visit, entry, call, "insert")
+    return await _write_rows(service, entry, call, "insert")
 
 
 async def upsert(service: Service, visit: Visit, entry: Entry, call: Call) -> Any:
     """Insert rows or replace those whose keys exist, payload included, all or none."""
-    return await _write_rows(service, visit, entry, call, "upsert")
+    return await _write_rows(service, entry, call, "upsert")
 
 
-async def _write_rows(service: Service, visit: Visit, entry: Entry, call: Call, operation: str) -> wire.Done:
+async def _write_rows(service: Service, entry: Entry, call: Call, operation: str) -> wire.Done:
     asked: wire.InsertRequest = call.arguments
     if call.rows is not None and asked.vectors:
         raise InvalidArgumentError("vectors are given twice, in JSON and behind it; leave out one of them")
@@ -61,7 +60,7 @@ async def _write_rows(service: Service, visit: Visit, entry: Entry, call: Call, 
             asked.keys, vectors, asked.payloads, scales=asked.scales, zero_points=asked.zero_points
         )
 
-    await _write(service, visit, entry, operation, write)
+    await _write(service, entry, operation, write)
     return wire.Done()
 
 
@@ -71,7 +70,7 @@ async def set_payload(service: Service, visit: Visit, entry: Entry, call: Call) 
     service.limits.within("batch_rows", len(asked.keys), "the number of keys")
     _check_payloads(service, asked.payloads)
     write = partial(entry.database.set_payload, asked.keys, asked.payloads)
-    await _write(service, visit, entry, "set_payload", write)
+    await _write(service, entry, "set_payload", write)
     return wire.Done()
 
 
@@ -81,22 +80,17 @@ async def delete(service: Service, visit: Visit, entry: Entry, call: Call) -> An
     service.limits.within("batch_rows", len(asked.keys or ()), "the number of keys")
     as_filter_text(asked.filter, service.limits)
     write = partial(entry.database.delete, asked.keys, filter=asked.filter)
-    return wire.Deleted(await _write(service, visit, entry, "delete", write))
+    return wire.Deleted(await _write(service, entry, "delete", write))
 
 
-async def _write(service: Service, visit: Visit, entry: Entry, operation: str, call: Callable[[], T]) -> T:
+async def _write(service: Service, entry: Entry, operation: str, call: Callable[[], T]) -> T:
     """Hand in a write, with others that share its commit. Once a thread has it, nothing calls it back."""
     if entry.writes >= service.limits.writes:
         raise busy(f"{entry.writes:,} writes of this collection wait already")
     entry.writes += 1
     began = time.perf_counter()
     try:
-        async with asyncio.timeout(visit.left):
-            return await service.in_thread(service.writers, call)
-    except TimeoutError:
-        raise DeadlineError(
-            "the write is not done before the deadline, and may yet be: send it again with the same Idempotency-Key"
-        ) from None
+        return await service.in_thread(service.writers, call)
     finally:
         entry.writes -= 1
         service.metrics.wrote(operation, time.perf_counter() - began)
@@ -128,7 +122,6 @@ async def query(service: Service, visit: Visit, entry: Entry, call: Call) -> Any
 async def get(service: Service, visit: Visit, entry: Entry, call: Call) -> Any:
     """The rows of keys, in their order; null for one that does not exist."""
     keys = call.arguments.keys
-    service.limits.within("batch_rows", len(keys), "the number of keys")
     _check_answer(service, entry.database, len(keys))
     return reply_records(visit, await _read(service, visit, lambda: entry.database.get(keys)))
 
@@ -136,7 +129,6 @@ async def get(service: Service, visit: Visit, entry: Entry, call: Call) -> Any:
 async def scroll(service: Service, visit: Visit, entry: Entry, call: Call) -> Any:
     """The next rows in the order of insertion, and a cursor for the rest."""
     asked: wire.ScrollRequest = call.arguments
-    service.limits.within("k", asked.limit, "limit")
     _check_answer(service, entry.database, asked.limit)
     as_filter_text(asked.filter, service.limits)
     records, cursor = await _read(
@@ -172,6 +164,7 @@ async def _read(service: Service, visit: Visit, call: Callable[[], T]) -> T:
 
 
 def _check_answer(service: Service, database: CoreNN, rows: int) -> None:
+    service.limits.within("rows", rows, "the number of rows asked for")
     service.limits.within("answer_vectors", rows * database.settings.dim * 4, "the size of the vectors asked for")
 
 
@@ -242,7 +235,7 @@ async def legacy_insert(service: Service, visit: Visit, entry: Entry, call: Call
     rows = wire.InsertRequest(
         keys=[each.key for each in asked.vectors], vectors=[each.vector for each in asked.vectors]
     )
-    return await _write_rows(service, visit, entry, Call(rows), "upsert")
+    return await _write_rows(service, entry, Call(rows), "upsert")
 
 
 async def legacy_query(service: Service, visit: Visit, entry: Entry, call: Call) -> Any:

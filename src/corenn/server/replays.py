@@ -9,8 +9,10 @@ from __future__ import annotations
 import asyncio
 import re
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
+from functools import partial
 from hashlib import blake2b
+from typing import Any
 
 from ..errors import InvalidArgumentError
 from .faults import RefusedError
@@ -25,12 +27,12 @@ class Replays:
 
     def __init__(self, kept: int = KEPT) -> None:
         self._kept = kept
-        self._known: OrderedDict[tuple[str, ...], tuple[bytes, asyncio.Future[Reply]]] = OrderedDict()
+        self._known: OrderedDict[tuple[str, ...], tuple[bytes, asyncio.Task[Reply]]] = OrderedDict()
 
-    async def once(self, key: tuple[str, ...], body: bytes, do: Callable[[], Awaitable[Reply]]) -> Reply:
+    async def once(self, key: tuple[str, ...], body: bytes, do: Callable[[], Coroutine[Any, Any, Reply]]) -> Reply:
         """What `do` answers, or has answered when it was called for the same key. A failure is not kept.
 
-        key: what it belongs to, and last the key that was sent.
+        key: what it belongs to, and last the key that was sent. Who stops waiting, or goes, does not stop it.
 
         Raises:
             InvalidArgumentError: for a key that is none.
@@ -39,21 +41,16 @@ class Replays:
         if not _KEY.fullmatch(key[-1]):
             raise InvalidArgumentError("Idempotency-Key: give 1 to 128 printable ASCII characters, such as a UUID")
         digest = blake2b(body, digest_size=16).digest()
-        if (known := self._known.get(key)) is not None:
-            if known[0] != digest:
-                message = f"Idempotency-Key {key[-1]} came with another body before; take a new key for each write"
-                raise RefusedError(409, InvalidArgumentError(message))
-            return await asyncio.shield(known[1])
-        done: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
-        self._known[key] = digest, done
-        while len(self._known) > self._kept:
-            self._known.popitem(last=False)
-        try:
-            answer = await do()
-        except BaseException as error:
+        if (known := self._known.get(key)) is None:
+            known = self._known[key] = digest, asyncio.get_running_loop().create_task(do())
+            known[1].add_done_callback(partial(self._forget_failure, key))
+            while len(self._known) > self._kept:
+                self._known.popitem(last=False)
+        elif known[0] != digest:
+            message = f"Idempotency-Key {key[-1]} came with another body before; take a new key for each write"
+            raise RefusedError(409, InvalidArgumentError(message))
+        return await asyncio.shield(known[1])
+
+    def _forget_failure(self, key: tuple[str, ...], done: asyncio.Task[Reply]) -> None:
+        if done.cancelled() or done.exception() is not None:
             self._known.pop(key, None)
-            done.set_exception(error if isinstance(error, Exception) else asyncio.CancelledError())
-            done.exception()  # nobody may wait for it
-            raise
-        done.set_result(answer)
-        return answer

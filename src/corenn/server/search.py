@@ -74,6 +74,10 @@ def as_question(call: Call, dim: int, limits: Limits) -> tuple[Kind, Question]:
         limits.within("search_list", asked.search_list, "search_list")
     several = asked.vectors if call.rows is None else call.rows
     single = asked.vector is not None or (call.rows is not None and call.rows.ndim == 1)
+    hits = asked.k * (1 if several is None or single else len(several))
+    limits.within("hits", hits, "the number of hits of all vectors")
+    if asked.with_payloads:
+        limits.within("rows", hits, "the number of hits with payloads")
     kind = Kind(
         asked.k, asked.min_recall, asked.search_list, asked.exact, asked.max_distance,
         as_filter_text(asked.filter, limits), asked.group_by, asked.per_group, asked.plan, asked.with_payloads,
