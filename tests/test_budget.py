@@ -57,6 +57,16 @@ def coded(db: CoreNN) -> tuple[str, int]:
     return stats.compression_mode, stats.memory["codes"] // stats.rows
 
 
+def comes_to(db: CoreNN, mode: str, size: int) -> bool:
+    """Whether these are the codes in the end: what is measured first is no backlog yet."""
+    until = time.monotonic() + 240
+    while coded(db) != (mode, size):
+        if time.monotonic() > until:
+            return False
+        time.sleep(0.01)
+    return True
+
+
 def share(per_row: int, rows: int) -> int:
     """A limit of which the half holds so many bytes for each row."""
     return 2 * per_row * rows
@@ -102,7 +112,7 @@ def test_vectors_of_few_bytes_get_codes_where_memory_is_scarce(
         assert recall("l2", rows, queries, again, 10) >= recall("l2", rows, queries, found, 10) - 0.01
         assert not db.verify().repaired
     with CoreNN.open(path) as db:
-        assert coded(db) == ("none", 0)
+        assert comes_to(db, "none", 0), "there is room again"
 
 
 def test_codes_become_smaller_as_rows_come_and_are_not_made_without_need(
@@ -293,6 +303,7 @@ import gc, json, sys
 import numpy as np
 from corenn import CoreNN
 from corenn.bench import memory
+from corenn.kernels.jit import Loading
 from corenn.storage import residence
 from corenn.storage.platform import give_back_heap
 from tests.test_memory import DIM, rows_of
@@ -305,8 +316,8 @@ peaks = {}
 
 
 def told(phase):
-    # of a phase that has ended
-    peaks[phase] = memory.peak() - before
+    # of a phase that has ended; machine code that was loaded since is nobody's
+    peaks[phase] = memory.peak() - before - (Loading.bytes - loaded)
     memory.reset_peak()
 
 
@@ -341,12 +352,12 @@ def work(path, count, limit):
         told("reader")
     return hit
 
-before, residence.LEAST = 0, 0
+before, loaded, residence.LEAST = 0, 0, 0
 work(path + "-small", 12_000, 8 << 20)  # compiles, and loads what is loaded once
 residence.LEAST = 48 << 20
 gc.collect()
 give_back_heap()  # what is freed is nobody's
-before = memory.resident()
+before, loaded = memory.resident(), Loading.bytes
 print(before, flush=True)
 sys.stdin.readline()  # until the limit is there
 memory.reset_peak()
@@ -355,8 +366,8 @@ print(json.dumps({"recall": recall, "peaks": peaks}), flush=True)
 """
 
 
-# Of the limit, at its highest, where a touch brings in its own page alone; 1.35 was measured amid other work.
-MOST = 1.45 if touches_alone() else 1.75
+# Of the limit, at its highest, where a touch brings in its own page alone; 1.04 was measured amid other work.
+MOST = 1.15 if touches_alone() else 1.5
 
 
 @contextmanager

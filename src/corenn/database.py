@@ -123,7 +123,7 @@ class CoreNN:
         self._state = _State(os.getpid())
         if self._reader_view is not None:
             self._tell()  # until now the registration has kept everything
-        closing = (self._state, self._writer, store, self._helpers, self._refreshing, self._residence)
+        closing = (self._state, self._writer, store, self._helpers, self._refreshing, self._residence, scratches)
         self._finalizer = weakref.finalize(self, _close, *closing)
         _OPEN.add(self)
         if store.recovered.suspect and self._writer is not None:
@@ -1159,7 +1159,7 @@ def as_path(path: str | os.PathLike[str]) -> Path:
 
 def _close(
     state: _State, writer: Writer | None, store: Store, helpers: Helpers, reading: threading.RLock,
-    residence: Residence,
+    residence: Residence, scratches: ScratchPool,
 ) -> None:  # fmt: skip
     """Close once; in a child after fork, where the parent owns everything, not at all."""
     if state.forked or state.closed:
@@ -1170,6 +1170,7 @@ def _close(
             writer.close()
     finally:
         helpers.close()
+        scratches.clear()
         with reading:
             residence.leave()
             store.close()

@@ -84,6 +84,11 @@ class ScratchPool:
             self._free.clear()
         self._free.setdefault(size, []).append(scratch)
 
+    def clear(self) -> None:
+        """Keep none: a closed database may be referred to for long."""
+        for kept in (self._free, self._asked, self._frames, self._benches):
+            kept.clear()
+
 
 def _make(
     dim: int, columns: int, entries: int, search_list: int, at_once: int, pool: int, trail: int, leap: int

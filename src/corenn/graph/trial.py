@@ -12,6 +12,7 @@ import numpy as np
 from ..kernels.codes import Codes, asked_of, encode_rows, form_in, search_codes
 from ..kernels.rows import decode_rows
 from ..kernels.search import BORN, DIED, INFO, Plan, Results, search_batch
+from ..storage.platform import give_way
 from ..storage.state import commit_of
 from ..types import Float32s, UInt32s
 from .codebook import rotate
@@ -26,6 +27,7 @@ FAITHFUL = 0.97  # share of the walk's own answers that a walk over codes must f
 SLACKS = (1.02, 1.05, 1.1, 1.2, 1.3, 1.5, 1.75, 2.0, 2.5, 3.0, 4.0)
 ALL = 1e30
 LOST = 0.001
+AT_ONCE = 32  # rows encoded between two looks at who waits for the interpreter
 LOOKED_AT = 16  # times as many rows are looked at as are wanted of a kind
 
 
@@ -79,6 +81,8 @@ class Trial:
         vector, asked = np.empty(self.view.settings.dim, np.float32), asked_of(form_in(codes))
         for place, row in enumerate(ids.tolist()):
             encode_rows(self.view.rows, codes, row, made[place : place + 1], vector, asked)
+            if place % AT_ONCE == AT_ONCE - 1:
+                give_way()
         points = _vectors(self.view, ids) - codes.centre
         if len(codes.turn):
             points = rotate(points, codes.turn)
@@ -147,4 +151,4 @@ def _agreement(one: UInt32s, other: UInt32s) -> float:
     """The mean share of what is in each row of one that is in that of the other; 1 for none."""
     if not len(one):
         return 1.0
-    return float(np.mean([np.isin(some, others).mean() for some, others in zip(one, other, strict=True)]))
+    return float((one[:, :, None] == other[:, None, :]).any(axis=2).mean())

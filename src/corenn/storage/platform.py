@@ -85,18 +85,21 @@ def private_bytes() -> int:
 
 
 def mapped_of(folder: Path) -> int:
-    """The part of it that is of the files in a folder, counted by the mapping, which takes milliseconds."""
+    """The part of it that is of the files in a folder, counted by the mapping, which takes milliseconds.
+
+    A process has thousands of mappings, and to look at each holds the interpreter for a tenth of a second: so what is
+    told of them is searched for those of the folder.
+    """
     smaps = Path("/proc/self/smaps")
     if not smaps.exists():
         return 0
     # The system names files as they are found without links and dots.
-    prefix, inside, found = os.fsencode(f"{folder.resolve()}{os.sep}"), False, 0
-    for line in smaps.read_bytes().splitlines():
-        if line.startswith(b"Rss:"):
-            found += int(line.split()[1]) * 1024 if inside else 0
-        elif line[:1] in b"0123456789abcdef":  # of a mapping; what is told of it begins with a capital
-            parts = line.split(maxsplit=5)
-            inside = len(parts) == 6 and parts[5].startswith(prefix)
+    told, prefix, found = smaps.read_bytes(), os.fsencode(f" {folder.resolve()}{os.sep}"), 0
+    at = told.find(prefix)
+    while at >= 0:
+        at = told.index(b"\nRss:", at) + len(b"\nRss:")
+        found += int(told[at : told.index(b"kB", at)]) * 1024
+        at = told.find(prefix, at)
     return found
 
 
@@ -273,8 +276,23 @@ def data_sync(descriptor: int) -> None:
     fcntl.fcntl(descriptor, fcntl.F_FULLFSYNC)  # type: ignore[attr-defined]
 
 
+_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # for mallopt(3)
+_KEPT_HEAP_BYTES = 1 << 20
+
+
 def give_back_heap() -> None:
-    """Let the system have what was freed and is still held by the allocator: glibc keeps tens of MB in its arenas."""
+    """Let the system have what was freed and the allocator still holds, and have it hold little from now on.
+
+    glibc has a heap for each of many threads, at the end of each of which it keeps up to 64 MB, the more the larger the
+    blocks are that have come and gone, and `malloc_trim` leaves the ends alone.
+    """
     if sys.platform == "linux":
         with suppress(OSError, AttributeError):  # another libc
+            _keep_heaps_small()
             ctypes.CDLL(None).malloc_trim(0)
+
+
+@cache
+def _keep_heaps_small() -> None:
+    for threshold in (_TRIM_THRESHOLD, _MMAP_THRESHOLD):
+        ctypes.CDLL(None).mallopt(threshold, _KEPT_HEAP_BYTES)
