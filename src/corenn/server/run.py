@@ -8,7 +8,6 @@ import logging
 import resource
 import signal
 import socket
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,7 +24,6 @@ log = logging.getLogger("corenn.server")
 BACKLOG = 1024  # connections that wait to be accepted
 HEADER_SECONDS = 10  # in which the headers of a request, or of the next one, have to come
 FILES = 256  # that the process keeps open beside its connections, for each collection that may be
-SWITCH_SECONDS = 0.0005  # threads that come back from a kernel wait no longer for one that runs Python
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,7 +68,6 @@ def run(path: Path, address: Address, options: Options) -> None:
     """
     _try(address)
     _raise_files(options.limits.connections + FILES * options.limits.open_collections)
-    sys.setswitchinterval(SWITCH_SECONDS)
     asyncio.run(_serve(path, address, options))
 
 
