@@ -6,7 +6,7 @@ DATA ?=
 ROUNDS ?= 1000
 PARALLEL ?= -n auto --dist worksteal
 # Tests of what stands above the engine and has no kernels of its own, or kills and damages it however it computes.
-ABOVE := bench crash datasets faults golden integrations migrate simulation \
+ABOVE := bench crash datasets faults golden integrations migrate server simulation \
 	$(addprefix test_,$(addsuffix .py,backup beside bench budget cli compact_beside demo disk docs faults lifecycle \
 	memory plan resume retraining root snapshot stress structure upgrade))
 SECONDS ?= 60
@@ -36,7 +36,7 @@ COMMA := ,
 SETS := $(or $(wildcard $(DATA_DIR)/*.hdf5),$(OUT)/synthetic.hdf5)
 FILTERED ?= $(filter-out $(PACKAGES)%,$(SETS)) $(addprefix $(PACKAGES)-384-angular.hdf5$(COMMA),$(wildcard $(PACKAGES).jsonl.gz))
 
-.PHONY: setup demo test test-jit test-nojit lint crash simulate long bench bench-all bench-million bench-core bench-filters bench-live bench-limit bench-ten-million soak clean
+.PHONY: setup demo test test-jit test-nojit lint crash simulate long bench bench-all bench-million bench-core bench-served bench-filters bench-live bench-limit bench-ten-million soak clean
 
 setup: $(STAMP)
 
@@ -85,6 +85,11 @@ long:
 bench-core: setup
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[bench]' 'hnswlib>=0.8'
 	$(BIN)/python -m corenn.bench.core $(if $(DATA),--data $(DATA)) --json bench-results/core.json
+
+# What serving costs, and what a server bears. A quarter of an hour on two cores.
+bench-served: setup
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[bench,server]'
+	$(BIN)/python -m corenn.bench.served $(if $(DATA),--data $(DATA)) --json bench-results/served.json
 
 # What becomes of a database whose rows come and go. Half an hour on two cores.
 bench-live: setup

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 from .config import Settings
 from .errors import (
+    AccessError,
     CapacityError,
     ClosedError,
     CollectionNotFoundError,
@@ -12,6 +13,7 @@ from .errors import (
     CorruptionError,
     DatabaseExistsError,
     DatasetError,
+    DeadlineError,
     DimensionError,
     DiskFullError,
     DuplicateKeyError,
@@ -25,12 +27,15 @@ from .errors import (
     InvalidSettingError,
     InvalidVectorError,
     KeyNotFoundError,
+    LimitError,
     LockedError,
     MissingExtraError,
     NewerFormatError,
     NotADatabaseError,
     OlderFormatError,
+    OverloadedError,
     ReadOnlyError,
+    ServerError,
     StorageError,
     UnsupportedDtypeError,
     UnsupportedPlatformError,
@@ -39,6 +44,7 @@ from .filters.expression import F, Filter
 from .types import Copied, Explain, Facet, Hit, Hits, HitsList, Problem, Recall, Record, Report, Stats, Step, Upgraded
 
 if TYPE_CHECKING:
+    from .client import AsyncClient, Client
     from .database import CoreNN
     from .root import Root
     from .storage.upgrade import upgrade
@@ -47,7 +53,10 @@ __version__ = "0.1.0"
 logging.getLogger("corenn").addHandler(logging.NullHandler())
 
 __all__ = [
+    "AccessError",
+    "AsyncClient",
     "CapacityError",
+    "Client",
     "ClosedError",
     "CollectionNotFoundError",
     "Copied",
@@ -56,6 +65,7 @@ __all__ = [
     "CorruptionError",
     "DatabaseExistsError",
     "DatasetError",
+    "DeadlineError",
     "DimensionError",
     "DiskFullError",
     "DuplicateKeyError",
@@ -76,17 +86,20 @@ __all__ = [
     "InvalidSettingError",
     "InvalidVectorError",
     "KeyNotFoundError",
+    "LimitError",
     "LockedError",
     "MissingExtraError",
     "NewerFormatError",
     "NotADatabaseError",
     "OlderFormatError",
+    "OverloadedError",
     "Problem",
     "ReadOnlyError",
     "Recall",
     "Record",
     "Report",
     "Root",
+    "ServerError",
     "Settings",
     "Stats",
     "Step",
@@ -111,6 +124,10 @@ def __getattr__(name: str) -> object:
         from .root import Root
 
         return Root
+    if name in ("Client", "AsyncClient"):
+        from . import client
+
+        return getattr(client, name)
     if name == "upgrade":
         from .storage.upgrade import upgrade
 

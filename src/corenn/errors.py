@@ -55,6 +55,10 @@ class InvalidFilterError(InvalidArgumentError):
     """A filter that is malformed; the message has the path to the fault."""
 
 
+class LimitError(InvalidArgumentError):
+    """More than a server takes at once: a body, a batch, k, a search list or a filter beyond its limits."""
+
+
 class InvalidSettingError(CoreNNError, ValueError):
     """A setting that is unknown, out of bounds, or fixed at creation."""
 
@@ -112,6 +116,25 @@ class DiskFullError(CoreNNError, OSError):
 
 class StorageError(CoreNNError, OSError):
     """Any other failure of the file system or the metadata store."""
+
+
+# --- between client and server ----------------------------------------------------------------------------------------
+
+
+class AccessError(CoreNNError, PermissionError):
+    """A request without a key, with one that is unknown, or with one that may not do this."""
+
+
+class OverloadedError(CoreNNError, BlockingIOError):
+    """A server has as much to do as it takes on; nothing has been done, and a later call may be served."""
+
+
+class DeadlineError(CoreNNError, TimeoutError):
+    """A call that was not done in time. A read has been given up; a write may have been committed, or may yet be."""
+
+
+class ServerError(CoreNNError, ConnectionError):
+    """A server that cannot be reached, breaks off, has failed, or answers what is no answer of a CoreNN server."""
 
 
 # --- the state of the handle ------------------------------------------------------------------------------------------

@@ -23,6 +23,7 @@ from .plan import plan
 from .profile import profile
 from .query import count, facets, query
 from .repair import repair
+from .serve import serve
 from .stats import stats
 from .tune import tune
 from .upgrade import upgrade
@@ -37,7 +38,7 @@ app = typer.Typer(
 )  # fmt: skip
 _COMMANDS: dict[str, Callable[..., None]] = {
     "demo": demo, "eval": evaluate, "import": import_, "query": query, "count": count, "facets": facets,
-    "stats": stats, "tune": tune,
+    "stats": stats, "tune": tune, "serve": serve,
     "verify": verify, "repair": repair, "compact": compact, "upgrade": upgrade, "warmup": warmup,
     "snapshot": snapshot, "backup": backup, "restore": restore,
     "export-vectors": export_vectors, "migrate-hnsw": migrate_hnsw, "plan": plan,

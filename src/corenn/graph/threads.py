@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextvars import copy_context
 from copy import copy
 
+from ..deadline import check
 from ..storage.platform import cpu_count
 
 WAITERS = 8  # threads for each CPU, where they wait for a disk
@@ -27,7 +29,16 @@ class Helpers:
         self.threads = threads or cpu_count()
         self._pool = ThreadPoolExecutor(max(1, WAITERS * self.threads), thread_name_prefix="corenn")
         self._guests: Callable[[], bool] | None = None
-        self.between, self.grain = between, grain
+        self._between, self.grain = between, grain
+
+    def between(self) -> None:
+        """What is done after each range. A deadline of the caller is seen here, by whichever thread works for it.
+
+        Raises:
+            DeadlineError: after a deadline.
+        """
+        self._between()
+        check()
 
     def beside(self, guests: Callable[[], bool]) -> Helpers:
         """The same threads, for work that leaves one processor free as long as `guests` is true."""
@@ -69,7 +80,7 @@ class Helpers:
 
     def _submit(self, drain: Callable[[], None]) -> Future[None] | None:
         try:
-            return self._pool.submit(drain)
+            return self._pool.submit(copy_context().run, drain)
         except RuntimeError:
             return None  # the interpreter is on its way out and starts no more threads: the caller does it all
 

@@ -1,0 +1,229 @@
+"""What serving costs, and what a server bears: `python -m corenn.bench.served --data FILE.hdf5`.
+
+The server, and whatever generates the load, run in processes of their own on the same cores.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil  # type: ignore[import-untyped]
+
+from ..client import Client, Collection
+from ..database import CoreNN
+from .http_load import Measured, generate, malformed_requests
+from .recall import recall_by_distance
+from .report import Row, circumstances, print_rows
+from .sample import Sample, load
+
+K = 10
+HEAD: dict[str, Any] = {"k": K, "min_recall": 0.95}
+CONNECTIONS = 32
+BATCH = 1_000
+NAME = "bench"
+
+
+@contextmanager
+def serving(root: Path) -> Iterator[tuple[int, subprocess.Popen[bytes]]]:
+    """`corenn serve` in a process of its own: its port."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = int(free.getsockname()[1])
+    command = [sys.executable, "-m", "corenn", "serve", str(root), "--port", str(port), "--log-level", "error"]
+    process = subprocess.Popen(command)
+    try:
+        with Client(f"http://127.0.0.1:{port}", retries=60) as client:
+            client.list()
+        yield port, process
+    finally:
+        process.terminate()
+        process.wait(60)
+
+
+def generated(port: int, queries: Path, seconds: float, connections: int, rate: float | None = None) -> Measured:
+    """What a generator in a process of its own has measured."""
+    command = [
+        sys.executable, "-m", "corenn.bench.http_load", "--port", str(port), "--path", f"/v1/collections/{NAME}/query",
+        "--vectors", str(queries), "--head", json.dumps(HEAD), "--connections", str(connections), "--seconds",
+        str(seconds), *([] if rate is None else ["--rate", str(rate)]),
+    ]  # fmt: skip
+    return Measured(**json.loads(subprocess.run(command, check=True, capture_output=True).stdout))
+
+
+def queries_served(port: int, queries: Path, sample: Sample, seconds: float, alone: float) -> list[Row]:
+    """Single queries: as fast as they go, at half of that, and one at a time. alone: milliseconds of one, embedded."""
+    with Client(f"http://127.0.0.1:{port}") as client:
+        found = client[NAME].query(sample.queries, **HEAD)
+        recall = recall_by_distance(found.distances, sample.truth, K)
+        full = generated(port, queries, seconds, CONNECTIONS)
+        half = generated(port, queries, seconds, CONNECTIONS, full.per_second / 2)
+        one = generated(port, queries, seconds, 1)
+        through = _through_client(client[NAME], sample, seconds)
+    note = f"recall@{K} {recall:.4f}; p50 {full.p50:.2f} ms, p99 {full.p99:.2f} ms; {full.refused} refused"
+    offered = f"{full.per_second / 2:,.0f} per second; p50 {half.p50:.2f} ms"
+    return [
+        Row(name=f"queries, {CONNECTIONS} connections", figure=full.per_second, goal=5_000, unit="/s", note=note),
+        Row(name="… by corenn.Client, one thread", figure=through, goal=700, unit="/s"),
+        Row(name="p99 at half of that, open loop", figure=half.p99, goal=10, unit="ms", at_most=True, note=offered),
+        Row(
+            name="added to one query, p50", figure=one.p50 - alone, goal=0.5, unit="ms", at_most=True,
+            note=f"{one.p50:.2f} ms served, {alone:.2f} ms embedded",
+        ),
+    ]  # fmt: skip
+
+
+def _through_client(collection: Collection, sample: Sample, seconds: float) -> float:
+    """Queries per second of one thread."""
+    done, end = 0, time.perf_counter() + seconds
+    while time.perf_counter() < end:
+        collection.query(sample.queries[done % len(sample.queries)], **HEAD)
+        done += 1
+    return done / seconds
+
+
+def embedded(root: Path, sample: Sample, seconds: float) -> float:
+    """Milliseconds of one query in this process, the middle of them."""
+    with CoreNN.open(root / NAME, mode="r") as db:
+        taken: list[float] = []
+        end = time.perf_counter() + seconds
+        while time.perf_counter() < end:
+            began = time.perf_counter()
+            db.query(sample.queries[len(taken) % len(sample.queries)], **HEAD)
+            taken.append(time.perf_counter() - began)
+    return float(np.median(taken)) * 1e3
+
+
+def inserts(port: int, root: Path, sample: Sample, rows: int) -> Row:
+    """Inserts in batches: served over embedded."""
+
+    def insert(db: Any) -> float:
+        began = time.perf_counter()
+        for start in range(0, rows, BATCH):
+            part = sample.base[start : start + BATCH]
+            db.insert(range(start, start + len(part)), part)
+        return rows / (time.perf_counter() - began)
+
+    dim = sample.base.shape[1]
+    with CoreNN.create(root.parent / "embedded", dim=dim, metric=sample.metric) as db:
+        alone = insert(db)
+    with Client(f"http://127.0.0.1:{port}") as client:
+        served = insert(client.create("inserted", dim=dim, metric=sample.metric))
+        client.drop("inserted")
+    return Row(
+        name=f"inserts, batches of {BATCH:,}", figure=served / alone, goal=0.7, unit="× embedded",
+        note=f"{served:,.0f} rows/s, {alone:,.0f} embedded; {rows:,} rows",
+    )  # fmt: skip
+
+
+def malformed(port: int, pid: int, sample: Sample, count: int) -> list[Row]:
+    """Requests with bytes changed at random: faults of the server, and what becomes of its memory."""
+    requests = malformed_requests(f"/v1/collections/{NAME}/query", sample.queries, json.dumps(HEAD).encode())
+    sent = refused = faults = before = 0
+    process = psutil.Process(pid)
+    while sent < count:
+        found = generate("127.0.0.1", port, requests, CONNECTIONS, 2.0)
+        sent, refused, faults = sent + found.answers, refused + found.refused, faults + found.faults
+        before = before or process.memory_info().rss
+    after = process.memory_info().rss
+    note = f"{sent:,} sent, {refused:,} refused"
+    grown = f"{before / 1e6:,.0f} MB after the first, {after / 1e6:,.0f} MB after the last"
+    return [
+        Row(name="faults amid malformed requests", figure=faults, goal=0, at_most=True, note=note),
+        Row(name="… memory after over before", figure=after / before, goal=1.05, unit="×", at_most=True, note=grown),
+    ]  # fmt: skip
+
+
+def killed(root: Path, sample: Sample, seconds: float, every: float) -> list[Row]:
+    """Mixed load while the server is killed again and again: writes lost, and faults other than those of restarts."""
+    acknowledged: list[int] = []
+    faults: list[str] = []
+    kills, end = 0, time.monotonic() + seconds
+    stop = threading.Event()
+
+    def load(port: int) -> None:
+        with Client(f"http://127.0.0.1:{port}", retries=0) as client:
+            collection = client[NAME]
+            while not stop.is_set():
+                batch = len(acknowledged)
+                keys = [f"{batch}:{row}" for row in range(20)]
+                try:
+                    collection.upsert(keys, sample.base[batch % 1000 : batch % 1000 + 20])
+                    acknowledged.append(batch)
+                    collection.query(sample.queries[batch % len(sample.queries)], **HEAD)
+                except Exception as error:  # noqa: BLE001 (of whatever kind: it is counted)
+                    if not stop.is_set():
+                        faults.append(f"{type(error).__name__}: {error}")
+
+    while time.monotonic() < end:
+        stop.clear()
+        with serving(root) as (port, process):
+            thread = threading.Thread(target=load, args=(port,))
+            thread.start()
+            time.sleep(min(every, max(end - time.monotonic(), 1)))
+            stop.set()
+            process.kill()
+            process.wait()
+            thread.join()
+        kills += 1
+    with CoreNN.open(root / NAME) as db:
+        lost = sum(f"{batch}:{row}" not in db for batch in acknowledged for row in (0, 19))
+        sound = db.verify().ok
+    note = f"{len(acknowledged):,} writes of 20 rows acknowledged, {kills} kills; verify {'ok' if sound else 'FAILED'}"
+    return [
+        Row(name=f"writes lost in {seconds / 60:.0f} min of kills", figure=lost, goal=0, at_most=True, note=note),
+        Row(name="… other faults", figure=len(faults), goal=0, at_most=True, note="; ".join(faults[:2])),
+    ]
+
+
+def measure(sample: Sample, folder: Path, seconds: float, minutes: float, attacks: int) -> list[Row]:
+    """All figures."""
+    root, queries = folder / "root", folder / "queries.npy"
+    root.mkdir()
+    np.save(queries, sample.queries)
+    dim = sample.base.shape[1]
+    CoreNN.build(root / NAME, range(len(sample.base)), sample.base, dim=dim, metric=sample.metric).close()
+    with CoreNN.open(root / NAME) as db:
+        db.query(sample.queries, **HEAD)  # by a curve that is kept from then on
+    alone = embedded(root, sample, seconds)
+    with serving(root) as (port, process):
+        rows = queries_served(port, queries, sample, seconds, alone)
+        rows.append(inserts(port, root, sample, min(20 * BATCH, len(sample.base))))
+        rows += malformed(port, process.pid, sample, attacks)
+    return rows + (killed(root, sample, 60 * minutes, 30.0) if minutes else [])
+
+
+def main(given: Sequence[str] | None = None) -> None:
+    """Measure, print the table, and write it."""
+    parser = argparse.ArgumentParser(prog="python -m corenn.bench.served", description="What serving costs and bears.")
+    parser.add_argument("--data", type=Path, required=True, help="HDF5 file in the layout of ann-benchmarks")
+    parser.add_argument("--rows", type=int, default=100_000, help="rows to use (default: %(default)s)")
+    parser.add_argument("--seconds", type=float, default=10.0, help="of each load (default: %(default)s)")
+    parser.add_argument("--minutes", type=float, default=10.0, help="of kills, 0 for none (default: %(default)s)")
+    parser.add_argument("--malformed", type=int, default=100_000, help="requests (default: %(default)s)")
+    parser.add_argument("--json", type=Path, help="write figures, goals and circumstances to this file")
+    asked = parser.parse_args(given)
+    sample = load(asked.data, asked.rows, 1_000, 1, K)
+    with tempfile.TemporaryDirectory(prefix="corenn-bench-") as folder:
+        rows = measure(sample, Path(folder), asked.seconds, asked.minutes, asked.malformed)
+    print_rows(rows)
+    if asked.json:
+        about = {"data": asked.data.name, "rows": len(sample.base), "dim": sample.base.shape[1]}
+        written = {**circumstances(), **about, "results": [row.as_dict() for row in rows]}
+        asked.json.parent.mkdir(parents=True, exist_ok=True)
+        asked.json.write_text(json.dumps(written, indent=2, allow_nan=False) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,50 @@
+"""What goes between client and server: types, text forms, and the binary form of vectors."""
+
+from .codec import BINARY, JSON, MSGPACK, WireError, decode, encode
+from .messages import (
+    Collections,
+    Copy,
+    Count,
+    CountRequest,
+    Created,
+    CreateRequest,
+    Curve,
+    Deleted,
+    DeleteRequest,
+    Done,
+    ErrorBody,
+    FacetEntry,
+    Facets,
+    FacetsRequest,
+    Fault,
+    GetRequest,
+    Health,
+    InsertRequest,
+    LegacyInsert,
+    LegacyQuery,
+    LegacyResults,
+    LegacyVector,
+    Nothing,
+    PayloadRequest,
+    Plan,
+    QueryRequest,
+    RecallRequest,
+    RecallResult,
+    RecordEntry,
+    Records,
+    Result,
+    Results,
+    ScrollRequest,
+    SnapshotRequest,
+    State,
+)
+from .rows import DTYPES, pack_rows, rows_of, unpack_rows
+
+__all__ = [
+    "BINARY", "DTYPES", "JSON", "MSGPACK", "Collections", "Copy", "Count", "CountRequest", "CreateRequest",
+    "Created", "Curve", "DeleteRequest", "Deleted", "Done", "ErrorBody", "FacetEntry", "Facets", "FacetsRequest",
+    "Fault", "GetRequest", "Health", "InsertRequest", "LegacyInsert", "LegacyQuery", "LegacyResults",
+    "LegacyVector", "Nothing", "PayloadRequest", "Plan", "QueryRequest", "RecallRequest", "RecallResult",
+    "RecordEntry", "Records", "Result", "Results", "ScrollRequest", "SnapshotRequest", "State", "WireError",
+    "decode", "encode", "pack_rows", "rows_of", "unpack_rows",
+]  # fmt: skip

@@ -1,0 +1,54 @@
+"""A server in this process, on a port of its own, for as long as a test wants it."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import uvicorn
+
+from corenn import Client
+from corenn.server import Application, Keys, Limits, Options
+from corenn.server.keys import Holder
+
+WRITE, READ, SCOPED = "write-key-0123456789", "read-key-0123456789", "scoped-key-0123456789"
+KEYS = ((WRITE, Holder(True)), (READ, Holder(False)), (SCOPED, Holder(True, frozenset({"mine"}))))
+
+
+class Served:
+    """Where a server listens, and the application behind it."""
+
+    def __init__(self, application: Application, port: int) -> None:
+        self.application, self.port = application, port
+        self.url = f"http://127.0.0.1:{port}"
+
+    def client(self, key: str | None = None, **more: Any) -> Client:
+        """A client that does not repeat calls."""
+        return Client(self.url, key, **{"retries": 0, **more})
+
+
+@contextmanager
+def serving(
+    path: Path, *, keys: bool = False, limits: dict[str, Any] | None = None, **options: Any
+) -> Iterator[Served]:
+    """Serve a root within this context."""
+    chosen = Options(keys=Keys(KEYS if keys else ()), limits=Limits(**(limits or {})), **options)
+    application = Application(path, chosen)
+    config = uvicorn.Config(application, log_level="error", access_log=False, ws="none", lifespan="on")
+    server = uvicorn.Server(config)
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, name="server")
+        thread.start()
+        try:
+            while not server.started:
+                thread.join(0.01)
+                assert thread.is_alive(), "the server did not start"
+            yield Served(application, listening.getsockname()[1])
+        finally:
+            server.should_exit = True
+            thread.join()
