@@ -650,7 +650,7 @@ class CoreNN:
             return search_grouped(partial(self._search, ask), view, queries, ask.k, ask.by)
         if ask.words is None:
             return self._search(ask, view, queries, ask.k)
-        told = rank(view, ask.words)
+        told = rank(view if view.within is None else view.filtered(view.within.settled), ask.words)
         return told if ask.words.fusion is None else fuse(self._search(ask, view, queries, ask.k), told, ask.words)
 
     def _search(self, ask: _Asked, view: View, queries: Float32s, k: int) -> Answers:

@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from corenn import CoreNN, F, InvalidArgumentError, InvalidFilterError, InvalidSettingError
+from corenn.filters import select
 from tests.conftest import Create
 from tests.filters.texts import DIM, FIELDS, by_tantivy, filled, made, payloads, queries, values_at, vectors
 from tests.oracle import fused, has_text
@@ -190,6 +191,19 @@ def test_what_a_filter_selects_can_be_deleted(create: Create) -> None:
     assert db.delete(filter=F.text("shoes") & (F("n") == 1)) == len(doomed) > 0
     assert len(db) == 200 - len(doomed)
     assert not {*db.query(text="shoes", k=500).keys} & {*doomed}
+
+
+@pytest.mark.parametrize("settled", [0, 1 << 12])
+def test_a_function_and_a_text(memory: Create, monkeypatch: pytest.MonkeyPatch, settled: int) -> None:
+    """Also where it is left to walks to call the function."""
+    monkeypatch.setattr(select, "SETTLED", settled)
+    db = memory(dim=2, metric="l2", text_fields=["words"])
+    db.insert(range(40), np.zeros((40, 2)), [{"words": "red" if n % 2 else "blue", "n": n} for n in range(40)])
+    ranked = db.query(text="red", k=40, filter=lambda n: n < 9)
+    assert sorted(ranked.keys) == [1, 3, 5, 7]
+    joined = db.query(np.zeros(2), text="red", k=40, filter=lambda n: n < 9)
+    assert sorted(joined.keys) == list(range(9)) and sorted(joined.keys[:4]) == [1, 3, 5, 7]
+    assert db.count(F.where(lambda n: n < 9) & F.text("red")) == 4
 
 
 def test_a_filter_has_two_forms() -> None:
