@@ -7,6 +7,7 @@ ROUNDS ?= 1000
 PARALLEL ?= -n auto --dist worksteal
 # Tests of what stands above the engine and has no kernels of its own, or kills and damages it however it computes.
 ABOVE := bench crash datasets faults golden integrations migrate server simulation \
+	$(addprefix filters/test_,$(addsuffix .py,page qdrant text text_index)) \
 	$(addprefix test_,$(addsuffix .py,backup beside bench budget cli compact_beside demo disk docs faults lifecycle \
 	memory plan resume retraining root snapshot stress structure upgrade))
 SECONDS ?= 60
