@@ -29,9 +29,14 @@ LIMIT_ROWS ?= 1000000
 LIMIT_DIM ?= 128
 LIMIT_OUT ?= bench-results/limit.json
 DISKANN ?= $(VENV)-diskann
+# Filtered searches: those that filter, and the one data set that has payloads.
+FILTER_PEERS := 'hnswlib>=0.8' 'faiss-cpu>=1.9' 'usearch>=2.16' 'zvec>=0.8' 'lancedb>=0.40' 'chromadb>=1.5' 'milvus-lite>=3.2' 'pymilvus>=2.6' 'qdrant-client>=1.20'
+PACKAGES := $(DATA_DIR)/debian-packages-40k
+COMMA := ,
 SETS := $(or $(wildcard $(DATA_DIR)/*.hdf5),$(OUT)/synthetic.hdf5)
+FILTERED ?= $(filter-out $(PACKAGES)%,$(SETS)) $(addprefix $(PACKAGES)-384-angular.hdf5$(COMMA),$(wildcard $(PACKAGES).jsonl.gz))
 
-.PHONY: setup demo test test-jit test-nojit lint crash simulate long bench bench-all bench-million bench-core bench-live bench-limit bench-ten-million soak clean
+.PHONY: setup demo test test-jit test-nojit lint crash simulate long bench bench-all bench-million bench-core bench-filters bench-live bench-limit bench-ten-million soak clean
 
 setup: $(STAMP)
 
@@ -114,6 +119,12 @@ bench: setup $(filter $(OUT)/%,$(SETS))
 	for set in $(SETS); do $(BIN)/corenn bench run "$$set" --systems $(SYSTEMS) --count $(COUNT) --repetitions 3 --build-timeout $(BUILD_SECONDS) --out $(OUT) --no-report || exit 1; done
 	$(BIN)/corenn bench report $(OUT) --update docs/benchmarks.md
 	$(BIN)/python -m corenn.bench.goals --data $(lastword $(SETS)) --rows $(COUNT)
+
+# Filtered searches beside other systems, on one thread. Twenty-five minutes on two cores.
+bench-filters: setup $(filter $(OUT)/%,$(SETS))
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[bench]'
+	-for peer in $(FILTER_PEERS); do $(BIN)/python -m pip install --quiet --disable-pip-version-check "$$peer"; done
+	$(BIN)/python -m corenn.bench.filtered $(FILTERED) --json bench-results/filters.json
 
 # A million made vectors of 96 dimensions: who is fastest there, and how distances grow. An hour on two cores.
 bench-million: setup

@@ -108,6 +108,7 @@ class Contestant:
             "start", START_SECONDS, system=self.spec.name, options=self.spec.options, threads=plan.threads,
             folder=str(self._folder / "files"), base=str(self.subject.base_file),
             queries=str(self.subject.queries_file),
+            fields=None if self.subject.fields_file is None else str(self.subject.fields_file),
         )  # fmt: skip
         return started
 

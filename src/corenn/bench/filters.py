@@ -95,8 +95,8 @@ def table(db: CoreNN, queries: Float32s) -> None:
             print(f"| {share:.2%} | {kind} | {' | '.join(cells)} |", flush=True)
 
 
-def evaluation(db: CoreNN) -> None:
-    """Filters by themselves, nothing being remembered of them."""
+def evaluated(db: CoreNN, rounds: int = 200) -> list[tuple[str, int, float]]:
+    """Filters by themselves, nothing being remembered of them: name, matches and median microseconds of each."""
     index = db._current().payload_index
     assert index is not None
     index.remember = lambda *_: None  # type: ignore[method-assign]
@@ -105,10 +105,17 @@ def evaluation(db: CoreNN) -> None:
         "three conditions": (F("section") == "s1") & (F("size") < 5_000_000) & (F("year") >= 2010),
         "three, of them two ranges": (F("section") != "s1") & (F("size") < 5_000_000) & (F("any") >= 0.3),
     }  # fmt: skip
+    return [
+        (name, db.count(tree), float(np.median([timed(partial(db.count, tree))[1] for _ in range(rounds)])))
+        for name, tree in trees.items()
+    ]
+
+
+def print_evaluated(told: list[tuple[str, int, float]]) -> None:
+    """The table of `evaluated`."""
     print("\n| filter | matches | µs |\n|---|---|---|")
-    for name, tree in trees.items():
-        times = [timed(partial(db.count, tree))[1] for _ in range(200)]
-        print(f"| {name} | {db.count(tree):,} | {np.median(times):,.0f} |")
+    for name, matches, micros in told:
+        print(f"| {name} | {matches:,} | {micros:,.0f} |")
 
 
 def beside(db: CoreNN, queries: Float32s) -> None:
@@ -132,30 +139,45 @@ def beside(db: CoreNN, queries: Float32s) -> None:
     print(f"| a query of {len(each)} with four filters in turns, µs each | {took:,.0f} |")
 
 
-def costs(rows: Float32s, made: list[dict[str, Any]], folder: Path) -> None:
-    """Inserts by 1,000, and a build, with five fields indexed and with none, in turns."""
+def costs(rows: Float32s, made: list[dict[str, Any]], folder: Path, turns: int = 3) -> dict[str, tuple[float, float]]:
+    """Inserts by 1,000, and a build: least microseconds per row with five fields indexed, and with none, in turns."""
     some = [{name: each[name] for name in ("section", "size", "any", "name", "year")} for each in made]
-    inserted = min(len(rows), 20_000)
-    print("\n| | with an index | without | |\n|---|---|---|---|")
-    for what in ("inserts", "build"):
+    runs: dict[str, Callable[..., float]] = {"inserts": inserting, "build": building}
+    told = {}
+    for what, run in runs.items():
         best = {True: np.inf, False: np.inf}
-        for turn in range(6):
+        for turn in range(2 * turns):
             indexed = turn % 2 == 0
             settings: dict[str, Any] = {} if indexed else {"no_index_fields": ["*"]}
-            began = time.perf_counter()
-            if what == "build":
-                dim = rows.shape[1]
-                CoreNN.build(folder / "db", range(len(rows)), rows, some, dim=dim, metric="l2", **settings).close()
-                each = (time.perf_counter() - began) / len(rows)
-            else:
-                with CoreNN.create(folder / "db", dim=rows.shape[1], metric="l2", **settings) as db:
-                    for first in range(0, inserted, 1000):
-                        part = slice(first, first + 1000)
-                        db.insert(range(first, first + 1000), rows[part], some[part])
-                    each = (time.perf_counter() - began) / inserted
+            best[indexed] = min(best[indexed], run(rows, some, folder / "db", settings) * 1e6)
             shutil.rmtree(folder / "db")
-            best[indexed] = min(best[indexed], each * 1e6)
-        print(f"| {what}, µs per row | {best[True]:.1f} | {best[False]:.1f} | {best[True] / best[False] - 1:+.0%} |")
+        told[what] = (best[True], best[False])
+    return told
+
+
+def building(rows: Float32s, some: list[dict[str, Any]], path: Path, settings: dict[str, Any]) -> float:
+    """Seconds per row of a build."""
+    began = time.perf_counter()
+    CoreNN.build(path, range(len(rows)), rows, some, dim=rows.shape[1], metric="l2", **settings).close()
+    return (time.perf_counter() - began) / len(rows)
+
+
+def inserting(rows: Float32s, some: list[dict[str, Any]], path: Path, settings: dict[str, Any]) -> float:
+    """Seconds per row of inserts of 1,000."""
+    inserted = min(len(rows), 20_000)
+    began = time.perf_counter()
+    with CoreNN.create(path, dim=rows.shape[1], metric="l2", **settings) as db:
+        for first in range(0, inserted, 1000):
+            part = slice(first, min(first + 1000, inserted))
+            db.insert(range(inserted)[part], rows[part], some[part])
+        return (time.perf_counter() - began) / inserted
+
+
+def print_costs(told: dict[str, tuple[float, float]]) -> None:
+    """The table of `costs`."""
+    print("\n| | with an index | without | |\n|---|---|---|---|")
+    for what, (indexed, plain) in told.items():
+        print(f"| {what}, µs per row | {indexed:.1f} | {plain:.1f} | {indexed / plain - 1:+.0%} |")
 
 
 def main() -> None:
@@ -172,8 +194,8 @@ def main() -> None:
             )
             table(db, queries)
             beside(db, queries)
-            evaluation(db)
-        costs(rows, made, Path(folder))
+            print_evaluated(evaluated(db))
+        print_costs(costs(rows, made, Path(folder)))
 
 
 if __name__ == "__main__":

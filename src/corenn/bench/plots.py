@@ -144,10 +144,11 @@ def _curves(axes: Axes, curves: Sequence[Curve]) -> None:
         recalls, values, worst = (np.array(column) for column in zip(*points, strict=True))
         ours = own(entry.system)
         axes.vlines(recalls, worst, values, color=style.colour, alpha=0.3, linewidth=2.5 if ours else 1.6, zorder=2)
-        axes.plot(recalls, values, label=entry.label, zorder=5 if ours else 3, **_line(style, ours))
+        axes.plot(recalls, values, label=entry.label, zorder=5 if ours else 3, **line_of(style, ours))
 
 
-def _line(style: Look, ours: bool) -> dict[str, Any]:
+def line_of(style: Look, ours: bool) -> dict[str, Any]:
+    """How a line with markers is drawn: arguments of matplotlib's `plot`."""
     return {
         "color": style.colour, "linestyle": style.line, "linewidth": 2.6 if ours else 1.3, "marker": style.marker,
         "markersize": 6.5 if ours else 4.8, "markeredgewidth": 1.0,
@@ -318,7 +319,7 @@ def _dots(axes: Axes, unsorted: Sequence[_Dot]) -> None:
         axes.hlines(
             place, left, dot.value, color=style.colour, linewidth=2.2 if ours else 1.1, alpha=1 if ours else 0.55
         )
-        axes.plot([dot.value], [place], **{**_line(style, ours), "markersize": 8 if ours else 6})
+        axes.plot([dot.value], [place], **{**line_of(style, ours), "markersize": 8 if ours else 6})
         if dot.beside is not None:
             axes.plot([dot.beside], [place], marker="|", markersize=9, markeredgewidth=1.6, color="#444444")
         where = (_text_place(dot, left, right, wide), place)

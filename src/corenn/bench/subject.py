@@ -41,7 +41,8 @@ class Subject:
     """What every system gets, and what its answers are compared with.
 
     base_file, queries_file: float32 .npy of shape (n, dim) and (queries, dim); base, queries: the same, mapped.
-    truth: exact distances, float64 (queries, k), ascending. about: the member `dataset` of the log.
+    truth: exact distances, float64 (queries, k), ascending. about: the member `dataset` of the log. fields_file: the
+    columns by which searches are restricted, see conditions.py; None for none.
     """
 
     base_file: Path
@@ -51,6 +52,7 @@ class Subject:
     truth: Float64s
     metric: str
     about: dict[str, Any]
+    fields_file: Path | None = None
 
     def recalls(self, ids: Int64s) -> tuple[float, float, float]:
         """recall@k, 1@1 and 1@k of the answers to the first len(ids) queries, ties counted by distance."""

@@ -27,9 +27,9 @@ from typing import Any, TextIO
 import numpy as np
 
 from ..types import AnyArray, Float32s
-from . import memory
+from . import conditions, memory
 from .machine import allowed_cores, confine
-from .recall import MISSING
+from .recall import MISSING, table
 from .systems import load
 from .systems.base import Option, System
 
@@ -51,14 +51,17 @@ class Worker:
         self.queries: Float32s
 
     def start(
-        self, system: str, options: dict[str, Option], folder: str, threads: int, base: str, queries: str
-    ) -> dict[str, Any]:
+        self, system: str, options: dict[str, Option], folder: str, threads: int, base: str, queries: str,
+        fields: str | None = None,
+    ) -> dict[str, Any]:  # fmt: skip
         """Import the package and read the queries."""
         began = time.perf_counter()
         chosen = load(system)
         import_module(chosen.module)
         taken = time.perf_counter() - began
         self.system = chosen(Path(folder), threads, **options)
+        if fields is not None:
+            self.system.fields = conditions.read(Path(fields))
         self.base = Path(base)
         self.queries = np.load(queries)  # not mapped: some libraries refuse what cannot be written to
         return {"version": _version(self.system), "import_seconds": taken}
@@ -108,16 +111,45 @@ class Worker:
         """Answer the first `count` queries, again and again for `least` seconds; the ids go to the file `out`."""
         self.system.configure(**params)
         asked = self.queries[:count]
-        found: list[Any] = []
-        rounds, seconds, processor = 0, 0.0, 0.0
-        gc.collect()
-        while not rounds or seconds < least:
-            found.clear()
-            wall, used = _timed(lambda: found.append(self.system.query(asked, k)))
-            rounds, seconds, processor = rounds + 1, seconds + wall, processor + used
+        found, took = _repeated(lambda: self.system.query(asked, k), least)
         if out is not None:
-            np.save(out, self._checked(found[0], (count, k)))
-        return {"seconds": seconds / rounds, "cpu_seconds": processor / rounds}
+            np.save(out, self._checked(found, (count, k)))
+        return took
+
+    def grid_within(self, k: int) -> list[dict[str, Any]]:
+        """Query-time parameters to try for restricted searches."""
+        return list(self.system.grid_within(k))
+
+    def query_within(
+        self, params: dict[str, Any], k: int, wheres: list[Any], least: float, out: str | None
+    ) -> dict[str, float]:
+        """Answer as many queries as there are `wheres`, one call each, again and again for `least` seconds.
+
+        wheres: the conditions that restrict each query; None for a query of all rows. `making`: seconds that it
+        takes to put those of one query into what the system takes, which are not in the others.
+        """
+        self.system.configure(**params)
+        pairs: list[tuple[Float32s, Any]] = []
+        making, _ = _timed(lambda: pairs.extend(self._restricted(wheres)))
+        found, took = _repeated(lambda: [self._one(query, k, within) for query, within in pairs], least)
+        if out is not None:
+            np.save(out, self._checked(table(found, k, MISSING), (len(pairs), k)))
+        return {**took, "making": making / max(len(pairs), 1)}
+
+    def plans(self, params: dict[str, Any], k: int, wheres: list[Any]) -> list[str]:
+        """How such queries are answered."""
+        self.system.configure(**params)
+        pairs = self._restricted(wheres)
+        return [self.system.plan_within(query, k, within) for query, within in pairs]
+
+    def _restricted(self, wheres: list[Any]) -> list[tuple[Float32s, Any]]:
+        """Queries, and what restricts each in the words of the system."""
+        given = [None if each is None else [conditions.Condition(*one) for one in each] for each in wheres]
+        within = [None if each is None else self.system.restriction(each) for each in given]
+        return list(zip(self.queries[: len(within)], within, strict=True))
+
+    def _one(self, query: Float32s, k: int, within: Any) -> Any:
+        return self.system.query_one(query, k) if within is None else self.system.query_within(query, k, within)
 
     def latency(
         self, params: dict[str, Any], k: int, count: int, out: str, least: int, most: float
@@ -199,6 +231,18 @@ def _timed(run: Callable[[], object]) -> tuple[float, float]:
     began, used = time.perf_counter(), time.process_time()
     run()
     return time.perf_counter() - began, time.process_time() - used
+
+
+def _repeated(run: Callable[[], Any], least: float) -> tuple[Any, dict[str, float]]:
+    """What a call gives, and its mean seconds when it is made again and again for `least` seconds."""
+    found: list[Any] = []
+    rounds, seconds, processor = 0, 0.0, 0.0
+    gc.collect()
+    while not rounds or seconds < least:
+        found.clear()
+        wall, used = _timed(lambda: found.append(run()))
+        rounds, seconds, processor = rounds + 1, seconds + wall, processor + used
+    return found[0], {"seconds": seconds / rounds, "cpu_seconds": processor / rounds}
 
 
 def answer(worker: Worker, request: dict[str, Any]) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from pyroaring import BitMap
 from ..types import UInt32s
 from .columns import NUMBERS, TEXTS, Column
 from .expression import Condition
+from .ranges import UPWARD, Range
 from .sets import as_ids, of_sorted, words_of
 
 LONG = 256  # characters of a text beyond which only its presence is kept
@@ -244,7 +245,7 @@ class Field:
         elif operator == "contains":
             return self._contains(operand, rows)
         else:
-            return self._ordered(operator, operand, rows)
+            return self._ordered(asked, rows)
         return negated(found, rows) if operator in ("ne", "nin") else found
 
     def _equal(self, value: Any, rows: int) -> Answer:
@@ -285,23 +286,31 @@ class Field:
             sure &= found.sure
         return Answer(sure, unsure | (self.lists & self.several))
 
-    def _ordered(self, operator: str, value: Any, rows: int) -> Answer:
-        text = isinstance(value, str)
+    def _ordered(self, asked: Condition, rows: int) -> Answer:
+        text, upward = isinstance(asked.operand, str), asked.operator in UPWARD
         hidden, column = (self.long, self.texts) if text else (self.odd, self.numbers)
-        upward, strict = operator in ("gt", "gte"), operator in ("gt", "lt")
-        if not text:
-            edge = _edge(value)
-            if edge is None:  # beyond all floats: above them or below
-                sure = BitMap() if (value > 0) == upward else column.between(
-                    None, None, above=False, below=False, rows=rows
-                )  # fmt: skip
-                return Answer(sure - hidden, BitMap(hidden))
-            if edge != value:  # no float is there, and the nearest is on one side of it
-                strict = (edge < value) == upward
-            value = edge
-        low, high = (value, None) if upward else (None, value)
-        single = not self.lists and not self.several
-        sure = column.between(low, high, above=strict, below=strict, rows=rows, single=single)
+        bound = _bound(asked)
+        if bound is None:  # beyond all floats: above them or below
+            sure = BitMap() if (asked.operand > 0) == upward else column.between(
+                None, None, above=False, below=False, rows=rows
+            )  # fmt: skip
+            return Answer(sure - hidden, BitMap(hidden))
+        low, high = (bound.value, None) if upward else (None, bound.value)
+        sure = column.between(low, high, above=bound.strict, below=bound.strict, rows=rows, single=self.single)
+        return Answer(sure, hidden - sure)
+
+    @property
+    def single(self) -> bool:
+        """Whether no row has two values."""
+        return not self.lists and not self.several
+
+    def within(self, asked: Range, rows: int) -> Answer:
+        """Which of the rows below `rows` meet both conditions of a range: one slice, where no row has two values."""
+        low, high = _bound(asked.lower), _bound(asked.upper)
+        if low is None or high is None or not self.single:
+            return both(self.answer(asked.lower, rows), self.answer(asked.upper, rows))
+        hidden, column = (self.long, self.texts) if isinstance(low.value, str) else (self.odd, self.numbers)
+        sure = column.between(low.value, high.value, above=low.strict, below=high.strict, rows=rows, single=True)
         return Answer(sure, hidden - sure)
 
     def tally(self, members: BitMap, rows: int) -> tuple[dict[tuple[str, Any], int], BitMap]:
@@ -322,11 +331,25 @@ class Field:
         return counts, unsure
 
 
-def _edge(value: int | float) -> float | None:
+class Bound(NamedTuple):
+    """Where values end, as a column has them; strict: without that value."""
+
+    value: Any
+    strict: bool
+
+
+def _bound(asked: Condition) -> Bound | None:
+    """The bound that a condition sets; None if it is beyond all floats."""
+    value, strict = asked.operand, asked.operator in ("gt", "lt")
+    if isinstance(value, str):
+        return Bound(value, strict)
     try:
-        return float(value)
+        edge = float(value)
     except OverflowError:
         return None
+    if edge != value:  # no float is there, and the nearest is on one side of it
+        strict = (edge < value) == (asked.operator in UPWARD)
+    return Bound(edge, strict)
 
 
 def of_no_field(asked: Condition, rows: int) -> Answer:
@@ -342,6 +365,14 @@ def of_no_field(asked: Condition, rows: int) -> Answer:
 def negated(found: Answer, rows: int) -> Answer:
     """What does not meet a condition, of the rows below `rows`."""
     return Answer(_rest(found.sure | found.unsure, rows), found.unsure)
+
+
+def both(one: Answer, other: Answer) -> Answer:
+    """What two answers say together."""
+    sure = one.sure & other.sure
+    if not one.unsure and not other.unsure:
+        return Answer(sure, BitMap())
+    return Answer(sure, ((one.sure | one.unsure) & (other.sure | other.unsure)) - sure)
 
 
 def either(found: list[Answer]) -> Answer:

@@ -32,7 +32,8 @@ from ..storage.store import Store
 from ..types import UInt32s
 from . import kept
 from .expression import And, Condition, Filter, Keys, Not, Or
-from .fields import Answer, Batch, Field, Wanted, difference, either, negated, of_no_field
+from .fields import Answer, Batch, Field, Wanted, both, difference, either, negated, of_no_field
+from .ranges import Range, joined
 from .sets import as_ids, as_words, below, of_list, of_sorted
 
 log = logging.getLogger("corenn.filters")
@@ -472,6 +473,8 @@ class PayloadIndex:
         match tree:
             case Condition():
                 return self._condition(tree, rows)
+            case Range():
+                return self._within(tree, rows)
             case And():
                 return self._all(tree, rows, keys)
             case Or():
@@ -490,21 +493,22 @@ class PayloadIndex:
             return Answer(BitMap(), BitMap(range(rows)))
         return of_no_field(asked, rows)
 
+    def _within(self, asked: Range, rows: int) -> Answer:
+        field = self.fields.get(asked.lower.path)
+        if field is not None:
+            return field.within(asked, rows)
+        return both(self._condition(asked.lower, rows), self._condition(asked.upper, rows))
+
     def _all(self, tree: And, rows: int, keys: KeySets) -> Answer:
-        if not tree.parts:
+        parts = joined(tree.parts)
+        if not parts:
             return Answer(BitMap(range(rows)), BitMap())
-        sure, unsure = self._answer(tree.parts[0], rows, keys)
-        for part in tree.parts[1:]:
-            if not sure and not unsure:
+        found = self._answer(parts[0], rows, keys)
+        for part in parts[1:]:
+            if not found.sure and not found.unsure:
                 break
-            found = self._answer(part, rows, keys)
-            if found.unsure or unsure:
-                maybe = (sure | unsure) & (found.sure | found.unsure)
-                sure = sure & found.sure
-                unsure = maybe - sure
-            else:
-                sure = sure & found.sure
-        return Answer(sure, unsure)
+            found = both(found, self._answer(part, rows, keys))
+        return found
 
     # --- checking ----------------------------------------------------------------------------------------------------
 

@@ -15,6 +15,7 @@ from typing import Any, ClassVar, Literal, TypeAlias
 import numpy as np
 
 from ...types import AnyArray, Float32s, Int64s
+from ..conditions import Fields, Where
 from ..recall import MISSING, table
 
 Option: TypeAlias = int | float | str
@@ -33,7 +34,8 @@ class System(ABC):
     on_disk: `open` brings back in a new process what `build` has left in `folder`. environment: variables set before
     anything is imported. pools: what libraries that take their threads from the environment alone are told, the
     threads of the build or those of a search; once opened again, always those of a search. notes: what a reader must
-    know to judge the figures.
+    know to judge the figures. ready_made: what restricts a search is a set of rows made beforehand, for whose making no
+    query pays.
     """
 
     name: ClassVar[str]
@@ -44,12 +46,14 @@ class System(ABC):
     environment: ClassVar[Mapping[str, str]] = {}
     pools: ClassVar[Literal["build", "search"]] = "build"
     notes: ClassVar[tuple[str, ...]] = ()
+    ready_made: ClassVar[bool] = False
 
     def __init__(self, folder: Path, threads: int, **options: Option) -> None:
         """`folder` is empty and private, `threads` are those of a search; unknown options are the caller's mistake."""
         self.folder = folder
         self.threads = threads
         self.option: dict[str, Any] = {**self.options, **options}
+        self.fields: Fields = {}  # set before `build` where searches are to be restricted by them
 
     def version(self) -> str:
         """Version of the installed package."""
@@ -62,7 +66,7 @@ class System(ABC):
     def build(self, base: Float32s, metric: str, threads: int) -> None:
         """Index `base` (n, dim), read-only float32, so that every row is searchable when this returns.
 
-        Ids are row numbers. metric: l2, cosine or ip.
+        Ids are row numbers. metric: l2, cosine or ip. Columns in `fields` are declared, stored and indexed with them.
 
         Raises:
             ValueError: for a metric that the system lacks.
@@ -98,6 +102,26 @@ class System(ABC):
         ids: AnyArray = self.query(query[None], k)[0]
         return ids
 
+    def grid_within(self, k: int) -> list[Params]:
+        """Query-time parameters for restricted searches: further than `grid`, for most need more."""
+        return self.grid(k)
+
+    def restriction(self, where: Where) -> Any:
+        """What goes with a query to restrict it to rows that meet conditions on `fields`; made before time is taken.
+
+        Raises:
+            NotImplementedError: for systems that cannot.
+        """
+        raise NotImplementedError(f"{self.package} takes no filter")
+
+    def query_within(self, query: Float32s, k: int, within: Any) -> Sequence[int] | AnyArray:
+        """As `query_one`, among the rows of a restriction: at most k ids, MISSING among them not counted."""
+        raise NotImplementedError(f"{self.package} takes no filter")
+
+    def plan_within(self, query: Float32s, k: int, within: Any) -> str:
+        """The way such a query is answered, where the system tells."""
+        return ""
+
     def work(self, queries: Float32s, k: int) -> dict[str, float]:
         """Mean `distances` and `hops` per query, where the system counts them."""
         return {}
@@ -132,6 +156,12 @@ def allocated(path: Path) -> int:
 def along(name: str, k: int, values: Sequence[int] = EFFORTS) -> list[Params]:
     """A grid over one parameter that must be k at least."""
     return [{name: value} for value in values if value >= k] or [{name: k}]
+
+
+def further(name: str, k: int, most: int = 8_192) -> list[Params]:
+    """The same with values beyond those of ordinary searches, in steps of a half."""
+    more = [int(EFFORTS[-1] * 1.5**step) for step in range(1, 12)]
+    return along(name, k, [*EFFORTS, *(value for value in more if value <= most)])
 
 
 def normalised(rows: Float32s) -> Float32s:

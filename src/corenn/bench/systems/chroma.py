@@ -5,8 +5,11 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 from ...types import Float32s, Int64s
+from ..conditions import Where, records
 from ..recall import MISSING, table
-from .base import Options, Params, System, along, batches
+from .base import Options, Params, System, along, batches, further
+
+OPERATORS = {"==": "$eq", ">=": "$gte", "<": "$lt"}
 
 
 class Chroma(System):
@@ -38,7 +41,8 @@ class Chroma(System):
         self.collection = self.client.create_collection("rows", configuration={"hnsw": hnsw}, embedding_function=None)
 
         def add(first: int, rows: Float32s) -> None:
-            self.collection.add([str(row) for row in range(first, first + len(rows))], rows)
+            told = records(self.fields, first, len(rows)) if self.fields else None
+            self.collection.add([str(row) for row in range(first, first + len(rows))], rows, told)
 
         batches(base, min(self.client.get_max_batch_size(), 5_000), add)
 
@@ -63,3 +67,17 @@ class Chroma(System):
         """One call."""
         found = self.collection.query(query_embeddings=queries, n_results=k, include=[])["ids"]
         return table([[int(each) for each in ids] for ids in found], k, MISSING)
+
+    def grid_within(self, k: int) -> list[Params]:
+        """Further values of ef_search."""
+        return further("ef_search", k)
+
+    def restriction(self, where: Where) -> dict[str, Any]:
+        """A `where` of Chroma's."""
+        each = [{one.field: {OPERATORS[one.operator]: one.value}} for one in where]
+        return {"$and": each} if len(each) > 1 else each[0]
+
+    def query_within(self, query: Float32s, k: int, within: Any) -> list[int]:
+        """One call."""
+        found = self.collection.query(query_embeddings=query[None], n_results=k, where=within, include=[])["ids"]
+        return [int(each) for each in found[0]]

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import operator
 import time
+from functools import reduce
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
 from ...types import Float32s, Int64s
+from ..conditions import Where, records
 from ..harness import row_numbers
 from .base import Options, Params, System, along, batches
 
@@ -16,6 +19,7 @@ if TYPE_CHECKING:
     from ...database import CoreNN
 
 WARM_ROWS = 2_000
+CURVE_K, CURVE_SAMPLES = 10, 500
 
 
 class InMemory(System):
@@ -31,7 +35,7 @@ class InMemory(System):
         "dtype": "f32",
         "batch": 0,
     }
-    search_list: int
+    search_list: int | None
     db: CoreNN
 
     def version(self) -> str:
@@ -55,7 +59,10 @@ class InMemory(System):
         if not self.option["batch"]:
             from ...database import CoreNN
 
-            self.db = CoreNN.build(self.path, range(len(base)), base, **settings)
+            payloads = records(self.fields, 0, len(base)) if self.fields else None
+            self.db = CoreNN.build(self.path, range(len(base)), base, payloads, **settings)
+            if self.fields:
+                self.db.recall_curve(CURVE_K, CURVE_SAMPLES)  # as it is measured in idle time by default
             return
         self.db = self.create(**settings)
         batches(base, self.option["batch"], lambda first, rows: self.db.insert(range(first, first + len(rows)), rows))
@@ -74,8 +81,12 @@ class InMemory(System):
         return CoreNN.in_memory(**settings)
 
     def settings(self) -> Params:
-        """The build options that are settings of a database. Recall is not measured in idle time."""
-        return {"recall_target": 0.0, **{name: value for name, value in self.option.items() if name != "batch"}}
+        """The build options that are settings of a database.
+
+        Recall is not measured in idle time, but where searches are restricted: these name no search list.
+        """
+        given = {name: value for name, value in self.option.items() if name != "batch"}
+        return given if self.fields else {"recall_target": 0.0, **given}
 
     def grid(self, k: int) -> list[Params]:
         """Lengths of the search list."""
@@ -94,6 +105,26 @@ class InMemory(System):
         """As `explain` tells."""
         hits = self.db.query(queries, k=k, search_list=self.search_list, threads=self.threads, explain=True)
         return {name: float(np.mean([getattr(each.explain, name) for each in hits])) for name in ("distances", "hops")}
+
+    def grid_within(self, k: int) -> list[Params]:
+        """Nothing to choose: the database chooses."""
+        return [{"search_list": None}]
+
+    def restriction(self, where: Where) -> Any:
+        """A filter made by `F`."""
+        from ...filters import F
+
+        makers = {"==": operator.eq, ">=": operator.ge, "<": operator.lt}
+        return reduce(operator.and_, [makers[each.operator](F(each.field), each.value) for each in where])
+
+    def query_within(self, query: Float32s, k: int, within: Any) -> Any:
+        """One call with a vector and its filter."""
+        return self.db.query(query, k=k, filter=within, threads=self.threads).keys
+
+    def plan_within(self, query: Float32s, k: int, within: Any) -> str:
+        """The plan of `explain`."""
+        told = self.db.query(query, k=k, filter=within, threads=self.threads, explain=True).explain
+        return "" if told is None else told.plan
 
     def memory_parts(self) -> dict[str, int]:
         """As `stats` tells."""

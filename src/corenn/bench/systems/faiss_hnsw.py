@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-from ...types import Float32s, Int64s
-from .base import Options, Params, System, along, normalised
+from ...types import AnyArray, Float32s, Int64s
+from ..conditions import Where, bits
+from .base import Options, Params, System, along, further, normalised
 
 
 class FaissHnsw(System):
@@ -15,6 +16,7 @@ class FaissHnsw(System):
     module = "faiss"
     package = "faiss-cpu"
     options: ClassVar[Options] = {"M": 32, "ef_construction": 200}
+    ready_made = True
     index: Any
     unit: bool
 
@@ -53,6 +55,30 @@ class FaissHnsw(System):
     def query(self, queries: Float32s, k: int) -> Int64s:
         """One call."""
         ids: Int64s = self.index.search(normalised(queries) if self.unit else queries, k)[1]
+        return ids
+
+    def grid_within(self, k: int) -> list[Params]:
+        """Further values of efSearch."""
+        return further("ef_search", k)
+
+    def restriction(self, where: Where) -> Any:
+        """Parameters of a search with a selector over a bitmap, whose memory it does not keep by itself."""
+        import faiss
+
+        chosen = bits(self.fields, where)
+        selector = faiss.IDSelectorBitmap(chosen)
+        return self.parameters(selector), selector, chosen
+
+    def parameters(self, selector: Any) -> Any:
+        """Those of one search."""
+        import faiss
+
+        return faiss.SearchParametersHNSW(sel=selector, efSearch=self.index.hnsw.efSearch)
+
+    def query_within(self, query: Float32s, k: int, within: Any) -> AnyArray:
+        """One call."""
+        asked = query[None]
+        ids: AnyArray = self.index.search(normalised(asked) if self.unit else asked, k, params=within[0])[1][0]
         return ids
 
     def work(self, queries: Float32s, k: int) -> dict[str, float]:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-from ...types import Float32s, Int64s
-from .base import Options, Params, System, along
+import numpy as np
+
+from ...types import AnyArray, Float32s, Int64s
+from ..conditions import Where, matching
+from .base import Options, Params, System, along, further
 
 
 class Hnswlib(System):
@@ -15,6 +18,7 @@ class Hnswlib(System):
     module = "hnswlib"
     package = "hnswlib"
     options: ClassVar[Options] = {"M": 16, "ef_construction": 200}
+    ready_made = True
     index: Any
 
     def build(self, base: Float32s, metric: str, threads: int) -> None:
@@ -37,6 +41,28 @@ class Hnswlib(System):
         """One call; too few elements within reach are an error of hnswlib's."""
         labels: Int64s = self.index.knn_query(queries, k=k, num_threads=self.threads)[0].view("int64")
         return labels
+
+    def grid_within(self, k: int) -> list[Params]:
+        """Further values of ef."""
+        return further("ef", k)
+
+    def restriction(self, where: Where) -> Any:
+        """A function of a label, no more than a look at a byte, and how many rows it takes."""
+        met = matching(self.fields, where)
+        return met.tobytes().__getitem__, int(met.sum())
+
+    def query_within(self, query: Float32s, k: int, within: Any) -> AnyArray:
+        """One call for as many as there are: fewer within reach are an error of hnswlib's, and no answer here."""
+        takes, count = within
+        if not count:
+            return np.empty(0, np.int64)
+        try:
+            found: AnyArray = self.index.knn_query(query, k=min(k, count), num_threads=1, filter=takes)[0][0]
+        except RuntimeError as error:
+            if "contiguous 2D array" not in str(error):
+                raise
+            return np.empty(0, np.int64)
+        return found
 
     def memory_bytes(self) -> int:
         """What `index_file_size` says: elements, links and labels."""

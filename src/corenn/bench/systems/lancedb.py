@@ -10,8 +10,9 @@ from typing import Any, ClassVar
 import numpy as np
 
 from ...types import AnyArray, Float32s, Int64s
+from ..conditions import Where, is_text, spoken
 from ..recall import MISSING, table
-from .base import EFFORTS, Options, Params, System
+from .base import EFFORTS, Options, Params, System, further
 
 METRICS = {"l2": "l2", "cosine": "cosine", "ip": "dot"}
 HNSW, PRODUCT = "IVF_HNSW_SQ", "IVF_PQ"
@@ -47,7 +48,7 @@ class LanceDb(System):
         import pyarrow
 
         vectors = pyarrow.FixedSizeListArray.from_arrays(pyarrow.array(base.reshape(-1)), base.shape[1])
-        rows = pyarrow.table({"id": np.arange(len(base), dtype=np.int64), "vector": vectors})
+        rows = pyarrow.table({"id": np.arange(len(base), dtype=np.int64), "vector": vectors, **self.fields})
         self.table = self._connect().create_table("rows", rows)
         index = self.option["index"]
         if index == HNSW:
@@ -58,6 +59,14 @@ class LanceDb(System):
             metric=METRICS[metric], index_type=index, num_partitions=self.option["partitions"] or isqrt(len(base)),
             **asked,
         )  # fmt: skip
+        self._index_fields()
+
+    def _index_fields(self) -> None:
+        """As the documentation recommends: bitmaps for few values, trees for ranges."""
+        from lancedb.index import Bitmap, BTree
+
+        for name, column in self.fields.items():
+            self.table.create_index(name, config=Bitmap() if is_text(column) else BTree())
 
     def open(self, dim: int, metric: str) -> None:
         """Open the table."""
@@ -93,8 +102,25 @@ class LanceDb(System):
         found: AnyArray = self._search(query, k)["id"].to_numpy()
         return found
 
-    def _search(self, asked: Float32s, k: int) -> Any:
+    def grid_within(self, k: int) -> list[Params]:
+        """Further values of ef; or the same lists."""
+        if self.option["index"] != HNSW:
+            return self.grid(k)
+        return further("ef", k * int(self.option["refine"]))
+
+    def restriction(self, where: Where) -> str:
+        """A condition of SQL."""
+        return spoken(where, "=", "AND")
+
+    def query_within(self, query: Float32s, k: int, within: Any) -> AnyArray:
+        """One search, filtered before."""
+        found: AnyArray = self._search(query, k, within)["id"].to_numpy()
+        return found
+
+    def _search(self, asked: Float32s, k: int, within: str | None = None) -> Any:
         search = self.table.search(asked).limit(k)
+        if within is not None:
+            search = search.where(within, prefilter=True)
         if self.option["index"] == HNSW:
             search = search.nprobes(self.option["partitions"]).ef(self.ef).refine_factor(self.option["refine"])
         else:

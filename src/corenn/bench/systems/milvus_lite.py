@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 from ...types import Float32s, Int64s
+from ..conditions import Where, is_text, records, spoken
 from ..recall import MISSING, table
-from .base import Options, Params, System, along, batches
+from .base import Options, Params, System, along, batches, further
 
 METRICS = {"l2": "L2", "cosine": "COSINE", "ip": "IP"}
 BATCH = 2_000
@@ -41,13 +42,25 @@ class MilvusLite(System):
         schema.add_field("vector", DataType.FLOAT_VECTOR, dim=base.shape[1])
         index = self.client.prepare_index_params()
         index.add_index("vector", index_type="HNSW", metric_type=METRICS[metric], params=dict(self.option))
+        for name, column in self.fields.items():
+            if is_text(column):
+                schema.add_field(name, DataType.VARCHAR, max_length=column.itemsize)  # bytes, 4 for each code point
+            else:
+                schema.add_field(name, DataType.INT64)
+            index.add_index(name, index_type="INVERTED")
         self.client.create_collection("rows", schema=schema, index_params=index)
-        batches(
-            base, BATCH,
-            lambda first, rows: self.client.insert(
-                "rows", [{"id": first + at, "vector": row} for at, row in enumerate(rows)]
-            ),
-        )  # fmt: skip
+
+        def insert(first: int, rows: Float32s) -> None:
+            told = records(self.fields, first, len(rows)) if self.fields else [{}] * len(rows)
+            self.client.insert(
+                "rows",
+                [
+                    {"id": first + at, "vector": row, **each}
+                    for at, (row, each) in enumerate(zip(rows, told, strict=True))
+                ],
+            )
+
+        batches(base, BATCH, insert)
         self.client.flush("rows")
         self.client.load_collection("rows")
 
@@ -62,8 +75,24 @@ class MilvusLite(System):
 
     def query(self, queries: Float32s, k: int) -> Int64s:
         """One call."""
-        found = self.client.search("rows", data=list(queries), limit=k, search_params={"params": {"ef": self.ef}})
-        return table([[hit["id"] for hit in hits] for hits in found], k, MISSING)
+        return table(self._search(queries, k, ""), k, MISSING)
+
+    def grid_within(self, k: int) -> list[Params]:
+        """Further values of ef."""
+        return further("ef", k)
+
+    def restriction(self, where: Where) -> str:
+        """A boolean expression of Milvus."""
+        return spoken(where, "==", "and")
+
+    def query_within(self, query: Float32s, k: int, within: Any) -> list[int]:
+        """One call."""
+        return self._search(query[None], k, within)[0]
+
+    def _search(self, queries: Float32s, k: int, within: str) -> list[list[int]]:
+        params = {"params": {"ef": self.ef}}
+        found = self.client.search("rows", data=list(queries), limit=k, filter=within, search_params=params)
+        return [[hit["id"] for hit in hits] for hits in found]
 
     def close(self) -> None:
         """Close the client."""

@@ -5,7 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from ...types import Float32s
+from ..conditions import Where, records
 from .base import Params, System, batches
+
+BOUNDS = {">=": "gte", "<": "lt"}
 
 DISTANCES = {"l2": "EUCLID", "cosine": "COSINE", "ip": "DOT"}
 BATCH = 1_000
@@ -32,7 +35,8 @@ class Qdrant(System):
 
         def add(first: int, rows: Float32s) -> None:
             ids = list(range(first, first + len(rows)))
-            self.client.upsert("rows", models.Batch(ids=ids, vectors=rows.tolist()))
+            told: Any = records(self.fields, first, len(rows)) if self.fields else None
+            self.client.upsert("rows", models.Batch(ids=ids, vectors=rows.tolist(), payloads=told))
 
         batches(base, BATCH, add)
 
@@ -53,6 +57,22 @@ class Qdrant(System):
     def query_one(self, query: Float32s, k: int) -> list[int]:
         """One call."""
         found = self.client.query_points("rows", query=query, limit=k, with_payload=False)
+        return [point.id for point in found.points]
+
+    def restriction(self, where: Where) -> Any:
+        """A filter of Qdrant's; in local mode there are no indexes of payloads."""
+        from qdrant_client import models
+
+        def condition(field: str, operator: str, value: Any) -> Any:
+            if operator == "==":
+                return models.FieldCondition(key=field, match=models.MatchValue(value=value))
+            return models.FieldCondition(key=field, range=models.Range(**{BOUNDS[operator]: value}))
+
+        return models.Filter(must=[condition(*each) for each in where])
+
+    def query_within(self, query: Float32s, k: int, within: Any) -> list[int]:
+        """One call."""
+        found = self.client.query_points("rows", query=query, query_filter=within, limit=k, with_payload=False)
         return [point.id for point in found.points]
 
     def close(self) -> None:

@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from ...types import AnyArray, Float32s, Int64s
+from ..conditions import Where
 from ..recall import MISSING, table
 from .base import Options, Params, System, along
 
@@ -62,6 +63,10 @@ class Usearch(System):
         """One call with a vector."""
         keys: AnyArray = self.index.search(self.stored(query), k, threads=1).keys
         return keys
+
+    def restriction(self, where: Where) -> Any:
+        """There is a predicate in C++, Rust and others."""
+        raise NotImplementedError(f"usearch {self.version()} takes no predicate in Python")
 
     def memory_bytes(self) -> int:
         """Length of the index if it were written, as of faiss and hnswlib: `memory_usage` has what is reserved, too."""

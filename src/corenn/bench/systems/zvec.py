@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 from ...types import Float32s
-from .base import Options, Params, System, along, batches
+from ..conditions import Where, is_text, records, spoken
+from .base import Options, Params, System, along, batches, further
 
 METRICS = {"l2": "L2", "cosine": "COSINE", "ip": "IP"}
 BATCH = 1_000
@@ -40,14 +41,24 @@ class Zvec(System):
             quantize_type=getattr(zvec.QuantizeType, self.option["quantize"]),
         )  # fmt: skip
         vector = zvec.VectorSchema("vector", zvec.DataType.VECTOR_FP32, base.shape[1], index)
-        schema = zvec.CollectionSchema("rows", vectors=[vector])
+        inverted = zvec.InvertIndexParam(enable_range_optimization=True)
+        fields = [
+            zvec.FieldSchema(name, zvec.DataType.STRING if is_text(column) else zvec.DataType.INT64, False, inverted)
+            for name, column in self.fields.items()
+        ]
+        schema = zvec.CollectionSchema("rows", fields=fields or None, vectors=[vector])
         self.collection = zvec.create_and_open(str(self.folder / "rows"), schema)
-        batches(
-            base, BATCH,
-            lambda first, rows: self.collection.insert(
-                [zvec.Doc(id=str(first + at), vectors={"vector": row}) for at, row in enumerate(rows)]
-            ),
-        )  # fmt: skip
+
+        def insert(first: int, rows: Float32s) -> None:
+            told = records(self.fields, first, len(rows)) if self.fields else [{}] * len(rows)
+            self.collection.insert(
+                [
+                    zvec.Doc(id=str(first + at), vectors={"vector": row}, fields=each)
+                    for at, (row, each) in enumerate(zip(rows, told, strict=True))
+                ]
+            )
+
+        batches(base, BATCH, insert)
         self.collection.optimize(zvec.OptimizeOption(concurrency=threads))
         self.collection.flush()
 
@@ -70,7 +81,19 @@ class Zvec(System):
 
     def query_one(self, query: Float32s, k: int) -> list[int]:
         """One call."""
+        return self.query_within(query, k, None)
+
+    def grid_within(self, k: int) -> list[Params]:
+        """Further values of ef."""
+        return further("ef", k, 2_048)
+
+    def restriction(self, where: Where) -> str:
+        """A filter of zvec's."""
+        return spoken(where, "=", "and")
+
+    def query_within(self, query: Float32s, k: int, within: Any) -> list[int]:
+        """One call, without the fields of what is found."""
         import zvec
 
         asked = zvec.Query(field_name="vector", vector=query, param=self.param)
-        return [int(doc.id) for doc in self.collection.query(asked, topk=k)]
+        return [int(doc.id) for doc in self.collection.query(asked, topk=k, filter=within, output_fields=[])]

@@ -1,0 +1,70 @@
+"""Bounds of one field that hold together, answered as one slice of its column.
+
+Rules out a range that mixes bounds of texts and of numbers or of two fields, takes an end that is left out, joins what
+two elements of a list may meet one by one, and one that is not joined at all.
+"""
+
+from __future__ import annotations
+
+from functools import reduce
+from operator import and_
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from corenn import CoreNN, F
+from corenn.filters.columns import Column
+from corenn.filters.expression import And, Condition, Filter
+from corenn.filters.ranges import Range, joined
+from tests.filters.made import numbers, texts
+from tests.oracle import meets
+
+bounds = st.builds(
+    Condition, st.sampled_from("ab"), st.sampled_from(["gt", "gte", "lt", "lte"]), st.one_of(texts, numbers)
+)
+parts = st.one_of(bounds, st.builds(Condition, st.just("a"), st.just("eq"), numbers))
+values = st.one_of(texts, numbers, st.lists(numbers, max_size=2))
+
+
+@given(
+    st.lists(st.fixed_dictionaries({}, optional={"a": values, "b": values}), min_size=1), st.lists(parts, min_size=1)
+)
+def test_bounds_in_any_number_and_order(payloads: list[dict[str, Any]], asked: list[Filter]) -> None:
+    tree = reduce(and_, asked)
+    with CoreNN.in_memory(dim=1, metric="l2") as db:
+        db.insert(range(len(payloads)), np.zeros((len(payloads), 1)), payloads)
+        found = [record.key for record in db.scroll(tree, limit=len(payloads))[0]]
+    assert found == [row for row, each in enumerate(payloads) if meets(tree.to_dict(), each, row)]
+
+
+@given(st.lists(parts, max_size=8))
+def test_all_that_is_asked_stands_in_it_once(asked: list[Filter]) -> None:
+    found: list[Filter] = []
+    for each in joined(asked):
+        if isinstance(each, Range):
+            assert each.lower.path == each.upper.path
+            assert isinstance(each.lower.operand, str) == isinstance(each.upper.operand, str)
+            assert each.lower.operator.startswith("gt") and each.upper.operator.startswith("lt")
+            found += [each.lower, each.upper]
+        else:
+            found.append(each)
+    assert sorted(map(repr, found)) == sorted(map(repr, asked))
+
+
+@pytest.mark.parametrize(("lists", "slices"), [(False, 1), (True, 2)])
+def test_one_slice_where_no_row_has_two_values(monkeypatch: pytest.MonkeyPatch, lists: bool, slices: int) -> None:
+    calls = []
+    between = Column.between
+
+    def counted(self: Column, low: Any, high: Any, **options: Any) -> Any:
+        calls.append((low, high))
+        return between(self, low, high, **options)
+
+    monkeypatch.setattr(Column, "between", counted)
+    with CoreNN.in_memory(dim=1, metric="l2") as db:
+        db.insert(range(9), np.zeros((9, 1)), [{"n": row} for row in range(8)] + [{"n": [0, 9] if lists else 8}])
+        tree = And((F("n") >= 3, F("n") < 5))  # which two elements of the list meet, one each
+        assert db.count(tree) == (3 if lists else 2) and len(calls) == slices
