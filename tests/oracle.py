@@ -162,6 +162,17 @@ def field_values(payload: Payload | None, path: str) -> set[tuple[str, Any]]:
     return {_rank(value) for value in values if not isinstance(value, dict | list)}
 
 
+def number_at(payload: Payload | None, path: str) -> float | None:
+    """What a function of a filter gets for a field: its number, if it has a single one and no list."""
+    ends = _ends(payload or {}, path.split("."))
+    if len(ends) != 1 or type(ends[0]) not in (int, float):
+        return None
+    try:
+        return float(ends[0])
+    except OverflowError:
+        return None
+
+
 def _ends(item: Any, path: Sequence[str]) -> list[Any]:
     """All that stands at the end of a path: each object of a list on the way is followed."""
     if not path:

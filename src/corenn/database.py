@@ -455,7 +455,7 @@ class CoreNN:
         tree = as_filter(filter)
         while True:
             with self._view(with_metadata=True) as view:
-                found = self._selected(view, tree).count
+                found = self._selected(view, tree).settled.count
             if not self._overtaken(view):
                 return found
 
@@ -472,7 +472,7 @@ class CoreNN:
         path, tree = checked_path(field, ""), None if filter is None else as_filter(filter)
         while True:
             with self._view(with_metadata=True) as view:
-                members = (all_of(view) if tree is None else self._selected(view, tree)).members
+                members = (all_of(view) if tree is None else self._selected(view, tree).settled).members
                 index = self._index(view)
                 found = count_values(index, path, members, view.head.commit, view.live.rows, view.metadata)
             if not self._overtaken(view):
@@ -504,10 +504,12 @@ class CoreNN:
 
     def _ids(self, view: View, tree: Filter | None) -> UInt32s:
         """The live rows of a view, or those that a filter selects."""
-        return np.flatnonzero(view.alive()).astype(np.uint32) if tree is None else self._selected(view, tree).ids
+        return (
+            np.flatnonzero(view.alive()).astype(np.uint32) if tree is None else self._selected(view, tree).settled.ids
+        )
 
     def _selected(self, view: View, tree: Filter) -> Selected:
-        """The rows of a view that a filter selects."""
+        """The rows of a view that a filter selects; it may be left open whether some do."""
         self._index(view)
         return select_rows(view, tree)
 
@@ -554,7 +556,8 @@ class CoreNN:
         of the true k nearest that queries like the stored rows are to find, above 0 and at most 1; the list follows
         from a measured curve, which the first such query makes if there is none, in less than two seconds.
         search_list: candidates kept by the walk, at least k; more is slower and finds more. exact: scan all rows.
-        max_distance: leave out what is farther. filter: only rows whose payloads meet it: see docs/filters.md; always
+        max_distance: leave out what is farther. filter: only rows whose payloads meet it, by `F`, a dict, or a function
+        of numeric fields such as lambda year: year > 2020: see docs/filters.md; always
         min(k, matches) hits. A list of filters has one for each query, None for those that take every row. group_by: a
         field of which no more than per_group hits, 1 if that is not given, have the same value. plan: "exact", "scan",
         "graph" or "two-hop" instead of the cheapest.
@@ -602,6 +605,7 @@ class CoreNN:
     def _answer(self, view: View, queries: Float32s, ask: _Asked) -> Answers:
         """The answers in one view, which may be of the rows that a filter selects."""
         if ask.by is not None:
+            view = view if view.within is None else view.filtered(view.within.settled)
             return search_grouped(partial(self._search, ask), view, queries, ask.k, ask.by)
         return self._search(ask, view, queries, ask.k)
 
@@ -693,7 +697,7 @@ class CoreNN:
                 answers.search_list,
                 spent[DISTANCES],
                 spent[HOPS],
-                view.selected,
+                view.expected,
                 *expected,
                 ask.choice.chosen_by,
                 spent[PAGES],

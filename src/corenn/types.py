@@ -86,7 +86,8 @@ class Explain:
     search_list: candidates kept by the beam search, 0 for a scan.
     distances: distances computed. hops: nodes expanded. pages: of 4 KiB, read from files for this query, 0 where what
     it needs is mapped; rows that are kept in memory are not counted, pages that the system happens to hold are.
-    matches: rows that could have matched; with group_by, before any is left out for its group.
+    matches: rows that could have matched, with group_by before any is left out for its group; an estimate where a
+    filter has a function that not all rows were put to.
     expected_recall: recall@k that the calibration curve gives for this list, 1 for a scan, None where none was
     measured. least_recall: its lower confidence bound (95 %).
     estimated: distances that the planner expected of that plan, 0 where there was no choice.

@@ -13,6 +13,7 @@ import numpy as np
 from .config import Settings
 from .filters.select import Selected
 from .filters.sets import of_any
+from .filters.tested import tests_of
 from .graph import codebook
 from .graph.adopt import Adopter
 from .graph.bulk import Builder
@@ -109,6 +110,7 @@ def _exercise(settings: Settings, progress: Callable[[str], None]) -> None:
     for way in PLANS:
         searcher.query(replace(view, codes=None, within=within), queries, 5, 16, exact=False, threads=1, way=way)
         searcher.query(view.filtered(within), queries, 5, 16, exact=False, threads=1, way=way)
+    tests_of([]).passed(ids[:1])
     rows_made(store, rows, ids[:1])
     rows_read(store, rows, ids[:1])
     index_rows(ids[:1], *(np.full(2, VACANT) for _ in range(2)))

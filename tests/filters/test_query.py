@@ -90,6 +90,20 @@ def test_matches_that_are_all_far_are_told_apart(
         check(found, rows, queries, matching, K, 0.95)
 
 
+@pytest.mark.compiled
+def test_matches_that_come_back_every_so_many_rows_are_not_taken_for_far(
+    memory: Create, sift: Sample, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every other row matches: none of those at a fixed step does, if that is even."""
+    monkeypatch.setattr(planner, "COSTS", planner.Costs(scanned=1e6, measured=1e6, leap=1e6))
+    rows = sift[0][:5120]
+    db = memory(dim=128, metric="l2")
+    db.insert(range(len(rows)), rows, [{"odd": row % 2} for row in range(len(rows))])
+    for odd in (0, 1):
+        found = db.query(sift[1][:20], k=K, filter=F("odd") == odd, explain=True, search_list=40)
+        assert {hits.explain.plan for hits in found} == {"graph"}
+
+
 def test_every_row_one_row_and_none(photos: Any, sift: Sample) -> None:
     db, rows, _ = photos
     query = sift[1][0]

@@ -7,7 +7,7 @@ nothing that it does not know. The other form of the same tree, for JSON, is in 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, NoReturn, TypeAlias
 
@@ -136,7 +136,9 @@ def _parts(kind: type[And] | type[Or], one: Any, other: Any) -> tuple[Filter, ..
     """Both sides of & or |, flat, so that a long chain is not deep."""
     for each in (one, other):
         if not isinstance(each, Filter):
-            raise InvalidFilterError(f"{shown(each)} is no filter: join what F('field') == … and its like have made")
+            raise InvalidFilterError(
+                f"{shown(each)} is no filter: join what F('field') == …, F.where(function) and their like have made"
+            )
     flat: list[Filter] = []
     for each in (one, other):
         flat += each.parts if isinstance(each, kind) else [each]
@@ -197,6 +199,18 @@ class F:
     def keys(keys: Iterable[Key]) -> Filter:
         """The rows of these keys, as far as there are any."""
         return key_set(keys)
+
+    @staticmethod
+    def where(function: Callable[..., Any], **paths: str) -> Filter:
+        """A function of numeric fields holds, such as `lambda year, price: year > 2020 and price < 10`.
+
+        Its parameters are the fields, unless `paths` names others: `F.where(lambda x: x > 1, x="a.b")`. It is compiled;
+        it gets a float64 for each and has to give a bool. A row that has no single number in each of the fields is none
+        that it holds for. See docs/filters.md.
+        """
+        from .predicate import where
+
+        return where(function, paths, "F.where")
 
     def __bool__(self) -> NoReturn:
         raise InvalidFilterError(f"{self!r} is a field and no condition: compare it, or ask for .exists()")

@@ -15,7 +15,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from itertools import islice
 from typing import Any, NamedTuple
 
@@ -29,10 +29,12 @@ from ..storage.readers import Snapshots
 from ..storage.rocks import RocksMetadata
 from ..storage.state import commit_of, seen_up_to
 from ..storage.store import Store
-from ..types import UInt32s
+from ..types import Float64s, UInt32s
 from . import kept
+from .dense import NUMBERLESS, DenseColumns
 from .expression import And, Condition, Filter, Keys, Not, Or
 from .fields import Answer, Batch, Field, Wanted, both, difference, either, negated, of_no_field
+from .predicate import Where
 from .ranges import Range, joined
 from .sets import as_ids, as_words, below, of_list, of_sorted
 
@@ -52,7 +54,7 @@ TRIES = 4  # of counting values while others write
 KEPT_ROWS = 1 << 16  # changed rows after which a checkpoint writes the index again; more where there are many
 KEPT_SHARE = 8
 
-KeySets = dict[int, BitMap]  # of each node Keys, by its id()
+Known = dict[int, Answer]  # of each node Keys or Where, by its id()
 
 
 class Touched(NamedTuple):
@@ -60,6 +62,15 @@ class Touched(NamedTuple):
 
     commit: int
     rows: BitMap
+
+
+class Numbers(NamedTuple):
+    """columns: float64, of each path, NaN for rows without a number; as `DenseColumns.of`. rows: those that may have
+    one at each path, sure as far as the columns say whether they have.
+    """
+
+    columns: list[Float64s]
+    rows: Answer
 
 
 class PayloadIndex:
@@ -96,6 +107,7 @@ class PayloadIndex:
         self._gone = BitMap()  # ids of no live row, at the last commit
         self._stale = BitMap()  # those of them that may have entries
         self._dirty = BitMap()  # live rows that have entries of an earlier payload
+        self._dense = DenseColumns()
 
     # --- beginning ---------------------------------------------------------------------------------------------------
 
@@ -167,7 +179,7 @@ class PayloadIndex:
     @property
     def size(self) -> int:
         """Bytes of memory, about: of the fields, and of what is remembered of filters."""
-        return self._size + sum(int(found.memory_bytes()) for _, found in self._answers.values())
+        return self._size + self._dense.size + sum(int(found.memory_bytes()) for _, found in self._answers.values())
 
     # --- the writer --------------------------------------------------------------------------------------------------
 
@@ -409,15 +421,15 @@ class PayloadIndex:
 
     # --- asking ------------------------------------------------------------------------------------------------------
 
-    def select(self, tree: Filter, snapshot: int, rows: int, keys: KeySets) -> Answer:
+    def select(self, tree: Filter, snapshot: int, rows: int, known: Known) -> Answer:
         """Which rows, of those below `rows`, meet a filter in the view of a snapshot: commit `snapshot`.
 
-        sure: rows that do, and are live. unsure: rows that have to be looked at, be it whether they are there. keys:
-        the rows of each set of keys in the filter.
+        sure: rows that do, and are live. unsure: rows that have to be looked at, be it whether they are there. known:
+        the rows of each set of keys in the filter, and of each function.
         """
         self.load()
         before = self._unknown(snapshot, rows)
-        found = self._answer(tree, rows, keys)
+        found = self._answer(tree, rows, known)
         unknown = before | self._unknown(snapshot, rows)
         sure, unsure = below(found.sure - self._gone, rows), below(found.unsure, rows)
         if unknown:
@@ -425,10 +437,28 @@ class PayloadIndex:
             unsure = (unsure - self._gone) | unknown
             for part in tree.parts if isinstance(tree, And) else (tree,):
                 if isinstance(part, Keys):
-                    unsure &= keys[id(part)]
+                    unsure &= known[id(part)].sure
         elif unsure:
             unsure = unsure - self._gone
         return Answer(sure, unsure)
+
+    def numbers(self, paths: Sequence[str], rows: int) -> Numbers:
+        """The numbers at some paths of the rows below `rows`, and which of these may have one at each."""
+        self.load()
+        columns, sure, unsure = list[Float64s](), BitMap(range(rows)), BitMap()
+        for path in paths:
+            field = self.fields.get(path)
+            if field is not None:
+                columns.append(self._dense.of(path, field, rows))
+                sure &= field.present
+                unsure |= field.odd
+                continue
+            columns.append(NUMBERLESS)
+            if self.full or not self._wanted(path)[0]:
+                unsure = BitMap(range(rows))
+            else:
+                sure = BitMap()
+        return Numbers(columns, Answer(sure - unsure, unsure & sure))
 
     def tally(self, path: str, members: BitMap, snapshot: int, rows: int) -> tuple[dict[tuple[str, Any], int], BitMap]:
         """How many of some rows, which the view of a snapshot sees, have which values in a field, by their kinds; and
@@ -469,20 +499,20 @@ class PayloadIndex:
             unknown |= BitMap(range(covered, rows)) - self._gone
         return below(unknown, rows)
 
-    def _answer(self, tree: Filter, rows: int, keys: KeySets) -> Answer:
+    def _answer(self, tree: Filter, rows: int, known: Known) -> Answer:
         match tree:
             case Condition():
                 return self._condition(tree, rows)
             case Range():
                 return self._within(tree, rows)
             case And():
-                return self._all(tree, rows, keys)
+                return self._all(tree, rows, known)
             case Or():
-                return either([self._answer(part, rows, keys) for part in tree.parts])
+                return either([self._answer(part, rows, known) for part in tree.parts])
             case Not():
-                return negated(self._answer(tree.part, rows, keys), rows)
-            case Keys():
-                return Answer(keys[id(tree)], BitMap())
+                return negated(self._answer(tree.part, rows, known), rows)
+            case Keys() | Where():
+                return known[id(tree)]
         raise AssertionError(tree)
 
     def _condition(self, asked: Condition, rows: int) -> Answer:
@@ -499,15 +529,15 @@ class PayloadIndex:
             return field.within(asked, rows)
         return both(self._condition(asked.lower, rows), self._condition(asked.upper, rows))
 
-    def _all(self, tree: And, rows: int, keys: KeySets) -> Answer:
+    def _all(self, tree: And, rows: int, known: Known) -> Answer:
         parts = joined(tree.parts)
         if not parts:
             return Answer(BitMap(range(rows)), BitMap())
-        found = self._answer(parts[0], rows, keys)
+        found = self._answer(parts[0], rows, known)
         for part in parts[1:]:
             if not found.sure and not found.unsure:
                 break
-            found = both(found, self._answer(part, rows, keys))
+            found = both(found, self._answer(part, rows, known))
         return found
 
     # --- checking ----------------------------------------------------------------------------------------------------

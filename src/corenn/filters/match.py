@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from .expression import And, Condition, Filter, Keys, Not, Or
+from .predicate import Where
+from .tested import holds
 
 
 def matches(tree: Filter, payload: bytes | None, among: Callable[[Keys], bool]) -> bool:
@@ -29,7 +31,22 @@ def _holds(tree: Filter, payload: Any, among: Callable[[Keys], bool]) -> bool:
             return not _holds(tree.part, payload, among)
         case Keys():
             return among(tree)
+        case Where():
+            found = [number_at(payload, path) for path in tree.paths]
+            numbers = [each for each in found if each is not None]
+            return len(numbers) == len(found) and holds(tree, numbers)
     raise AssertionError(tree)
+
+
+def number_at(payload: Any, path: str) -> float | None:
+    """The number that a payload has at a path, the nearest float64; None if there is no single one."""
+    found = list(reached(payload, path.split(".")))
+    if len(found) != 1 or kind(found[0]) != "number":
+        return None
+    try:
+        return float(found[0])
+    except OverflowError:
+        return None
 
 
 def meets(asked: Condition, payload: Any) -> bool:

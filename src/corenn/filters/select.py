@@ -4,35 +4,57 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 from pyroaring import BitMap
 
+from ..kernels.search import EVERY_ROW
 from ..storage.commit import LiveView, Metadata
 from ..types import UInt32s, UInt64s
 from .expression import Condition, Filter, Keys
-from .index import KeySets, PayloadIndex
+from .fields import Answer
+from .index import Known, Numbers, PayloadIndex
 from .match import matches
-from .sets import as_ids, of_list, of_sorted, words_of
+from .predicate import Where, stands_once, where_nodes
+from .sets import as_ids, of_list, of_sorted, spread, words_of
+from .tested import Tests, tests_of
 
 LOOKED_ROWS = 1024  # payloads fetched at once
+SETTLED = 4096  # rows that are put to a test at once rather than left for walks to test: some microseconds
+SAMPLED = 2048  # rows by which it is told how many pass
 MOST_NAMED = 256  # operands and letters of a filter whose answer is kept
 
 
 class Selected:
-    """The rows that meet a filter in one view. looked: how many payloads had to be looked at for that."""
+    """The rows that meet a filter in one view. looked: how many payloads had to be looked at for that.
 
-    def __init__(self, members: BitMap, rows: int, looked: int = 0) -> None:
+    While it is *open*, functions have not been put to all of its members, of which only those are hits that pass the
+    tests or are `proven`: it is then that walks test what they meet. asked: how many queries have been asked within it.
+    """
+
+    def __init__(
+        self, members: BitMap, rows: int, looked: int = 0, tests: Tests | None = None, proven: BitMap | None = None
+    ) -> None:
         self.members, self._rows = members, rows
         self.count, self.looked = len(members), looked
+        self.asked = 0
+        self.tests, self._proven = tests, BitMap() if proven is None else proven
+
+    @property
+    def open(self) -> bool:
+        """Whether not all members need meet the filter."""
+        return self.tests is not None
 
     def without(self, others: Selected) -> Selected:
-        """Those of them that another filter does not select in the same view."""
+        """Those of them that another filter does not select in the same view; neither is open."""
         return Selected(self.members - others.members, self._rows)
 
     def memory_bytes(self) -> int:
         """About what it takes, with what is made of it as it is used."""
-        return 2 * self.count + (4 * self.count if "ids" in self.__dict__ else 0) + self._rows // 8
+        size = 2 * self.count + (4 * self.count if "ids" in self.__dict__ else 0) + self._rows // 8
+        return size + (self.settled.memory_bytes() if self.open and "settled" in self.__dict__ else 0)
 
     @cached_property
     def ids(self) -> UInt32s:
@@ -44,9 +66,58 @@ class Selected:
         """A bit for each row that the view knows."""
         return words_of(self.members, self._rows)
 
+    @cached_property
+    def proven(self) -> UInt64s:
+        """The same of those that need no test; none where none is there."""
+        return words_of(self._proven, self._rows) if self._proven else EVERY_ROW
+
+    @cached_property
+    def settled(self) -> Selected:
+        """The rows that do meet the filter: itself, unless it is open."""
+        if self.tests is None:
+            return self
+        ids = as_ids(self.members - self._proven)
+        return Selected(self._proven | of_sorted(ids.compress(self.tests.passed(ids))), self._rows, self.looked)
+
+    def holds(self, ids: UInt32s) -> NDArray[np.bool_]:
+        """Which of some rows that the view knows meet the filter; of any shape."""
+        found = _has(self.words, ids)
+        if self.tests is not None:
+            open_ = found & ~_has(self.proven, ids) if len(self.proven) else found.copy()
+            found[open_] = self.tests.passed(ids[open_])
+        return found
+
+    @property
+    def expected(self) -> int:
+        """How many rows meet the filter, about: see `sampled`, where it is not known."""
+        return self.sampled if self.open and "settled" not in self.__dict__ else self.settled.count
+
+    @cached_property
+    def sampled(self) -> int:
+        """How many rows meet the filter, by a sample of all rows."""
+        ids = spread(SAMPLED, self._rows)
+        return int(self.holds(ids).mean() * self._rows)
+
+
+def _has(words: UInt64s, ids: UInt32s) -> NDArray[np.bool_]:
+    """Which of some rows have a bit."""
+    bits = words[ids >> np.uint32(6)] >> (ids & np.uint32(63)).astype(np.uint64) & np.uint64(1)
+    found: NDArray[np.bool_] = bits != 0
+    return found
+
+
+class _Known(NamedTuple):
+    """What the index is told of the keys and functions in a filter. least, most: as if no function held that has not
+    been tested, and as if all did. tests: those that are left to do, None if all are done.
+    """
+
+    least: Known
+    most: Known
+    tests: Tests | None
+
 
 def select(index: PayloadIndex, tree: Filter, live: LiveView, commit: int, metadata: Metadata) -> Selected:
-    """The rows that a view sees and that meet a filter.
+    """The rows that a view sees and that meet a filter; open, if that hangs on functions of many of them.
 
     live, commit: the snapshot of the view. metadata: where its keys and payloads are.
     """
@@ -56,9 +127,14 @@ def select(index: PayloadIndex, tree: Filter, live: LiveView, commit: int, metad
         return kept
     version = index.version
     keys = _key_sets(tree, live, metadata)
-    sure, unsure = index.select(tree, commit, live.rows, keys)
+    known = _known(index, tree, live.rows, keys)  # what stands in columns is taken before rows are said to be unsure
+    proven, unsure = index.select(tree, commit, live.rows, known.least)
+    members = proven
+    if known.tests is not None:
+        members, also = index.select(tree, commit, live.rows, known.most)
+        unsure |= also
     if not unsure:
-        found = Selected(sure, live.rows)
+        found = _selected(members, proven, live.rows, known.tests)
         if not keys:
             index.remember(name, version, commit, live.rows, found)
         return found
@@ -67,9 +143,38 @@ def select(index: PayloadIndex, tree: Filter, live: LiveView, commit: int, metad
     for start in range(0, len(looked), LOOKED_ROWS):
         ids = looked[start : start + LOOKED_ROWS].tolist()
         for row, text in zip(ids, metadata.payloads(ids, commit), strict=True):
-            if matches(tree, text, lambda asked, row=row: row in keys[id(asked)]):  # type: ignore[misc]
+            if matches(tree, text, lambda asked, row=row: row in keys[id(asked)].sure):  # type: ignore[misc]
                 met.append(row)
-    return Selected(sure | of_list(met), live.rows, len(looked))
+    shown = of_list(met)
+    return _selected((members - unsure) | shown, (proven - unsure) | shown, live.rows, known.tests, len(looked))
+
+
+def _selected(members: BitMap, proven: BitMap, rows: int, tests: Tests | None, looked: int = 0) -> Selected:
+    """The members that meet a filter, all of them tested where that is soon done."""
+    if len(members) == len(proven):
+        return Selected(members, rows, looked)
+    found = Selected(members, rows, looked, tests, proven)
+    return found if len(members) - len(proven) > SETTLED else found.settled
+
+
+def _known(index: PayloadIndex, tree: Filter, rows: int, keys: Known) -> _Known:
+    nodes = list(where_nodes(tree))
+    if not nodes:
+        return _Known(keys, keys, None)
+    numbers = [index.numbers(node.paths, rows) for node in nodes]
+    if not stands_once(tree):
+        tested = keys | {id(node): _tested(node, each) for node, each in zip(nodes, numbers, strict=True)}
+        return _Known(tested, tested, None)
+    least = {id(node): Answer(BitMap(), each.rows.unsure) for node, each in zip(nodes, numbers, strict=True)}
+    most = {id(node): each.rows for node, each in zip(nodes, numbers, strict=True)}
+    tests = tests_of([(node, each.columns) for node, each in zip(nodes, numbers, strict=True)])
+    return _Known(keys | least, keys | most, tests)
+
+
+def _tested(node: Where, numbers: Numbers) -> Answer:
+    """The rows for which a function holds."""
+    ids = as_ids(numbers.rows.sure)
+    return Answer(of_sorted(ids.compress(tests_of([(node, numbers.columns)]).passed(ids))), numbers.rows.unsure)
 
 
 def _seen(live: LiveView, ids: UInt32s) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
@@ -81,12 +186,12 @@ def _seen(live: LiveView, ids: UInt32s) -> np.ndarray[tuple[int], np.dtype[np.bo
     return seen
 
 
-def _key_sets(tree: Filter, live: LiveView, metadata: Metadata) -> KeySets:
+def _key_sets(tree: Filter, live: LiveView, metadata: Metadata) -> Known:
     """The rows of each set of keys in a filter."""
-    found: KeySets = {}
+    found: Known = {}
     for asked in _key_nodes(tree):
         ids = np.array(metadata.lookup(list(asked.keys), live), np.int64)
-        found[id(asked)] = of_sorted(np.sort(ids[ids >= 0]).astype(np.uint32))
+        found[id(asked)] = Answer(of_sorted(np.sort(ids[ids >= 0]).astype(np.uint32)), BitMap())
     return found
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import struct
 from array import array
 from collections.abc import Sequence
+from functools import lru_cache
 
 import numpy as np
 from pyroaring import BitMap
@@ -17,6 +18,7 @@ from ..kernels.bits import CONTAINER_BYTES, CONTAINER_WORDS, MOST_LISTED, list_m
 from ..types import Int64s, UInt32s, UInt64s
 
 SORTED_BELOW = 512  # ids that are sorted rather than marked
+GOLDEN = (5**0.5 - 1) / 2
 _COOKIE, _CONTAINER = 12346, 1 << 16
 _HEAD = struct.Struct("<II")
 
@@ -82,6 +84,15 @@ def _body(held: UInt64s, counts: Int64s, places: Int64s, sizes: Int64s) -> bytes
         at = int(places[c]) // 2
         out[at : at + CONTAINER_BYTES // 2] = held[c].view(np.uint16)
     return out.tobytes()
+
+
+@lru_cache(maxsize=8)
+def spread(count: int, rows: int) -> UInt32s:
+    """About `count` of `rows` ids, ascending, as evenly spread as those of a fixed step, but in step with nothing that
+    comes back every so many rows. Nobody may change them.
+    """
+    ids: UInt32s = np.unique((np.arange(count) * GOLDEN % 1 * rows).astype(np.uint32))
+    return ids
 
 
 def up_to(rows: int) -> BitMap:

@@ -16,6 +16,7 @@ from .expression import (
     OPERATORS,
     And,
     Condition,
+    F,
     Filter,
     Keys,
     Not,
@@ -26,13 +27,14 @@ from .expression import (
     measured,
     shown,
 )
+from .predicate import Where, where
 
 _LOGIC = {"$and": And, "$or": Or}
 _ALL = And(())
 
 
 def as_filter(value: Any) -> Filter:
-    """A filter as a user passes it: made by F, or a dict in wire form.
+    """A filter as a user passes it: made by F, a dict in wire form, or a function of numeric fields.
 
     Raises:
         InvalidFilterError: with the path to the fault.
@@ -41,9 +43,11 @@ def as_filter(value: Any) -> Filter:
         return measured(value)
     if isinstance(value, Mapping):
         return measured(_document(value, "", 1))
+    if callable(value) and not isinstance(value, F):
+        return where(value, {})
     raise InvalidFilterError(
-        f"filter={shown(value)} is a {type(value).__name__}: pass F('field') == … or a dict such as "
-        "{'field': {'$gt': 1}}"
+        f"filter={shown(value)} is a {type(value).__name__}: pass F('field') == …, a dict such as "
+        "{'field': {'$gt': 1}}, or a function such as lambda field: field > 1"
     )
 
 
@@ -136,4 +140,6 @@ def printed(tree: Filter) -> dict[str, Any]:
             return {"$and": [printed(part) for part in tree.parts]}
         case Or():
             return {"$or": [printed(part) for part in tree.parts]}
+        case Where():
+            raise InvalidFilterError(f"{shown(tree)} is a Python function, which no dict or JSON can hold")
     raise AssertionError(tree)

@@ -83,7 +83,7 @@ def _choose(
         if filled:
             full |= filled
             sealed = [each for each in taken if each.groups & full]
-            left = left.without(select_rows(view, one_of(by.path, filled)))
+            left = left.without(select_rows(view, one_of(by.path, filled)).settled)
         else:
             wanted *= WIDER
         if not left.count:

@@ -19,6 +19,7 @@ class Costs(NamedTuple):
     scanned: a match in a scan, by its code; measured: by its vector. walk: each that a walk goes over which returns
     only matches. leap: each of a walk over two hops, which is not taken where less than a share `sparse` of the rows
     matches: it loses its way. page: a row read from the disk.
+    tested: a row that a function of the user is put to.
     """
 
     scanned: float = 0.16
@@ -27,6 +28,7 @@ class Costs(NamedTuple):
     leap: float = 2.8
     sparse: float = 0.03
     page: float = 1_500.0
+    tested: float = 0.4
 
 
 COSTS = Costs()
@@ -41,16 +43,18 @@ class Estimate(NamedTuple):
 
 
 def estimates(
-    matches: int, live: int, search_list: int, *, coded: bool = True, on_disk: bool = False
+    matches: int, live: int, search_list: int, *, coded: bool = True, on_disk: bool = False, untested: int = 0
 ) -> list[Estimate]:
     """All plans for a walk with such a list where `matches` of `live` rows match; the cheapest first.
 
-    coded: whether distances are estimated by codes. on_disk: whether rows are read from there.
+    coded: whether distances are estimated by codes. on_disk: whether rows are read from there. untested: rows that
+    a function is put to before a scan, for each query; walks test what they meet. The matches are an estimate then.
     """
     costs, rate = COSTS, min(1.0, matches / max(live, 1))
     full = search_list * SCORED_PER_HOP
     walked = min(full / max(rate, 1e-9), live)
     scan, walk = matches * (costs.scanned if coded else costs.measured), walked * costs.walk
+    scan += untested * costs.tested
     if on_disk:
         scan, walk = scan + search_list * costs.page, walk + search_list / max(rate, 1e-9) * costs.page
     found = [Estimate(SCAN, matches, scan), Estimate(WALK, int(walked), walk)]

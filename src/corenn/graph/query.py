@@ -11,6 +11,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from ..filters.select import Selected
+from ..filters.sets import spread
 from ..kernels.codes import search_codes, search_listed_codes
 from ..kernels.disk import search_disk
 from ..kernels.jit import entry_point
@@ -33,7 +35,7 @@ from ..kernels.search import (
     search_listed,
     unpack_heap,
 )
-from ..types import AnyArray, Float32s, UInt32s, UInt64s
+from ..types import AnyArray, Float32s, UInt32s
 from . import planner
 from .scratch import ScratchPool
 from .threads import WAITERS, Helpers
@@ -55,6 +57,7 @@ SAMPLED_NEARER = 4  # of them that may be nearer than the last hit, and four tim
 LOOKED_AT, COMMON = 16, 0.25  # the nearest of them: if none matches where a share so large does, all matches are far
 SCANNED = 16  # matches that are scanned sooner than a walk is repeated with a pool that is longer by one
 SCANNED_ALL = 2  # in the place of STARVED: a scan has completed the answer
+SURELY = 2  # times as many matches as are wanted, by a sample, where a walk tests what it meets
 ROUNDED = 16  # rows beyond the k nearest that rounding may have put behind them
 EXACT_QUERIES = 16  # queries that share one pass over the rows
 
@@ -95,7 +98,7 @@ class Searcher:
         if wanted == 0 or count == 0:
             return _nothing(count)
         length = max(wanted, search_list)
-        if view.within is not None and live == view.head.live and way is None:
+        if view.within is not None and not view.within.open and live == view.head.live and way is None:
             view = replace(view, within=None)  # every row matches
         if view.within is not None:
             return self._query_within(view, queries, wanted, length, exact=exact, threads=threads, way=way)
@@ -109,20 +112,25 @@ class Searcher:
     ) -> Answers:
         """The same where a filter selects rows."""
         assert view.within is not None
-        matches, live = view.selected, view.head.live
+        within, matches, live = view.within, view.expected, view.head.live
         if exact or way == "exact":
             return self._exact(view, queries, wanted, threads)
         coded, on_disk = view.codes is not None, view.disk is not None
-        estimate = planner.estimates(matches, live, length, coded=coded, on_disk=on_disk)[0]
+        within.asked += len(queries)
+        untested = within.count // within.asked if within.open else 0  # the more ask, the less each has to pay
+        estimate = planner.estimates(matches, live, length, coded=coded, on_disk=on_disk, untested=untested)[0]
         if way is not None:
             estimate = planner.estimate_of(way, matches, live, length)
+        if within.open and (estimate.plan == planner.SCAN or matches < SURELY * wanted):
+            view = view.filtered(within.settled)
+            return self.query(view, queries, wanted, length, exact=False, threads=threads, way=way)
         if estimate.plan == planner.SCAN:
             found = self._listed(view, queries, wanted, length, threads)
             return found._replace(estimated=estimate.distances)
         nearby = self._nearby(view, queries, wanted)
         far = np.zeros(len(queries), np.bool_)
         if way is None and estimate.plan == planner.WALK and nearby is not None:
-            far = nearby.far(view.within.words)
+            far = nearby.far(within)
         if far.all():  # a walk would go through all that does not match
             return self._listed(view, queries, wanted, length, threads)._replace(estimated=matches)
         others = np.flatnonzero(~far)
@@ -150,7 +158,7 @@ class Searcher:
         plan = _plan(length, wanted, view.growth, view.beam_width, view.metric, not leap)
         plan = plan._replace(leap=LEAPS if leap else 0)
         # As many rows that do not match are in the pool as stand between those that do.
-        rare = (view.head.live // max(view.selected, 1)).bit_length()
+        rare = (view.head.live // max(view.expected, 1)).bit_length()
         room = TOMBSTONE_ROOM if leap else max(TOMBSTONE_ROOM, 2 << rare)
         found = self._walked(view.masked(), plan, queries, wanted, length, threads, room)
         return found._replace(plan=planner.LEAP if leap else planner.WALK)
@@ -270,7 +278,7 @@ class Searcher:
         while len(starved := np.flatnonzero(results.info[:, STARVED])):
             room *= WIDER
             if room * plan.search_list * (4 if view.within is None else SCANNED) >= (
-                view.live.rows if view.within is None else view.selected
+                view.live.rows if view.within is None else view.expected
             ):
                 results.info[starved, STARVED] = 0
                 self._complete(view, queries, results, starved, threads)
@@ -289,7 +297,8 @@ class Searcher:
     def _complete(self, view: View, queries: Float32s, answers: Results, short: AnyArray, threads: int) -> None:
         """Scan for queries whose walk ended with fewer rows than there are, or too early."""
         exact = self._exact(view, np.ascontiguousarray(queries[short]), answers.ids.shape[1], threads)
-        answers.ids[short], answers.distances[short] = exact.ids, exact.distances
+        width = exact.ids.shape[1]  # fewer than wanted, where it was not known how many match
+        answers.ids[short, :width], answers.distances[short, :width] = exact.ids, exact.distances
         answers.info[short, FOUND] = exact.info[:, FOUND]
         answers.info[short, DISTANCES] += exact.info[:, DISTANCES]
         answers.info[short, STARVED] = SCANNED_ALL
@@ -313,7 +322,7 @@ class Searcher:
     def _listed(self, view: View, queries: Float32s, k: int, search_list: int, threads: int) -> Answers:
         """The nearest of the rows that a filter selects, chosen by their codes where there are any."""
         assert view.within is not None
-        ids, count = view.within.ids, len(queries)
+        ids, count = view.within.settled.ids, len(queries)
         seconds = len(ids) * view.settings.dim * SECONDS_PER_VALUE
         if seconds > SLICE_SECONDS:
             return self._exact(view, queries, k, threads)._replace(plan=planner.SCAN)
@@ -376,8 +385,8 @@ class Searcher:
         """
         live = view.head.live
         step = max(1, live // min(max(live // SAMPLED_SHARE, LEAST_SAMPLED), MOST_SAMPLED))
-        sample = np.arange(step // 2, view.live.rows, step, dtype=np.uint32)
-        nearer = SAMPLED_NEARER + int(4 * len(sample) * k / max(view.selected, 1))
+        sample = spread(view.live.rows // step, view.live.rows)
+        nearer = SAMPLED_NEARER + int(4 * len(sample) * k / max(view.expected, 1))
         many = max(nearer, LOOKED_AT)
         if many >= len(sample):
             return None
@@ -385,11 +394,13 @@ class Searcher:
         results.ids[:], results.distances[:] = 0, np.inf
         self._choose(view, queries, sample, max(2 * many, LEAST_CHOSEN // 2), results, sure=False)
         full = results.info[:, FOUND] == many
-        ids = results.ids[:, :LOOKED_AT] if view.selected >= COMMON * live else results.ids[:, :0]
+        ids = results.ids[:, :LOOKED_AT] if view.expected >= COMMON * live else results.ids[:, :0]
         return _Nearby(np.where(full, results.distances[:, nearer - 1], np.inf), full, ids)
 
     def _exact(self, view: View, queries: Float32s, k: int, threads: int) -> Answers:
-        everything = np.arange(view.live.rows, dtype=np.uint32) if view.within is None else view.within.ids
+        everything = np.arange(view.live.rows, dtype=np.uint32) if view.within is None else view.within.settled.ids
+        if not len(everything):
+            return _nothing(len(queries))
         if len(queries) <= EXACT_QUERIES:
             return self._scan_split(view, queries, k, everything, threads)
         parts: dict[int, Answers] = {}
@@ -445,14 +456,11 @@ class _Nearby(NamedTuple):
     full: NDArray[np.bool_]
     ids: UInt32s
 
-    def far(self, words: UInt64s) -> NDArray[np.bool_]:
-        """The queries around which nothing matches, though so many rows do that some would have to. words: a bit for
-        each row that matches.
-        """
+    def far(self, within: Selected) -> NDArray[np.bool_]:
+        """The queries around which nothing matches, though so many rows do that some would have to."""
         if not self.ids.shape[1]:
             return np.zeros(len(self.ids), np.bool_)
-        inside = words[self.ids >> np.uint32(6)] >> (self.ids & np.uint32(63)).astype(np.uint64) & np.uint64(1)
-        far: NDArray[np.bool_] = self.full & ~inside.any(axis=1)
+        far: NDArray[np.bool_] = self.full & ~within.holds(self.ids).any(axis=1)
         return far
 
 

@@ -26,7 +26,7 @@ class Page(NamedTuple):
 
 
 def select_rows(view: View, tree: Filter) -> Selected:
-    """The rows that a view sees and that meet a filter."""
+    """The rows that a view sees and that meet a filter; it may be left open whether some do."""
     index = view.payload_index
     assert isinstance(index, PayloadIndex)
     return select(index, tree, view.lookup_view, view.head.commit, view.metadata)
@@ -34,7 +34,7 @@ def select_rows(view: View, tree: Filter) -> Selected:
 
 def keys_within(view: View, tree: Filter) -> list[Key]:
     """The keys of these rows; those that cannot be read are left out."""
-    ids = select_rows(view, tree).ids
+    ids = select_rows(view, tree).settled.ids
     return [key for key in KeyColumn(view.keys[ids], view.heap) if key is not None]
 
 

@@ -16,6 +16,7 @@ from ..filters.index import PayloadIndex
 from ..filters.select import Selected
 from ..kernels import search
 from ..kernels.codes import Codes
+from ..kernels.predicate import NO_TESTS
 from ..kernels.rows import NORM, BFloat16Rows, CodeRows, Float16Rows, Float32Rows, Rows
 from ..kernels.search import BORN, DIED, Graph, Live, Navigation
 from ..storage.commit import NO_IDS, Head, LiveView, Metadata
@@ -68,12 +69,19 @@ class View:
     def masked(self) -> View:
         """The same view, in which walks let through only what a filter selects."""
         assert self.within is not None
-        return replace(self, live=self.live._replace(allowed=self.within.words))
+        within = self.within
+        tests = NO_TESTS if within.tests is None else within.tests.words
+        return replace(self, live=self.live._replace(allowed=within.words, tests=tests, proven=within.proven))
 
     @property
     def selected(self) -> int:
-        """Rows that queries see."""
+        """Rows that queries see, at most."""
         return self.head.live if self.within is None else self.within.count
+
+    @property
+    def expected(self) -> int:
+        """Rows that queries see, about."""
+        return self.head.live if self.within is None else self.within.expected
 
     @property
     def lookup_view(self) -> LiveView:

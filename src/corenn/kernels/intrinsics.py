@@ -87,6 +87,14 @@ def load_first(words: UInt64s, row: Any, column: int) -> np.uint64:
     return found
 
 
+PLAIN_TESTS: dict[int, Callable[[int, int], bool]] = {}  # by what stands for their addresses when the JIT is off
+
+
+def call_test(address: Any, table: Any, row: Any) -> bool:
+    """Call the code at an address, of predicate.compile_test, with the address of a table and the number of a row."""
+    return PLAIN_TESTS[int(address)](int(table), int(row))
+
+
 def float_bits(value: np.float32) -> np.uint32:
     """The bits of a float32."""
     return np.float32(value).view(np.uint32)
@@ -363,6 +371,16 @@ def _load_first(_typing: Any, words: Any, row: Any, column: Any) -> Any:
     return types.uint64(words, row, column), codegen
 
 
+@intrinsic
+def _call_test(_typing: Any, address: Any, table: Any, row: Any) -> Any:
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        word, byte = ir.IntType(64), ir.IntType(8)
+        code = builder.inttoptr(args[0], ir.FunctionType(byte, [word, word]).as_pointer())
+        return builder.icmp_unsigned("!=", builder.call(code, [args[1], args[2]]), byte(0))
+
+    return types.boolean(types.uint64, types.uint64, types.int64), codegen
+
+
 def _row_start(context: Any, builder: Any, kind: Any, array: Any, row: Any, byte: Any) -> Any:
     """The address of a byte of a row of a two-dimensional array."""
     view = context.make_array(kind)(context, builder, array)
@@ -467,6 +485,11 @@ def _(source: Any, row: Any, byte: Any, out: Any, out_row: Any, size: Any) -> An
 @compiled_for(load_first)
 def _(words: Any, row: Any, column: Any) -> Any:
     return lambda words, row, column: _load_first(words, row, column)
+
+
+@compiled_for(call_test)
+def _(address: Any, table: Any, row: Any) -> Any:
+    return lambda address, table, row: _call_test(address, table, row)
 
 
 @compiled_for(float_at)

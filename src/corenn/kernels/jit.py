@@ -40,6 +40,9 @@ OPTIONS: Any = {"nogil": True, "fastmath": FASTMATH, "error_model": "numpy", "_n
 # What kernels are made of is put in their place: a call would push the fields of every NamedTuple, for each distance.
 PART_OPTIONS: Any = {**OPTIONS, "forceinline": True}
 
+# What users write: their sums stay as they are, and a division by zero is infinity, as in a payload's column.
+USER_OPTIONS: Any = {"nopython": True, "nogil": True, "error_model": "numpy"}
+
 IRRELEVANT = {"NUMBA_NUM_THREADS"}  # a mode of the compiler that changes no machine code of ours
 
 F = TypeVar("F", bound=Callable[..., Any])

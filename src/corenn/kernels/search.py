@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..types import Float32s, UInt32s, UInt64s
-from .bits import has_bit
 from .candidates import (
     EXPANDED,
     NOTHING,
@@ -28,6 +27,7 @@ from .candidates import (
 )
 from .intrinsics import bits_float, float_bits, load_first, prefetch
 from .jit import inlined, kernel
+from .predicate import NO_TESTS, let_through
 from .rows import LENGTH, distance, inner, lift_of, prefetch_row
 
 DEGREE, LIFELINE, FIRST_NEIGHBOUR = 0, 1, 2  # columns of a row of edges
@@ -70,13 +70,16 @@ class Live(NamedTuple):
     """state: uint64 (rows, 2), the commits at which each row was born and died, 0 for never.
 
     snapshot: words of state up to this one are of commits that the query sees. rows: ids below this exist.
-    allowed: a bit for each of them, of those that a filter lets through; empty where there is no filter.
+    allowed: a bit for each of them, of those that a filter lets through; empty where there is no filter. tests: what
+    these have to pass as well, see predicate.passes, but for those that have a bit in `proven`, if that has any.
     """
 
     state: UInt64s
     snapshot: np.uint64
     rows: int
     allowed: UInt64s = EVERY_ROW
+    tests: UInt64s = NO_TESTS
+    proven: UInt64s = EVERY_ROW
 
 
 class Plan(NamedTuple):
@@ -132,7 +135,7 @@ def visible(live: Any, row: Any) -> Any:
 
     The death first: where an id is given to a new row, the birth is written before the death is taken back.
     """
-    if live.allowed.shape[0] > 0 and not has_bit(live.allowed, row):
+    if live.allowed.shape[0] > 0 and not let_through(live, row):
         return False
     died = load_first(live.state, row, DIED) - np.uint64(1)
     born = live.state[row, BORN] - np.uint64(1)
@@ -342,7 +345,7 @@ def leap(edges: Any, live: Any, plan: Any, node: Any, seen: Any, frontier: Any, 
         waiting += unseen(seen, lifeline)
     for slot in range(FIRST_NEIGHBOUR, stop):
         neighbour = np.int64(edges[node, slot])
-        if neighbour < live.rows and waiting < room and has_bit(live.allowed, neighbour):
+        if neighbour < live.rows and waiting < room and let_through(live, neighbour):
             frontier[waiting] = np.uint64(neighbour)
             waiting += unseen(seen, neighbour)
     for slot in range(FIRST_NEIGHBOUR, min(FIRST_NEIGHBOUR + FAR_AHEAD, stop)):
@@ -354,11 +357,11 @@ def leap(edges: Any, live: Any, plan: Any, node: Any, seen: Any, frontier: Any, 
         if slot + FAR_AHEAD < stop and edges[node, slot + FAR_AHEAD] < live.rows:
             prefetch(edges, edges[node, slot + FAR_AHEAD])
         between = np.int64(edges[node, slot])
-        if between >= live.rows or has_bit(live.allowed, between) or not unseen(seen, between):
+        if between >= live.rows or let_through(live, between) or not unseen(seen, between):
             continue
         for far in range(FIRST_NEIGHBOUR, FIRST_NEIGHBOUR + min(np.int64(edges[between, DEGREE]), most)):
             other = np.int64(edges[between, far])
-            if other < live.rows and waiting < room and has_bit(live.allowed, other):
+            if other < live.rows and waiting < room and let_through(live, other):
                 frontier[waiting] = np.uint64(other)
                 waiting += unseen(seen, other)
     return waiting
