@@ -6,7 +6,6 @@ met it, and a walk that dead rows starve.
 
 from __future__ import annotations
 
-
 import numpy as np
 import pytest
 
