@@ -106,7 +106,7 @@ def verify_beside_a_writer(store: Store, view: View) -> Report:
     for left in reversed(range(TRIES)):
         graph = view.graph._replace(edges=store.newest("edges.slab"))
         gone = np.flatnonzero(store.newest("state.slab")[: view.head.rows, 1]).astype(np.uint32)
-        report = verify(store, replace(view, graph=graph), exclusive=False, gone=gone)
+        report = verify(store, view._replace(graph=graph), exclusive=False, gone=gone)
         if report.ok or not left:
             break
     return report

@@ -5,14 +5,13 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from .config import Settings
 from .filters.select import Selected
-from .filters.sets import of_any
+from .filters.sets import RowSet, as_words, of_any
 from .filters.tested import tests_of
 from .graph import codebook
 from .graph.adopt import Adopter
@@ -102,13 +101,13 @@ def _exercise(settings: Settings, progress: Callable[[str], None]) -> None:
     queries = np.ones((2, 8), np.float32)
     searcher = Searcher(scratches, helpers)
     progress("search")
-    searcher.query(replace(view, codes=None), queries, 5, 16, exact=False, threads=1)
+    searcher.query(view._replace(codes=None), queries, 5, 16, exact=False, threads=1)
     searcher.query(view, queries, 5, 16, exact=False, threads=1)
-    searcher.query(replace(view, disk=source_of(store)), queries, 5, 16, exact=False, threads=1)
+    searcher.query(view._replace(disk=source_of(store)), queries, 5, 16, exact=False, threads=1)
     packed(store, view, ids[:0], ids[:1], 0)
-    within = Selected(of_any([ids[:600]]), rows)
+    within = Selected(RowSet(rows, words=as_words(ids[:600], rows)).without(of_any([ids[:1]])))
     for way in PLANS:
-        searcher.query(replace(view, codes=None, within=within), queries, 5, 16, exact=False, threads=1, way=way)
+        searcher.query(view._replace(codes=None, within=within), queries, 5, 16, exact=False, threads=1, way=way)
         searcher.query(view.filtered(within), queries, 5, 16, exact=False, threads=1, way=way)
     tests_of([]).passed(ids[:1])
     rows_made(store, rows, ids[:1])
@@ -134,7 +133,7 @@ def _exercise(settings: Settings, progress: Callable[[str], None]) -> None:
 
 def _link_by_codes(store: Store, scratches: ScratchPool, helpers: Helpers, ids: UInt32s) -> None:
     """As where edges are read from a disk, of which there is none here: nothing is found."""
-    view = replace(take_view(store, store.metadata.head, NO_IDS), disk=source_of(store))
+    view = take_view(store, store.metadata.head, NO_IDS)._replace(disk=source_of(store))
     linker, shape = DiskLinker(scratches, helpers), Shape(view.settings.max_edges, np.float32(1))
     plan = Plan(16, view.beam_width, GEOMETRY, view.tombstones, 1, np.float32(1))
     linker.choose(view, shape, ids, np.full((len(ids), 1), NOTHING), plan)

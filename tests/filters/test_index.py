@@ -23,7 +23,7 @@ from corenn import CoreNN, F
 from corenn.filters import columns, fields, index
 from corenn.filters.columns import NUMBERS, TEXTS, Column
 from corenn.filters.index import ALL, PayloadIndex
-from corenn.filters.sets import as_ids, as_words, of_any, of_list, of_sorted, of_words, words_of
+from corenn.filters.sets import RowSet, as_ids, as_words, of_any, of_list, of_sorted, of_words, words_of
 from corenn.storage.rocks import RocksMetadata
 from tests.conftest import COMPILED, Create
 from tests.filters.made import TEXTS as SOME_TEXTS
@@ -97,6 +97,35 @@ def test_containers_of_any_size(rng: np.random.Generator, members: int) -> None:
     words = np.packbits(mask, bitorder="little").view(np.uint64)
     assert np.array_equal(as_ids(of_words(words)), np.flatnonzero(mask))
     assert np.array_equal(words_of(of_words(words), len(mask)), words)
+
+
+@given(st.sets(st.integers(0, 299)), st.sets(st.integers(0, 299)), st.sampled_from(["members", "ids", "words"]))
+def test_rows_are_the_same_in_every_form(some: set[int], others: set[int], form: str) -> None:
+    ids = np.array(sorted(some), np.uint32)
+    given_as: Any = {"members": of_list(sorted(some)), "ids": ids, "words": as_words(ids, 300)}[form]
+    for left, made in (
+        (some, RowSet(300, **{form: given_as})),
+        (some - others, RowSet(300, **{form: given_as}).without(of_list(sorted(others)))),
+    ):
+        assert made.count == len(left) and set(made.members) == left and made.ids.tolist() == sorted(left)
+        assert np.array_equal(made.words, as_words(np.array(sorted(left), np.uint32), 300))
+
+
+@given(
+    st.lists(st.floats(-9, 9), min_size=20, max_size=200, unique=True), st.integers(1, 250), st.floats(-9, 9),
+    st.floats(-9, 9), st.sampled_from([1, 1 << 20]),
+)  # fmt: skip
+def test_a_slice_is_the_same_by_ids_and_by_bits(
+    values: list[float], rows: int, low: float, high: float, sparse: int
+) -> None:
+    """Also where the view is older than the column, and does not know all of its rows."""
+    column = Column(NUMBERS)
+    column.add({value: [row] for row, value in enumerate(values)})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(columns, "LEAST_STEPPED", 8 if sparse == 1 else 1 << 20)
+        patch.setattr(columns, "SPARSE", sparse)
+        found = column.sliced(low, high, above=False, below=True, rows=rows)
+    assert found.ids.tolist() == [row for row, value in enumerate(values[:rows]) if low <= value < high]
 
 
 @pytest.mark.parametrize("kind", [NUMBERS, TEXTS])

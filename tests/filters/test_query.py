@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -88,6 +89,20 @@ def test_matches_that_are_all_far_are_told_apart(
         queries = rows[:1] + np.arange(10, dtype=np.float32)[:, None] / 4
         found = db.query(queries, k=K, filter=F("far") >= least, plan=plan, search_list=12)
         check(found, rows, queries, matching, K, 0.95)
+
+
+@pytest.mark.compiled
+def test_far_matches_are_scanned_once(memory: Create, sift: Sample, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A scan tells them apart by the vectors of some; a walk that finds none in time is given up for a scan."""
+    rows = sift[0]
+    far = np.argsort(np.argsort(distances("l2", rows, rows[0])[0]))
+    db = memory(dim=128, metric="l2", compression_mode="sq4", compression_threshold=0)
+    db.insert(range(len(rows)), rows, [{"far": int(each)} for each in far])
+    asked = partial(db.query, rows[0], k=K, filter=F("far") >= len(rows) // 2, explain=True, search_list=12)
+    told = asked(plan="scan").explain
+    assert told.distances == told.matches
+    monkeypatch.setattr(planner, "COSTS", planner.Costs(scanned=1e6, leap=1e6))
+    assert asked().explain.plan == "scan"
 
 
 @pytest.mark.compiled

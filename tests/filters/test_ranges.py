@@ -57,13 +57,13 @@ def test_all_that_is_asked_stands_in_it_once(asked: list[Filter]) -> None:
 @pytest.mark.parametrize(("lists", "slices"), [(False, 1), (True, 2)])
 def test_one_slice_where_no_row_has_two_values(monkeypatch: pytest.MonkeyPatch, lists: bool, slices: int) -> None:
     calls = []
-    between = Column.between
+    parts = Column._parts
 
     def counted(self: Column, low: Any, high: Any, **options: Any) -> Any:
         calls.append((low, high))
-        return between(self, low, high, **options)
+        return parts(self, low, high, **options)
 
-    monkeypatch.setattr(Column, "between", counted)
+    monkeypatch.setattr(Column, "_parts", counted)
     with CoreNN.in_memory(dim=1, metric="l2") as db:
         db.insert(range(9), np.zeros((9, 1)), [{"n": row} for row in range(8)] + [{"n": [0, 9] if lists else 8}])
         tree = And((F("n") >= 3, F("n") < 5))  # which two elements of the list meet, one each

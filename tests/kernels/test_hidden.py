@@ -6,8 +6,6 @@ met it, and a walk that dead rows starve.
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 
@@ -56,7 +54,7 @@ def test_a_walk_does_not_begin_at_a_hidden_row(db: CoreNN) -> None:
     entry = int(view.graph.entries[0])
     vector = db.get([entry])[0].vector
     assert entry not in walk(view, vector, entry).ids[0]
-    alone = replace(view, graph=view.graph._replace(entries=view.graph.entries[:1]))
+    alone = view._replace(graph=view.graph._replace(entries=view.graph.entries[:1]))
     results = Results(np.zeros((1, K), np.uint32), np.zeros((1, K), np.float32), np.zeros((1, 4), np.int64))
     assert not Searcher(ScratchPool(), Helpers(1)).walk_without(alone, vector[None], 20, entry, results)
     assert results.info[0, HOPS] == 0

@@ -18,13 +18,14 @@ import numpy as np
 from pyroaring import BitMap
 
 from ..kernels.bits import mark_ids
+from ..storage.commit import NO_IDS
 from ..types import AnyArray, UInt32s, UInt64s
-from .sets import as_words, of_any, of_list, of_words
-from .sets import below as below_rows
+from .sets import RowSet, as_words, clear_from, of_any, of_list, words_for
 
 FREQUENT = 64  # rows of a value from which on it has a bitmap
 STEPS = 16  # parts of a run before each of which the set of all rows is kept
 LEAST_STEPPED = 4096  # entries of a run for which that is done
+SPARSE = 32  # rows for each id from which on ids are sorted, rather than marked as bits
 GROWTH = 4  # a run is merged with the one before it unless that is so many times as large
 NUMBERS: Any = np.dtype(np.float64)
 TEXTS: Any = np.dtypes.StringDType()
@@ -94,7 +95,7 @@ class Run:
     def up_to(self, place: int, rows: int) -> UInt64s:
         """The rows of the entries before a place, as bits. Sets of all before each STEPS-th part are kept."""
         steps, size = self._steps, -(-len(self.ids) // STEPS)
-        if steps is None or len(steps[0]) != len(as_words(self.ids[:0], rows)):
+        if steps is None or len(steps[0]) != words_for(rows):
             steps = [as_words(self.ids[:0], rows)]
             for start in range(0, len(self.ids) - size, size):
                 words = steps[-1].copy()
@@ -230,22 +231,38 @@ class Column:
 
         above, below: leave out the ends themselves. single: no row has two values.
         """
+        if single:
+            return self.sliced(low, high, above=above, below=below, rows=rows).members
+        return of_any([run.ids[part] for run, part in self._parts(low, high, above=above, below=below)], rows)
+
+    def sliced(self, low: Any, high: Any, *, above: bool, below: bool, rows: int) -> RowSet:
+        """The same where no row has two values."""
         parts, words = [], None
+        for run, part in self._parts(low, high, above=above, below=below):
+            wide = STEPS * (part.stop - part.start) > len(run.ids)
+            if wide and len(run.ids) >= max(LEAST_STEPPED, rows // STEPS):
+                found = run.up_to(part.stop, rows)
+                if part.start:
+                    found &= ~run.up_to(part.start, rows)
+                words = found if words is None else words | found
+            elif part.start < part.stop:
+                parts.append(run.ids[part])
+        if words is None and SPARSE * sum(map(len, parts)) < rows:
+            ids = np.sort(np.concatenate([NO_IDS, *parts]))
+            return RowSet(rows, ids=ids[: ids.searchsorted(np.uint32(rows))])
+        if words is None:
+            words = as_words(NO_IDS, rows)
+        for ids in parts:
+            mark_ids(ids, words)
+        clear_from(words, rows)
+        return RowSet(rows, words=words)
+
+    def _parts(self, low: Any, high: Any, *, above: bool, below: bool) -> Iterator[tuple[Run, slice]]:
+        """The entries of each run that have such a value."""
         for run in self.runs:
             start = 0 if low is None else (_right if above else _left)(run.values, low)
             stop = len(run.values) if high is None else (_left if below else _right)(run.values, high)
-            if single and len(run.ids) >= max(LEAST_STEPPED, rows // STEPS) and STEPS * (stop - start) > len(run.ids):
-                found = run.up_to(stop, rows)
-                if start:
-                    found &= ~run.up_to(start, rows)
-                words = found if words is None else words | found
-            elif start < stop:
-                parts.append(run.ids[start:stop])
-        if words is None:
-            return of_any(parts, rows)
-        for part in parts:
-            mark_ids(part, words)
-        return below_rows(of_words(words), rows)
+            yield run, slice(start, max(start, stop))
 
     def tally(self, words: UInt64s, *, repeated: bool) -> tuple[list[Any], list[int]]:
         """The values of the rows of which `words`, a bit for each, has the bit, ascending, and how many have each.

@@ -18,7 +18,7 @@ from ..types import UInt32s
 from .columns import NUMBERS, TEXTS, Column
 from .expression import Condition
 from .ranges import UPWARD, Range
-from .sets import as_ids, of_sorted, words_of
+from .sets import RowSet, as_ids, of_sorted, words_of
 
 LONG = 256  # characters of a text beyond which only its presence is kept
 MOST_FIELDS = 1_000
@@ -306,12 +306,21 @@ class Field:
 
     def within(self, asked: Range, rows: int) -> Answer:
         """Which of the rows below `rows` meet both conditions of a range: one slice, where no row has two values."""
-        low, high = _bound(asked.lower), _bound(asked.upper)
+        found = self.sliced(asked.lower, asked.upper, rows)
+        if found is not None:
+            return Answer(found.members, BitMap())
+        return both(self.answer(asked.lower, rows), self.answer(asked.upper, rows))
+
+    def sliced(self, lower: Condition | None, upper: Condition | None, rows: int) -> RowSet | None:
+        """The rows below `rows` within bounds of the same kind, one at least; None where a column does not hold all."""
+        low, high = (OPEN if each is None else _bound(each) for each in (lower, upper))
         if low is None or high is None or not self.single:
-            return both(self.answer(asked.lower, rows), self.answer(asked.upper, rows))
-        hidden, column = (self.long, self.texts) if isinstance(low.value, str) else (self.odd, self.numbers)
-        sure = column.between(low.value, high.value, above=low.strict, below=high.strict, rows=rows, single=True)
-        return Answer(sure, hidden - sure)
+            return None
+        text = isinstance(low.value if high is OPEN else high.value, str)
+        if self.long if text else self.odd:
+            return None
+        column = self.texts if text else self.numbers
+        return column.sliced(low.value, high.value, above=low.strict, below=high.strict, rows=rows)
 
     def tally(self, members: BitMap, rows: int) -> tuple[dict[tuple[str, Any], int], BitMap]:
         """How many of some rows, all below `rows`, have each value, by its kind; and the rows that are not counted,
@@ -336,6 +345,9 @@ class Bound(NamedTuple):
 
     value: Any
     strict: bool
+
+
+OPEN = Bound(None, strict=False)
 
 
 def _bound(asked: Condition) -> Bound | None:

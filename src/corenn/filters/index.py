@@ -36,8 +36,8 @@ from .expression import And, Condition, Filter, Keys, Not, Or, Text
 from .fields import Answer, Batch, Field, Wanted, both, difference, either, negated, of_no_field
 from .fulltext import FullText, Touched
 from .predicate import Where
-from .ranges import Range, joined
-from .sets import as_ids, as_words, below, of_list, of_sorted
+from .ranges import Range, bounds_of, joined
+from .sets import RowSet, as_ids, as_words, below, of_list, of_sorted
 
 log = logging.getLogger("corenn.filters")
 
@@ -440,6 +440,22 @@ class PayloadIndex:
         elif unsure:
             unsure = unsure - self._gone
         return Answer(sure, unsure)
+
+    def sliced(self, tree: Filter, snapshot: int, rows: int) -> RowSet | None:
+        """The same of a filter that is a slice of one column, of which nothing is unsure; None for any other.
+
+        Half of the rows take a tenth of what it takes to make a bitmap of them.
+        """
+        self.load()
+        bounds = bounds_of(tree)
+        if bounds is None or self.unknown(snapshot, rows):
+            return None
+        (path,) = {each.path for each in bounds if each is not None}
+        field = self.fields.get(path)
+        found = None if field is None else field.sliced(*bounds, rows)
+        if found is None or self.unknown(snapshot, rows):
+            return None
+        return found.without(self._gone) if self._gone else found
 
     def numbers(self, paths: Sequence[str], rows: int) -> Numbers:
         """The numbers at some paths of the rows below `rows`, and which of these may have one at each."""

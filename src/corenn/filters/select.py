@@ -18,7 +18,7 @@ from .fields import Answer
 from .index import Known, Numbers, PayloadIndex
 from .match import matches
 from .predicate import Where, stands_once, where_nodes
-from .sets import as_ids, of_list, of_sorted, spread, words_of
+from .sets import RowSet, as_ids, of_list, of_sorted, spread, words_of
 from .tested import Tests, tests_of
 
 LOOKED_ROWS = 1024  # payloads fetched at once
@@ -35,11 +35,9 @@ class Selected:
     """
 
     def __init__(
-        self, members: BitMap, rows: int, looked: UInt32s = NO_IDS, tests: Tests | None = None,
-        proven: BitMap | None = None,
-    ) -> None:  # fmt: skip
-        self.members, self._rows = members, rows
-        self.count, self.looked = len(members), looked
+        self, found: RowSet, looked: UInt32s = NO_IDS, tests: Tests | None = None, proven: BitMap | None = None
+    ) -> None:
+        self.found, self.count, self.looked = found, found.count, looked
         self.asked = 0
         self.tests, self._proven = tests, BitMap() if proven is None else proven
 
@@ -50,27 +48,32 @@ class Selected:
 
     def without(self, others: Selected) -> Selected:
         """Those of them that another filter does not select in the same view; neither is open."""
-        return Selected(self.members - others.members, self._rows)
+        return Selected(self.found.without(others.members))
 
     def memory_bytes(self) -> int:
         """About what it takes, with what is made of it as it is used."""
-        size = 2 * self.count + (4 * self.count if "ids" in self.__dict__ else 0) + self._rows // 8
-        return size + (self.settled.memory_bytes() if self.open and "settled" in self.__dict__ else 0)
+        settled = self.settled.memory_bytes() if self.open and "settled" in self.__dict__ else 0
+        return self.found.memory_bytes() + settled
 
-    @cached_property
+    @property
+    def members(self) -> BitMap:
+        """The rows, as a set."""
+        return self.found.members
+
+    @property
     def ids(self) -> UInt32s:
         """Their ids, ascending."""
-        return as_ids(self.members)
+        return self.found.ids
 
-    @cached_property
+    @property
     def words(self) -> UInt64s:
         """A bit for each row that the view knows."""
-        return words_of(self.members, self._rows)
+        return self.found.words
 
     @cached_property
     def proven(self) -> UInt64s:
         """The same of those that need no test; none where none is there."""
-        return words_of(self._proven, self._rows) if self._proven else EVERY_ROW
+        return words_of(self._proven, self.found.rows) if self._proven else EVERY_ROW
 
     @cached_property
     def settled(self) -> Selected:
@@ -78,7 +81,8 @@ class Selected:
         if self.tests is None:
             return self
         ids = as_ids(self.members - self._proven)
-        return Selected(self._proven | of_sorted(ids.compress(self.tests.passed(ids))), self._rows, self.looked)
+        met = self._proven | of_sorted(ids.compress(self.tests.passed(ids)))
+        return Selected(RowSet(self.found.rows, members=met), self.looked)
 
     def holds(self, ids: UInt32s) -> NDArray[np.bool_]:
         """Which of some rows that the view knows meet the filter; of any shape."""
@@ -96,8 +100,8 @@ class Selected:
     @cached_property
     def sampled(self) -> int:
         """How many rows meet the filter, by a sample of all rows."""
-        ids = spread(SAMPLED, self._rows)
-        return int(self.holds(ids).mean() * self._rows)
+        ids = spread(SAMPLED, self.found.rows)
+        return int(self.holds(ids).mean() * self.found.rows)
 
 
 def _has(words: UInt64s, ids: UInt32s) -> NDArray[np.bool_]:
@@ -127,6 +131,11 @@ def select(index: PayloadIndex, tree: Filter, live: LiveView, commit: int, metad
     if isinstance(kept, Selected):
         return kept
     version, before = index.version, index.unknown(commit, live.rows)
+    sliced = index.sliced(tree, commit, live.rows)
+    if sliced is not None:
+        found = Selected(sliced)
+        index.remember(name, version, commit, live.rows, found)
+        return found
     told = _row_sets(index, tree, live, commit, metadata)
     known = _known(index, tree, live.rows, told)
     proven, unsure = index.select(tree, commit, live.rows, known.least, before)
@@ -155,8 +164,8 @@ def _selected(
 ) -> Selected:  # fmt: skip
     """The members that meet a filter, all of them tested where that is soon done."""
     if len(members) == len(proven):
-        return Selected(members, rows, looked)
-    found = Selected(members, rows, looked, tests, proven)
+        return Selected(RowSet(rows, members=members), looked)
+    found = Selected(RowSet(rows, members=members), looked, tests, proven)
     return found if len(members) - len(proven) > SETTLED else found.settled
 
 

@@ -9,12 +9,12 @@ from __future__ import annotations
 import struct
 from array import array
 from collections.abc import Sequence
-from functools import lru_cache
+from functools import cached_property, lru_cache
 
 import numpy as np
 from pyroaring import BitMap
 
-from ..kernels.bits import CONTAINER_BYTES, CONTAINER_WORDS, MOST_LISTED, list_members, mark_ids
+from ..kernels.bits import CONTAINER_BYTES, CONTAINER_WORDS, MOST_LISTED, clear_ids, list_ids, list_members, mark_ids
 from ..types import Int64s, UInt32s, UInt64s
 
 SORTED_BELOW = 512  # ids that are sorted rather than marked
@@ -48,7 +48,7 @@ def of_any(parts: Sequence[UInt32s], rows: int | None = None) -> BitMap:
         return of_sorted(ids if rows is None else ids[: ids.searchsorted(rows)])
     if rows is None:
         rows = max(int(part.max()) for part in parts if len(part)) + 1
-    words = np.zeros(-(-rows // _CONTAINER) * CONTAINER_WORDS, np.uint64)
+    words = np.zeros(words_for(rows), np.uint64)
     for part in parts:
         mark_ids(part, words)
     found = of_words(words)
@@ -105,11 +105,23 @@ def as_ids(members: BitMap) -> UInt32s:
     return np.frombuffer(members.to_array(), np.uint32) if len(members) else np.empty(0, np.uint32)
 
 
+def words_for(rows: int) -> int:
+    """Words of a bit for each of `rows` rows, up to a whole container."""
+    return -(-rows // _CONTAINER) * CONTAINER_WORDS
+
+
 def as_words(ids: UInt32s, rows: int) -> UInt64s:
     """A bit for each of `rows` rows, set for these ids, and clear bits up to a whole container."""
-    words = np.zeros(-(-rows // _CONTAINER) * CONTAINER_WORDS, np.uint64)
+    words = np.zeros(words_for(rows), np.uint64)
     mark_ids(ids, words)
     return words
+
+
+def clear_from(words: UInt64s, rows: int) -> None:
+    """Clear the bits from `rows` on."""
+    if rows >> 6 < len(words):
+        words[rows >> 6] &= np.uint64((1 << (rows & 63)) - 1)
+        words[(rows >> 6) + 1 :] = 0
 
 
 def words_of(members: BitMap, rows: int) -> UInt64s:
@@ -120,7 +132,7 @@ def words_of(members: BitMap, rows: int) -> UInt64s:
         return as_words(as_ids(members), rows)
     head = np.frombuffer(raw, "<u2", 2 * count, _HEAD.size).reshape(-1, 2)
     places = np.frombuffer(raw, "<u4", count, _HEAD.size + 4 * count)
-    words = np.zeros(-(-rows // _CONTAINER) * CONTAINER_WORDS, np.uint64)
+    words = np.zeros(words_for(rows), np.uint64)
     for (key, last), place in zip(head.tolist(), places.tolist(), strict=True):
         container = words[key * CONTAINER_WORDS : (key + 1) * CONTAINER_WORDS]
         if last >= MOST_LISTED:
@@ -128,3 +140,54 @@ def words_of(members: BitMap, rows: int) -> UInt64s:
         else:
             mark_ids(np.frombuffer(raw, "<u2", last + 1, place).astype(np.uint32), container)
     return words
+
+
+class RowSet:
+    """Some of `rows` rows: a roaring bitmap, ascending ids, or a bit for each row. It is made as one of these, and the
+    others are made of that when they are first asked for. Nobody may change them.
+    """
+
+    def __init__(
+        self, rows: int, *, members: BitMap | None = None, ids: UInt32s | None = None, words: UInt64s | None = None
+    ) -> None:
+        self.rows = rows
+        if members is not None:
+            self.members, self.count = members, len(members)
+        elif ids is not None:
+            self.ids, self.count = ids, len(ids)
+        else:
+            assert words is not None
+            self.words, self.count = words, int(np.bitwise_count(words).sum())
+
+    @cached_property
+    def members(self) -> BitMap:
+        """The set."""
+        return of_words(self.words) if "words" in self.__dict__ else of_sorted(self.ids)
+
+    @cached_property
+    def ids(self) -> UInt32s:
+        """uint32, ascending."""
+        if "members" in self.__dict__:
+            return as_ids(self.members)
+        ids = np.empty(self.count, np.uint32)
+        list_ids(self.words, ids)
+        return ids
+
+    @cached_property
+    def words(self) -> UInt64s:
+        """uint64, clear up to a whole container."""
+        return words_of(self.members, self.rows) if "members" in self.__dict__ else as_words(self.ids, self.rows)
+
+    def without(self, others: BitMap) -> RowSet:
+        """Those of them that are not in another set."""
+        if "members" in self.__dict__:
+            return RowSet(self.rows, members=self.members - others)
+        words = self.words.copy()
+        clear_ids(as_ids(others), words)
+        return RowSet(self.rows, words=words)
+
+    def memory_bytes(self) -> int:
+        """About what it takes, in all the forms that have been asked for."""
+        held = self.__dict__
+        words = self.words.nbytes if "words" in held else 0
+        return words + 4 * self.count * ("ids" in held) + 2 * self.count * ("members" in held)

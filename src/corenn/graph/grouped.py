@@ -16,7 +16,7 @@ import numpy as np
 from ..filters.expression import Or, condition
 from ..filters.facets import Value, values_at
 from ..filters.select import Selected
-from ..filters.sets import of_sorted
+from ..filters.sets import RowSet
 from ..types import Float32s
 from .query import FOUND, SPENT, Answers
 from .selection import select_rows
@@ -62,7 +62,7 @@ def search_grouped(search: Search, view: View, queries: Float32s, k: int, by: Gr
 
 def all_of(view: View) -> Selected:
     """The rows that a view sees, as if a filter had selected them."""
-    return Selected(of_sorted(np.flatnonzero(view.alive()).astype(np.uint32)), view.live.rows)
+    return Selected(RowSet(view.live.rows, ids=np.flatnonzero(view.alive()).astype(np.uint32)))
 
 
 def _choose(

@@ -8,7 +8,6 @@ batches, never on the threads.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -248,7 +247,7 @@ class Linker:
         linked = view.graph.edges[lately, LIFELINE] != 0
         alive = view.live.state[lately, DIED] == 0
         entries = np.concatenate((entries_of(self._store), lately[linked & alive]))
-        return replace(view, graph=view.graph._replace(entries=entries))
+        return view._replace(graph=view.graph._replace(entries=entries))
 
     def _rank(self, view: View, batch: UInt32s, nearest: AnyArray) -> None:
         def rank(start: int, stop: int) -> None:

@@ -22,9 +22,9 @@ class Costs(NamedTuple):
     tested: a row that a function of the user is put to.
     """
 
-    scanned: float = 0.16
+    scanned: float = 0.24
     measured: float = 0.6
-    walk: float = 1.0
+    walk: float = 0.5
     leap: float = 2.8
     sparse: float = 0.03
     page: float = 1_500.0

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import replace
 from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..filters.select import Selected
 from ..filters.sets import spread
-from ..kernels.codes import search_codes, search_listed_codes
+from ..kernels.codes import search_codes
 from ..kernels.disk import search_disk
 from ..kernels.jit import entry_point
+from ..kernels.listed import look_around, scan_codes
 from ..kernels.search import (
     DISTANCES,
     FOUND,
@@ -53,9 +52,10 @@ WIDER = 8  # times, the pool of a walk that met too many dead rows
 LEAPS = 1  # rows of edges that a node brings at most where neighbours that do not match are leapt over
 LEAST_CHOSEN = 64  # rows that a scan by codes chooses, at least, to be ranked by their vectors
 SAMPLED_SHARE, LEAST_SAMPLED, MOST_SAMPLED = 128, 256, 2048  # rows by which it is told how far matches are
+SOME_MATCH = 4  # of the nearest of them, where matches are near and far alike: if none does, all matches are far
+MOSTLY = 0.5  # of them: the matches are near
 SAMPLED_NEARER = 4  # of them that may be nearer than the last hit, and four times as many as are to be expected
-LOOKED_AT, COMMON = 16, 0.25  # the nearest of them: if none matches where a share so large does, all matches are far
-SCANNED = 16  # matches that are scanned sooner than a walk is repeated with a pool that is longer by one
+SCANNED = 32  # matches that are scanned sooner than a walk is repeated with a pool that is longer by one
 SCANNED_ALL = 2  # in the place of STARVED: a scan has completed the answer
 SURELY = 2  # times as many matches as are wanted, by a sample, where a walk tests what it meets
 ROUNDED = 16  # rows beyond the k nearest that rounding may have put behind them
@@ -99,7 +99,7 @@ class Searcher:
             return _nothing(count)
         length = max(wanted, search_list)
         if view.within is not None and not view.within.open and live == view.head.live and way is None:
-            view = replace(view, within=None)  # every row matches
+            view = view._replace(within=None)  # every row matches
         if view.within is not None:
             return self._query_within(view, queries, wanted, length, exact=exact, threads=threads, way=way)
         if exact or way == "exact" or (way is None and scans(live, wanted, search_list)):
@@ -127,27 +127,24 @@ class Searcher:
         if estimate.plan == planner.SCAN:
             found = self._listed(view, queries, wanted, length, threads)
             return found._replace(estimated=estimate.distances)
-        nearby = self._nearby(view, queries, wanted)
-        far = np.zeros(len(queries), np.bool_)
-        if way is None and estimate.plan == planner.WALK and nearby is not None:
-            far = nearby.far(within)
-        if far.all():  # a walk would go through all that does not match
-            return self._listed(view, queries, wanted, length, threads)._replace(estimated=matches)
-        others = np.flatnonzero(~far)
-        asked = queries if len(others) == len(queries) else np.ascontiguousarray(queries[others])
-        found = self._walked_within(view, asked, wanted, length, threads, estimate.plan)
-        if nearby is not None:
-            astray = np.flatnonzero(nearby.reach[others] < found.distances[:, wanted - 1])
+        # A walk in memory over all rows ends by itself where it has nothing to go by.
+        looks = estimate.plan == planner.LEAP or on_disk
+        around = self._around(view, queries, wanted) if looks else None
+        if around is not None and way is None:
+            held = within.holds(around.ids).mean(axis=1)
+            if (around.full & (held == 0)).all():  # there is nothing to walk to
+                return self._listed(view, queries, wanted, length, threads)._replace(estimated=matches)
+            if (around.full & (held > MOSTLY)).all():  # nor anything to leap over
+                estimate = planner.estimate_of(planner.WALK, matches, live, length)
+        found = self._walked_within(view, queries, wanted, length, threads, estimate.plan)
+        if around is not None:
+            astray = np.flatnonzero(around.reach < found.distances[:, wanted - 1])
             astray = astray[found.info[astray, STARVED] != SCANNED_ALL]
             if len(astray):
-                self._complete(view, asked, Results(found.ids, found.distances, found.info), astray, threads)
-        found = found._replace(estimated=estimate.distances)
-        if len(others) < len(queries):
-            few = np.flatnonzero(far)
-            listed = self._listed(view, np.ascontiguousarray(queries[few]), wanted, length, threads)
-            whole = scattered([(others, found), (few, listed)], len(queries))
-            return found._replace(ids=whole.ids, distances=whole.distances, info=whole.info, fewest=whole.fewest)
-        return found
+                self._complete(view, queries, Results(found.ids, found.distances, found.info), astray, threads)
+        if way is None and (found.info[:, STARVED] == SCANNED_ALL).all():
+            found = found._replace(plan=planner.SCAN)
+        return found._replace(estimated=estimate.distances)
 
     def _walked_within(
         self, view: View, queries: Float32s, wanted: int, length: int, threads: int, way: str
@@ -155,8 +152,8 @@ class Searcher:
         """Answers by walks that return only what a filter selects."""
         leap = way == planner.LEAP and view.disk is None
         # Over two hops all that is met matches, but for a few rows where the walk begins.
-        plan = _plan(length, wanted, view.growth, view.beam_width, view.metric, not leap)
-        plan = plan._replace(leap=LEAPS if leap else 0)
+        leaps, least = (LEAPS, 0) if leap else (0, wanted)
+        plan = _plan(length, wanted, view.growth, view.beam_width, view.metric, not leap, leaps, least)
         # As many rows that do not match are in the pool as stand between those that do.
         rare = (view.head.live // max(view.expected, 1)).bit_length()
         room = TOMBSTONE_ROOM if leap else max(TOMBSTONE_ROOM, 2 << rare)
@@ -296,12 +293,20 @@ class Searcher:
 
     def _complete(self, view: View, queries: Float32s, answers: Results, short: AnyArray, threads: int) -> None:
         """Scan for queries whose walk ended with fewer rows than there are, or too early."""
-        exact = self._exact(view, np.ascontiguousarray(queries[short]), answers.ids.shape[1], threads)
-        width = exact.ids.shape[1]  # fewer than wanted, where it was not known how many match
-        answers.ids[short, :width], answers.distances[short, :width] = exact.ids, exact.distances
-        answers.info[short, FOUND] = exact.info[:, FOUND]
-        answers.info[short, DISTANCES] += exact.info[:, DISTANCES]
-        answers.info[short, STARVED] = SCANNED_ALL
+        some, k = np.ascontiguousarray(queries[short]), answers.ids.shape[1]
+        if view.within is None:
+            self._put(answers, short, self._exact(view, some, k, threads))
+        else:
+            self._put(answers, short, self._listed(view, some, k, k, threads))
+
+    @staticmethod
+    def _put(answers: Results, some: AnyArray, scanned: Answers) -> None:
+        """Put what a scan has found in the place of what some queries have."""
+        width = scanned.ids.shape[1]  # fewer than wanted, where it was not known how many match
+        answers.ids[some, :width], answers.distances[some, :width] = scanned.ids, scanned.distances
+        answers.info[some, FOUND] = scanned.info[:, FOUND]
+        answers.info[some, DISTANCES] += scanned.info[:, DISTANCES]
+        answers.info[some, STARVED] = SCANNED_ALL
 
     def _add_pending(self, view: View, queries: Float32s, answers: Results, k: int) -> None:
         """Merge what is committed but not linked yet."""
@@ -324,78 +329,70 @@ class Searcher:
         assert view.within is not None
         ids, count = view.within.settled.ids, len(queries)
         seconds = len(ids) * view.settings.dim * SECONDS_PER_VALUE
-        if seconds > SLICE_SECONDS:
+        if seconds > SLICE_SECONDS or not len(ids):
             return self._exact(view, queries, k, threads)._replace(plan=planner.SCAN)
         results = _results(count, k)
+        length = k + ROUNDED if view.codes is None else max(2 * k, search_list, LEAST_CHOSEN)
 
         def scan_part(start: int, stop: int) -> None:
             part = Results(results.ids[start:stop], results.distances[start:stop], results.info[start:stop])
-            self._choose(view, queries[start:stop], ids, max(2 * k, search_list, LEAST_CHOSEN), part)
+            self._scan_listed(view, queries[start:stop], ids, length, part)
 
         if count == 1:
             scan_part(0, 1)
             self._helpers.between()
         else:
             self._helpers.run(scan_part, count, max(1, int(SLICE_SECONDS / 4 / seconds)), threads)
-        short = np.flatnonzero(results.info[:, FOUND] < k)
-        if len(short):
-            self._complete(view, queries, results, short, threads)
-        return Answers(planner.SCAN, 0, *results, int(results.info[:, FOUND].min()))
+        fewest = int(results.info[:, FOUND].min())
+        if fewest < k:
+            short = np.flatnonzero(results.info[:, FOUND] < k)
+            self._put(results, short, self._exact(view, np.ascontiguousarray(queries[short]), k, threads))
+            fewest = int(results.info[:, FOUND].min())
+        return Answers(planner.SCAN, 0, *results, fewest)
 
-    def _choose(
-        self, view: View, queries: Float32s, ids: UInt32s, length: int, results: Results, *, sure: bool = True
-    ) -> None:
-        """The nearest of some rows for each query; to be sure, none for one whose nearest the codes cannot tell
-        from the others.
-
-        length: how many are chosen by their codes, to be measured as far as codes may err.
-        """
-        k, codes = results.ids.shape[1], view.codes
-        if codes is None:  # what is nearest is known at once, up to rounding
-            length = k + ROUNDED
-        plan = Plan(length, view.beam_width, view.metric, False, k, np.float32(1))
+    def _scan_listed(self, view: View, queries: Float32s, ids: UInt32s, length: int, results: Results) -> None:
+        """The nearest of some rows for each query. length: how many are measured by their vectors, at least."""
+        plan = Plan(length, view.beam_width, view.metric, False, results.ids.shape[1], np.float32(1))
         size, scratch = self._scratches.take(view, plan)
-        if codes is None:
+        if view.codes is None:
             self._call(search_listed, view.rows, view.live, plan, queries, ids, scratch, results)
         else:
-            asked = self._scratches.take_asked(codes)
-            told = 1 + (float(codes.slack) - 1) / 2  # codes seldom err by more than half of what they may
-            for i in range(len(queries)):
-                part = Results(results.ids[i : i + 1], results.distances[i : i + 1], results.info[i : i + 1])
-                self._call(
-                    search_listed_codes, view.rows, codes, view.live, plan, queries[i : i + 1], ids, scratch, asked,
-                    part,
-                )  # fmt: skip
-                # Where the last that was chosen is hardly farther than the k-th, others that were not may be nearer.
-                if (
-                    sure
-                    and len(ids) > length
-                    and _distance(scratch.pool[length - 1]) <= told * _distance(scratch.pool[k - 1])
-                ):
-                    part.info[0, FOUND] = 0
-            self._scratches.give_asked(codes, asked)
+            asked, candidates = self._scratches.take_asked(view.codes), self._scratches.take_candidates(len(ids))
+            self._call(
+                scan_codes, view.rows, view.codes, view.live, plan, queries, ids, candidates[: len(ids)], scratch,
+                asked, results,
+            )  # fmt: skip
+            self._scratches.give_candidates(candidates)
+            self._scratches.give_asked(view.codes, asked)
         self._scratches.give(size, scratch)
 
-    def _nearby(self, view: View, queries: Float32s, k: int) -> _Nearby | None:
+    def _around(self, view: View, queries: Float32s, k: int) -> _Around | None:
         """The nearest rows of an even sample, so many that one of them is farther than the k-th match ought to be; None
         if the sample is too small for that.
 
         Where a filter says nothing about distances, the k-th match is about the (k / share)-th row. If many more rows
         of the sample are nearer, then there are hardly any matches near the query, and a walk has nothing to go by.
         """
-        live = view.head.live
+        live, matches = view.head.live, max(view.expected, 1)
         step = max(1, live // min(max(live // SAMPLED_SHARE, LEAST_SAMPLED), MOST_SAMPLED))
         sample = spread(view.live.rows // step, view.live.rows)
-        nearer = SAMPLED_NEARER + int(4 * len(sample) * k / max(view.expected, 1))
-        many = max(nearer, LOOKED_AT)
+        nearer, looked = SAMPLED_NEARER + 4 * len(sample) * k // matches, SOME_MATCH * live // matches
+        many = max(nearer, looked)
         if many >= len(sample):
             return None
         results = _results(len(queries), many)
-        results.ids[:], results.distances[:] = 0, np.inf
-        self._choose(view, queries, sample, max(2 * many, LEAST_CHOSEN // 2), results, sure=False)
+        results.ids[:] = 0
+        plan = Plan(many, view.beam_width, view.metric, False, many, np.float32(1))
+        size, scratch = self._scratches.take(view, plan)
+        if view.codes is None:
+            self._call(search_listed, view.rows, view.live, plan, queries, sample, scratch, results)
+        else:
+            asked = self._scratches.take_asked(view.codes)
+            self._call(look_around, view.rows, view.codes, view.live, plan, queries, sample, scratch, asked, results)
+            self._scratches.give_asked(view.codes, asked)
+        self._scratches.give(size, scratch)
         full = results.info[:, FOUND] == many
-        ids = results.ids[:, :LOOKED_AT] if view.expected >= COMMON * live else results.ids[:, :0]
-        return _Nearby(np.where(full, results.distances[:, nearer - 1], np.inf), full, ids)
+        return _Around(np.where(full, results.distances[:, nearer - 1], np.inf), full, results.ids[:, :looked])
 
     def _exact(self, view: View, queries: Float32s, k: int, threads: int) -> Answers:
         everything = np.arange(view.live.rows, dtype=np.uint32) if view.within is None else view.within.settled.ids
@@ -447,21 +444,14 @@ class Searcher:
         return heaps
 
 
-class _Nearby(NamedTuple):
+class _Around(NamedTuple):
     """Of each query: reach: the distance within which its matches ought to be; full: whether there are such rows at
-    all; ids: the nearest of a sample, none where it says nothing that these do not match.
+    all; ids: the nearest of a sample, so many that some ought to match.
     """
 
     reach: AnyArray
     full: NDArray[np.bool_]
     ids: UInt32s
-
-    def far(self, within: Selected) -> NDArray[np.bool_]:
-        """The queries around which nothing matches, though so many rows do that some would have to."""
-        if not self.ids.shape[1]:
-            return np.zeros(len(self.ids), np.bool_)
-        far: NDArray[np.bool_] = self.full & ~within.holds(self.ids).any(axis=1)
-        return far
 
 
 def scans(live: int, k: int, search_list: int) -> bool:
@@ -469,17 +459,15 @@ def scans(live: int, k: int, search_list: int) -> bool:
     return live < FEW_ROWS or 4 * max(k, search_list) >= live
 
 
-def _distance(candidate: Any) -> float:
-    """The squared distance of a candidate of a walk: see kernels.candidates."""
-    return float(np.uint32(candidate >> np.uint64(32)).view(np.float32))
-
-
 def _results(count: int, k: int) -> Results:
     return Results(np.empty((count, k), np.uint32), np.empty((count, k), np.float32), np.zeros((count, INFO), np.int64))
 
 
 @lru_cache(maxsize=256)
-def _plan(search_list: int, k: int, growth: float, beam_width: int, metric: int, tombstones: bool) -> Plan:
+def _plan(
+    search_list: int, k: int, growth: float, beam_width: int, metric: int, tombstones: bool, leap: int = 0,
+    least: int = 0,
+) -> Plan:  # fmt: skip
     """How to walk for the k nearest.
 
     A walk ends at the radius within which as many rows are to be expected as the list is long, by how distances grow
@@ -489,10 +477,10 @@ def _plan(search_list: int, k: int, growth: float, beam_width: int, metric: int,
     """
     if growth == 0 or metric == IP:
         length = search_list * (2 if metric == IP else 1)
-        return Plan(length, beam_width, metric, tombstones, length + 1, np.float32(1))
-    return Plan(
-        search_list * 3 // 2, beam_width, metric, tombstones, k, np.float32((search_list / k) ** growth)
-    )  # fmt: skip
+        nearest, stretch = length + 1, np.float32(1)
+    else:
+        length, nearest, stretch = search_list * 3 // 2, k, np.float32((search_list / k) ** growth)
+    return Plan(length, beam_width, metric, tombstones, nearest, stretch, leap=leap, least=least)
 
 
 def unpacked(heaps: AnyArray, scanned: int) -> Answers:

@@ -10,6 +10,7 @@ from ..kernels.link import Workbench
 from ..kernels.link_disk import CodeBench, EdgeFile
 from ..kernels.rows import Rows, one_row
 from ..kernels.search import ENTERED, TOMBSTONE_ROOM, Plan, Scratch
+from ..types import UInt64s
 from .view import View
 
 Size = tuple[int, int, int, int, int, int, int, int]
@@ -26,6 +27,7 @@ class ScratchPool:
         self._asked: dict[Form, list[Asked]] = {}
         self._frames: dict[tuple[int, ...], list[tuple[Rows, Frame]]] = {}
         self._benches: dict[tuple[int, ...], list[CodeBench]] = {}
+        self._candidates: dict[int, list[UInt64s]] = {}
 
     def take(self, view: View, plan: Plan, trail: int = 0, room: int = TOMBSTONE_ROOM) -> tuple[Size, Scratch]:
         """A scratch that no other thread uses, to be given back with its size.
@@ -49,6 +51,16 @@ class ScratchPool:
     def give_asked(self, codes: Codes, asked: Asked) -> None:
         """Keep it for the next call."""
         self._asked.setdefault(form_in(codes), []).append(asked)
+
+    def take_candidates(self, count: int) -> UInt64s:
+        """Room for so many candidates or more, to be given back."""
+        size = 1 << (count - 1).bit_length()
+        free = self._candidates.get(size)
+        return free.pop() if free else np.empty(size, np.uint64)
+
+    def give_candidates(self, candidates: UInt64s) -> None:
+        """Keep it for the next call."""
+        self._candidates.setdefault(len(candidates), []).append(candidates)
 
     def take_frame(self, view: View, k: int) -> tuple[tuple[int, ...], Rows, Frame]:
         """Room for one row as it is read from the disk, and for k answers, to be given back with its size."""
@@ -86,7 +98,7 @@ class ScratchPool:
 
     def clear(self) -> None:
         """Keep none: a closed database may be referred to for long."""
-        for kept in (self._free, self._asked, self._frames, self._benches):
+        for kept in (self._free, self._asked, self._frames, self._benches, self._candidates):
             kept.clear()
 
 

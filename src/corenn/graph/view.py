@@ -5,8 +5,7 @@ A query takes the view once. Whatever the writer does afterwards, the view's arr
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,8 +32,7 @@ METRICS = {"l2": search.L2, "cosine": search.COSINE, "ip": search.IP}
 ROWS: dict[str, Any] = {"f32": Float32Rows, "f16": Float16Rows, "bf16": BFloat16Rows, "i8": CodeRows, "u8": CodeRows}
 
 
-@dataclass(frozen=True, slots=True)
-class View:
+class View(NamedTuple):
     """rows, graph, live: what kernels take. keys, heap: keys by id. pending: ids committed but not linked.
 
     metadata: where the keys and payloads of these ids are looked up; after a compaction those of the store have others.
@@ -64,14 +62,14 @@ class View:
 
     def filtered(self, within: Selected) -> View:
         """The same view, of which queries see only what a filter selects."""
-        return replace(self, within=within)
+        return self._replace(within=within)
 
     def masked(self) -> View:
         """The same view, in which walks let through only what a filter selects."""
         assert self.within is not None
         within = self.within
         tests = NO_TESTS if within.tests is None else within.tests.words
-        return replace(self, live=self.live._replace(allowed=within.words, tests=tests, proven=within.proven))
+        return self._replace(live=self.live._replace(allowed=within.words, tests=tests, proven=within.proven))
 
     @property
     def selected(self) -> int:

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from .intrinsics import lowest_bit
 from .jit import inlined, kernel
 
 CONTAINER_WORDS = 1024  # of 64 bits: the rows of one container of a roaring bitmap
@@ -27,6 +28,29 @@ def mark_ids(ids: Any, words: Any) -> None:
         row = np.int64(ids[at])
         if row < last:
             words[row >> 6] |= np.uint64(1) << np.uint64(row & 63)
+
+
+@kernel
+def clear_ids(ids: Any, words: Any) -> None:
+    """Take ids, uint32, out of a set: uint64 words. Those beyond its end are passed over."""
+    last = words.shape[0] << 6
+    for at in range(ids.shape[0]):
+        row = np.int64(ids[at])
+        if row < last:
+            words[row >> 6] &= ~(np.uint64(1) << np.uint64(row & 63))
+
+
+@kernel
+def list_ids(words: Any, out: Any) -> None:
+    """Write the ids of a set, ascending, as uint32: as many as out has room for."""
+    place = 0
+    for at in range(words.shape[0]):
+        for half in range(2):
+            word = np.uint32((words[at] >> np.uint64(32 * half)) & np.uint64(0xFFFFFFFF))
+            while word != 0 and place < out.shape[0]:
+                out[place] = np.uint32(64 * at + 32 * half + lowest_bit(word))
+                place += 1
+                word &= word - np.uint32(1)
 
 
 @kernel

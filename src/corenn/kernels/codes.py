@@ -31,7 +31,7 @@ from .jit import inlined, kernel
 from .product import CENTROIDS, Codebook, choose_centroids, fill_table, look_up
 from .rotation import padded, rotate
 from .rows import AIMERS, SCORERS, aim_at, decode, distance, prefetch_row
-from .search import AHEAD, DISTANCES, FOUND, HOPS, aim, beam_search, choose, emit, navigate
+from .search import AHEAD, DISTANCES, FOUND, HOPS, aim, beam_search, emit, navigate
 
 AUTO = ("sq4", "sq8")  # the codes that are tried, in this order, where none are asked for
 TRAINED = ("pq", "opq")  # codes with a codebook
@@ -509,30 +509,6 @@ def search_codes(
             count = rank_again(rows, scratch.query, lift, candidates, count, results.ids.shape[1], codes.slack)
             info[FOUND] = emit(
                 rows, live, plan, queries[i], lift, candidates, count, results.ids[i], results.distances[i]
-            )  # fmt: skip
-        fewest = min(fewest, info[FOUND])
-    return fewest
-
-
-@kernel
-def search_listed_codes(
-    rows: Any, codes: Any, live: Any, plan: Any, queries: Any, ids: Any, scratch: Any, asked: Any, results: Any
-) -> Any:
-    """As search.search_listed, but the nearest are chosen by their codes, and then ranked by their vectors."""
-    fewest = results.ids.shape[1]
-    scorer = scorer_of(codes, asked)
-    for i in range(queries.shape[0]):
-        lift = aim(rows, plan.metric, queries[i], scratch.query)
-        info = results.info[i]
-        info[HOPS] = 0
-        info[DISTANCES] = 0
-        info[FOUND] = 0
-        if lift == 0:
-            aim_at(scorer, scratch.query)
-            count = choose(scorer, ids, plan, lift, scratch, info)
-            count = rank_again(rows, scratch.query, lift, scratch.pool, count, results.ids.shape[1], codes.slack)
-            info[FOUND] = emit(
-                rows, live, plan, queries[i], lift, scratch.pool, count, results.ids[i], results.distances[i]
             )  # fmt: skip
         fewest = min(fewest, info[FOUND])
     return fewest

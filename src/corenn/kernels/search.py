@@ -91,6 +91,8 @@ class Plan(NamedTuple):
     hidden: a row that the walk takes no notice of, as if it were not in the graph; -1 for none.
     leap: in the place of neighbours that a filter does not let through, look at theirs; how many rows of edges one
     node may bring so. 0 for a walk over all neighbours.
+    least: a walk ends if its pool is full before it has met so many visible rows: it is among others, and has nothing
+    to go by.
     """
 
     search_list: int
@@ -101,6 +103,7 @@ class Plan(NamedTuple):
     stretch: np.float32
     hidden: int = -1
     leap: int = 0
+    least: int = 0
 
 
 class Scratch(NamedTuple):
@@ -284,6 +287,8 @@ def beam_search(rows: Any, graph: Any, live: Any, plan: Any, lift: Any, scratch:
             elif count == capacity:
                 bound = min(bound, pool[count - 1])
         if plan.tombstones:
+            if count == capacity and found < plan.least:
+                break
             if found >= plan.nearest:
                 bound = min(bound, reach_of(best[plan.nearest - 1], plan.stretch))
                 # What lies beyond is not expanded any more: a short pool is quicker to insert into.
