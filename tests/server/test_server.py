@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -37,6 +39,7 @@ from corenn.deadline import deadline
 from corenn.server.log import JSONLines
 from corenn.server.openapi import document, document_text
 from corenn.wire import BINARY, MSGPACK
+from tests.crash.harness import environment
 from tests.server.raw import request
 from tests.server.served import Served, serving
 from tests.test_docs import table, text
@@ -411,6 +414,16 @@ def test_a_client_repeats_what_a_busy_server_refuses(served: Served) -> None:
         timer.start()
         assert client["some"].count() == 40
         timer.join()
+
+
+def test_a_client_loads_no_compiler_and_no_engine() -> None:
+    code = (
+        "import sys; from corenn import Client, F; from corenn.client import calls; Client('http://localhost'); "
+        "calls.query('some', None, {'filter': [F('n') > 1]}); "
+        "print([name for name in ('numba', 'rocksdict', 'tantivy', 'starlette') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment())
+    assert done.stdout.strip() == "[]"
 
 
 def test_a_server_that_is_none_is_told_apart(tmp_path: Path) -> None:
