@@ -15,6 +15,7 @@ MAX_ROWS = 2**31 - 1  # ids are 31 bits wide: one more bit marks an expanded can
 MAX_KEY_BYTES = 1_024
 MAX_PAYLOAD_BYTES = 1 << 20
 MAX_PAYLOAD_DEPTH = 64
+MAX_TEXT = 1 << 16  # characters of a text to look for
 MAX_K = MAX_ROWS
 MAX_SEARCH_LIST = 1 << 16
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from .config import MAX_KEY_BYTES, MAX_PAYLOAD_BYTES, MAX_PAYLOAD_DEPTH, MAX_SEARCH_LIST
+from .config import MAX_KEY_BYTES, MAX_PAYLOAD_BYTES, MAX_PAYLOAD_DEPTH, MAX_SEARCH_LIST, MAX_TEXT
 from .errors import (
     DimensionError,
     DuplicateKeyError,
@@ -21,13 +21,11 @@ from .errors import (
     InvalidVectorError,
     UnsupportedDtypeError,
 )
-from .graph.fused import FUSIONS
-from .graph.planner import PLANS
+from .graph.planner import FUSIONS, PLANS
 from .types import AnyArray, Float32s, Key
 
 _INT_LOW, _INT_HIGH = -(2**63), 2**63 - 1
 _SHORT = 1e38  # a squared norm below is finite in float32, in whatever order it is summed
-MAX_TEXT = 1 << 16  # characters
 _NO_LISTS = (str, bytes, bytearray, memoryview, int, np.integer, dict)  # as one may take for a list of keys
 
 

@@ -16,7 +16,7 @@ class Raw(NamedTuple):
     body: Any
 
 
-def send(port: int, data: bytes, *, seconds: float = 10.0) -> Raw | None:
+def send(port: int, data: bytes, *, seconds: float = 120.0) -> Raw | None:
     """What is answered; None if the connection is closed without an answer."""
     with socket.create_connection(("127.0.0.1", port), timeout=seconds) as connection:
         with suppress(ConnectionError):  # it may have answered all the same

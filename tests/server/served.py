@@ -16,6 +16,7 @@ from corenn.server import Application, Keys, Limits, Options
 from corenn.server.keys import Holder
 
 WRITE, READ, SCOPED = "write-key-0123456789", "read-key-0123456789", "scoped-key-0123456789"
+SECONDS = 120.0  # for a call that no test wants to be short: the first of a kind may compile kernels
 KEYS = ((WRITE, Holder(True)), (READ, Holder(False)), (SCOPED, Holder(True, frozenset({"mine"}))))
 
 
@@ -27,8 +28,8 @@ class Served:
         self.url = f"http://127.0.0.1:{port}"
 
     def client(self, key: str | None = None, **more: Any) -> Client:
-        """A client that does not repeat calls."""
-        return Client(self.url, key, **{"retries": 0, **more})
+        """A client that does not repeat calls, and waits for kernels that are not compiled yet."""
+        return Client(self.url, key, **{"retries": 0, "timeout": SECONDS, **more})
 
 
 @contextmanager
@@ -36,9 +37,14 @@ def serving(
     path: Path, *, keys: bool = False, limits: dict[str, Any] | None = None, **options: Any
 ) -> Iterator[Served]:
     """Serve a root within this context."""
-    chosen = Options(keys=Keys(KEYS if keys else ()), limits=Limits(**(limits or {})), **options)
+    chosen = Options(
+        keys=Keys(KEYS if keys else ()), limits=Limits(**{"deadline": SECONDS, **(limits or {})}), **options
+    )
     application = Application(path, chosen)
-    config = uvicorn.Config(application, log_level="error", access_log=False, ws="none", lifespan="on")
+    # What uvicorn always has: it would take other parsers and loops where something else has installed them.
+    config = uvicorn.Config(
+        application, log_level="error", access_log=False, http="h11", loop="asyncio", ws="none", lifespan="on"
+    )
     server = uvicorn.Server(config)
     with socket.socket() as listening:
         listening.bind(("127.0.0.1", 0))

@@ -26,8 +26,8 @@ from tests.server.served import READ, SCOPED, WRITE, Served, serving
 ONE = {"keys": [1], "vectors": [[1.0, 2.0, 3.0]]}
 LIMITS = {
     "body": 100_000, "k": 50, "hits": 199, "rows": 30, "search_list": 60, "batch_rows": 20, "batch_queries": 5,
-    "dim": 16, "filter_depth": 4, "filter_bytes": 500, "payload_bytes": 300, "collections": 6, "samples": 20,
-    "answer_vectors": 200, "body_seconds": 0.5,
+    "dim": 16, "filter_depth": 4, "filter_bytes": 500, "text_bytes": 100, "payload_bytes": 300, "collections": 6,
+    "samples": 20, "answer_vectors": 200,
 }  # fmt: skip
 
 
@@ -37,7 +37,8 @@ def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     with serving(tmp_path_factory.mktemp("guarded") / "root", keys=True, limits=LIMITS, collection="mine") as served:
         with served.client(WRITE) as client:
             for name in ("mine", "other"):
-                client.create(name, dim=3, metric="l2").insert([1], [[1, 2, 3]], [{"owner": name}])
+                made = client.create(name, dim=3, metric="l2", text_fields=["owner"])
+                made.insert([1], [[1, 2, 3]], [{"owner": name}])
         yield served
 
 
@@ -228,6 +229,29 @@ class TestFilters:
         for value in ('" or 1=1 --', "mine' || 'a", "$ne", "%"):
             assert ask(guarded, "count", {"filter": {"owner": value}}).body == {"count": 0}
 
+    @pytest.mark.parametrize(
+        "text",
+        ['"', '"""', "owner:mine", "+mine -mine", "mine OR *", "/.*/", "[a TO z]", "text0:mine", "mine~9^9", "\0"],
+    )
+    def test_texts_are_words(self, guarded: Served, text: str) -> None:
+        found = ask(guarded, "query", {"text": text}).body["results"][0]["keys"]
+        assert found == ([1] if "mine" in text else [])
+        assert ask(guarded, "count", {"filter": {"$text": text}}).body == {"count": len(found)}
+
+    @pytest.mark.parametrize(
+        "body",
+        [
+            b'{"text": 1}', b'{"text": [1]}', b'{"text": [["x"]]}', b'{"text": null}', b'{"text": ["x", null]}',
+            b'{"text": "\\ud800"}', b'{"text": {"$text": "x"}}', b'{"text": "x", "text": "y"}', b'{"fusion": "rrf"}',
+            b'{"text": "x", "fusion": "sum"}', b'{"text": "x", "fusion": null}',
+            b'{"text": ["x"], "vector": [1, 2, 3]}',            b'{"text": ["x", "y"], "vectors": [[1, 2, 3]]}',
+            b'{"text": "x", "vector": [1, 2, 3], "key": 1}',
+            b'{"text": "x", "max_distance": 1}', b'{"text": "x", "group_by": "owner"}', b'{"text": "x", "exact": true}',
+        ],
+    )  # fmt: skip
+    def test_texts_are_read_strictly(self, guarded: Served, body: bytes) -> None:
+        assert ask(guarded, "query", body).status == 400
+
 
 class TestFetching:
     """Servers that fetch what a URL names: none does here."""
@@ -297,6 +321,18 @@ class TestTooMuch:
             ("set_payload", {"keys": [1], "payloads": [{"x": "y" * 300}]}, "payload_bytes"),
             ("query", {"vectors": [[1, 2, 3]] * 4, "k": 50}, "hits"),
             ("query", {"vector": [1, 2, 3], "k": 31, "with_payloads": True}, "rows"),
+            ("query", {"vector": [1, 2, 3], "text": "x" * 101}, "text_bytes"),
+            ("query", {"text": "é" * 51}, "text_bytes"),
+            ("query", {"text": ["x", "x" * 101]}, "text_bytes"),
+            ("query", {"text": ["x"] * 6}, "batch_queries"),
+            ("query", {"text": ["x"] * 4, "k": 50}, "hits"),
+            ("query", {"text": ["x"] * 4, "k": 10, "with_payloads": True}, "rows"),
+            ("query", {"vector": [1, 2, 3], "filter": {"$text": "x" * 101}}, "text_bytes"),
+            ("query", {"text": ["x"], "filter": [{"$not": {"$text": "x" * 101}}]}, "text_bytes"),
+            ("count", {"filter": {"$or": [{"$text": "x" * 60}, {"$text": "x" * 60}]}}, "text_bytes"),
+            ("delete", {"filter": {"$text": "x" * 101}}, "text_bytes"),
+            ("scroll", {"limit": 1, "filter": {"$text": "x" * 101}}, "text_bytes"),
+            ("facets", {"field": "owner", "filter": {"$text": "x" * 101}}, "text_bytes"),
             ("get", {"keys": list(range(31))}, "rows"),
             ("get", {"keys": list(range(20))}, "answer_vectors"),
             ("delete", {"keys": list(range(21))}, "batch_rows"),
@@ -332,12 +368,13 @@ class TestTooMuch:
         assert answer is not None
         assert code(answer) == (413, "LimitError")
 
-    def test_a_body_that_does_not_come_is_not_waited_for(self, guarded: Served) -> None:
+    def test_a_body_that_does_not_come_is_not_waited_for(self, tmp_path: Path) -> None:
         head = (
-            f"POST /v1/collections/mine/insert HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {WRITE}\r\n"
-            "Content-Type: application/json\r\nContent-Length: 100\r\n\r\n{"
-        ).encode()
-        answer = send(guarded.port, head)
+            b"POST /v1/collections/mine/insert HTTP/1.1\r\nHost: localhost\r\n"
+            b"Content-Type: application/json\r\nContent-Length: 100\r\n\r\n{"
+        )
+        with serving(tmp_path / "root", limits={"body_seconds": 0.2}) as impatient:
+            answer = send(impatient.port, head)
         assert answer is not None
         assert code(answer) == (504, "DeadlineError")
 
@@ -409,7 +446,7 @@ class TestMalformed:
         ],
     )  # fmt: skip
     def test_what_is_no_request_harms_nothing(self, guarded: Served, data: bytes) -> None:
-        with socket.create_connection(("127.0.0.1", guarded.port), timeout=5) as connection:
+        with socket.create_connection(("127.0.0.1", guarded.port), timeout=60) as connection:
             connection.sendall(data)
         assert request(guarded.port, "GET", "/readyz").status == 200
 
@@ -429,7 +466,9 @@ class TestMalformed:
 def test_many_malformed_requests_are_answered(guarded: Served) -> None:
     """None of them becomes a fault of ours."""
     rng = np.random.default_rng(5)
-    good = json.dumps({"vector": [1.0, 2.0, 3.0], "k": 2, "filter": {"owner": {"$in": ["mine", None]}}}).encode()
+    good = json.dumps(
+        {"vector": [1.0, 2.0, 3.0], "k": 2, "filter": {"owner": {"$in": ["mine", None]}}, "text": 'my "mine"'}
+    ).encode()
     seen = set()
     for _ in range(300):
         body = bytearray(good)

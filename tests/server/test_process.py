@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import logging
 import os
+import random
 import signal
 import socket
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
@@ -20,22 +21,25 @@ from typer.testing import CliRunner
 from corenn import AccessError, Client, Root
 from corenn.cli import app
 from tests.crash.harness import environment
-from tests.server.served import READ, SCOPED, WRITE
+from tests.server.served import READ, SCOPED, SECONDS, WRITE
 
 pytestmark = pytest.mark.compiled
 
 
 def free_port() -> int:
-    """A port that nobody listens at."""
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return int(one.getsockname()[1])
+    """A port that nobody listens at, below those that a system gives to whoever names none, such as other tests."""
+    while True:
+        port = random.SystemRandom().randrange(10_000, 32_000)
+        with socket.socket() as one, suppress(OSError):
+            one.bind(("127.0.0.1", port))
+            return port
 
 
 @contextmanager
 def process(root: Path, port: int, *options: str, **variables: str) -> Iterator[subprocess.Popen[str]]:
     """`corenn serve`, until it takes requests; killed at the end if it is still there."""
     command = [sys.executable, "-m", "corenn", "serve", str(root), "--port", str(port), *options]
+    command += ["--limit", f"deadline={SECONDS}"]
     started = subprocess.Popen(command, env={**environment(), **variables}, stderr=subprocess.PIPE, text=True)
     try:
         with Client(f"http://127.0.0.1:{port}", WRITE, retries=40) as client:
@@ -54,7 +58,7 @@ def test_what_was_acknowledged_outlives_a_kill_and_an_end_is_clean(tmp_path: Pat
 
     def write() -> None:
         """Upsert batches until it is ended, whatever happens to the server."""
-        with Client(f"http://127.0.0.1:{port}", retries=40) as client:
+        with Client(f"http://127.0.0.1:{port}", retries=40, timeout=SECONDS) as client:
             some = client.create("some", dim=8, metric="l2")
             batch = 0
             while not ended.is_set():
@@ -67,12 +71,12 @@ def test_what_was_acknowledged_outlives_a_kill_and_an_end_is_clean(tmp_path: Pat
     writer = threading.Thread(target=write)
     with process(root, port) as first:
         writer.start()
-        assert enough.wait(60)
+        assert enough.wait(SECONDS)
         os.kill(first.pid, signal.SIGKILL)
         first.wait()
     enough.clear()
     with process(root, port) as second:
-        assert enough.wait(60)
+        assert enough.wait(SECONDS)
         ended.set()
         writer.join()
         second.send_signal(signal.SIGTERM)
@@ -95,7 +99,7 @@ def test_keys_come_from_files_and_the_environment(tmp_path: Path) -> None:
     with process(tmp_path / "root", port, "--api-key-file", str(tmp_path / "keys"), CORENN_API_KEY=WRITE,
                  CORENN_READ_ONLY_KEY=READ):  # fmt: skip
         url = f"http://127.0.0.1:{port}"
-        with Client(url, WRITE) as client, Client(url, READ) as reader, Client(url, SCOPED) as scoped:
+        with Client(url, WRITE, timeout=SECONDS) as client, Client(url, READ) as reader, Client(url, SCOPED) as scoped:
             client.create("other", dim=4)
             scoped.create("mine", dim=4)
             assert (client.list(), reader.list(), scoped.list()) == (["mine", "other"], ["mine", "other"], ["mine"])

@@ -31,8 +31,19 @@ from corenn.client import Collection
 from tests.server.served import serving
 
 ROWS = np.random.default_rng(7).normal(size=(300, 8)).astype(np.float32)
-PAYLOADS = [{"n": n, "tag": "abc"[n % 3], "deep": {"list": [n % 5, None]}} if n % 4 else None for n in range(300)]
+WORDS = ("red shoes", "Blue Shoes", "a red hat", "shoes, red", "blue hat", 7, ["red", "sea"])
+PAYLOADS = [
+    {"n": n, "tag": "abc"[n % 3], "deep": {"list": [n % 5, None]}, "words": WORDS[n % 7]} if n % 4 else None
+    for n in range(300)
+]
 KEYS: list[Any] = [f"row {n}" if n % 2 else n for n in range(300)]
+SETTINGS: dict[str, Any] = {"dim": 8, "metric": "l2", "text_fields": ["words"]}
+RED, SHOES = {0, 2, 3, 6}, {0, 1, 3}
+
+
+def with_words(*places: int) -> set[Any]:
+    """The keys of rows whose words are at these places of WORDS."""
+    return {KEYS[n] for n in range(300) if n % 4 and n % 7 in places}
 
 
 class Conformance:
@@ -81,6 +92,46 @@ class Conformance:
         assert len(only[1]) == 300
         assert db.query(ROWS[0], k=3, exact=True).keys == db.query(ROWS[0], k=3, min_recall=0.9).keys
 
+    def test_queries_by_text(self, db: Any) -> None:
+        hits = db.query(text="red shoes", k=300, with_payloads=True, explain=True)
+        assert set(hits.keys) == with_words(*RED | SHOES)
+        assert {payload["words"] for payload in hits.payloads[: len(with_words(0, 3))]} == {"red shoes", "shoes, red"}
+        assert (hits.distances < 0).all()
+        assert (np.diff(hits.distances) >= 0).all()
+        assert (hits.explain.plan, hits.explain.chosen_by, hits.explain.fusion) == ("text", "text", "")
+        assert (hits.explain.terms, hits.explain.text_matches) == (("red", "shoes"), len(hits))
+        several = db.query(text=["sea", '"red shoes"', "nothing", "?!"], k=300, explain=True)
+        assert [set(each.keys) for each in several] == [with_words(6), with_words(0), set(), set()]
+        assert [each.explain.terms for each in several] == [("sea",), ("red shoes",), ("nothing",), ()]
+        assert db.query(text=[]) == []
+        only = db.query(text=["hat", "hat"], k=300, filter=[F("n") < 50, None])
+        assert set(only[0].keys) == {KEYS[n] for n in range(50) if KEYS[n] in with_words(2, 4)}
+        assert set(only[1].keys) == with_words(2, 4)
+
+    def test_queries_by_vector_and_text(self, db: Any) -> None:
+        near, told = db.query(ROWS[9], k=100).keys, db.query(text="sea", k=100).keys
+        worth = {
+            key: sum(1 / (61 + found.index(key)) for found in (near, told) if key in found) for key in {*near, *told}
+        }
+        hits = db.query(ROWS[9], text="sea", k=5, explain=True)
+        np.testing.assert_allclose(-hits.distances, sorted(worth.values(), reverse=True)[:5], rtol=1e-6)
+        np.testing.assert_allclose(-hits.distances, [worth[key] for key in hits.keys], rtol=1e-6)
+        assert (hits.explain.plan, hits.explain.fusion, hits.explain.terms) == ("exact", "rrf", ("sea",))
+        assert db.query(key=KEYS[9], text="sea", k=5) == hits
+        weighted = db.query(ROWS[:2], text=["sea", "hat"], k=5, fusion="weighted", explain=True)
+        assert [each.explain.fusion for each in weighted] == ["weighted"] * 2
+        assert weighted == [db.query(ROWS[n], text=("sea", "hat")[n], k=5, fusion="weighted") for n in range(2)]
+        assert db.query(ROWS[:2], text="sea", k=3) == [db.query(ROWS[n], text="sea", k=3) for n in range(2)]
+
+    def test_filters_by_text(self, db: Any) -> None:
+        assert db.count(F.text("red") & ~F.text("shoes")) == len(with_words(*RED - SHOES))
+        assert db.count({"$text": '"red shoes"'}) == len(with_words(0))
+        assert set(db.query(ROWS[0], k=300, filter={"$text": "sea"}).keys) == with_words(6)
+        assert {record.key for record in db.scroll(F.text("hat"), limit=300)[0]} == with_words(2, 4)
+        assert sum(each.count for each in db.facets("tag", F.text("hat"))) == len(with_words(2, 4))
+        assert db.delete(filter={"$not": {"$text": "red"}}) == 300 - len(with_words(*RED))
+        assert set(db.query(text="shoes", k=300).keys) == with_words(*RED & SHOES)
+
     def test_counts_facets_and_scrolls(self, db: Any) -> None:
         assert (len(db), db.count(), db.count(F("n") >= 200)) == (300, 300, sum(n % 4 > 0 for n in range(200, 300)))
         assert KEYS[0] in db
@@ -103,7 +154,7 @@ class Conformance:
         assert db.delete([]) == 0
 
     def test_it_tells_of_itself(self, db: Any) -> None:
-        assert (db.settings.dim, db.settings.metric) == (8, "l2")
+        assert (db.settings.dim, db.settings.metric, db.settings.text_fields) == (8, "l2", ("words",))
         assert (db.stats().rows, db.stats().dim) == (300, 8)
         assert float(db.recall(k=5, samples=10)) == 1.0
         assert db.recall_curve(k=5, samples=10) == []
@@ -143,6 +194,29 @@ class Conformance:
         (lambda db: db.query(ROWS[0], per_group=2), InvalidArgumentError),
         (lambda db: db.query(ROWS[0], filter={"n": {"$near": 1}}), InvalidFilterError),
         (lambda db: db.query(ROWS[:2], filter=[None]), InvalidArgumentError),
+        (lambda db: db.query(text=7), InvalidArgumentError),
+        (lambda db: db.query(text=["red", None]), InvalidArgumentError),
+        (lambda db: db.query(text="\ud800"), InvalidArgumentError),
+        (lambda db: db.query(text="x" * 65_537), InvalidArgumentError),
+        (lambda db: db.query(ROWS[0], text=["red"]), InvalidArgumentError),
+        (lambda db: db.query(ROWS[:2], text=["red"]), InvalidArgumentError),
+        (lambda db: db.query(key=KEYS[0], text=["red"]), InvalidArgumentError),
+        (lambda db: db.query(ROWS[0], key=1, text="red"), InvalidArgumentError),
+        (lambda db: db.query(ROWS[0], text="red", max_distance=1), InvalidArgumentError),
+        (lambda db: db.query(ROWS[0], text="red", group_by="tag"), InvalidArgumentError),
+        (lambda db: db.query(text="red", min_recall=0.9), InvalidArgumentError),
+        (lambda db: db.query(text="red", search_list=20), InvalidArgumentError),
+        (lambda db: db.query(text="red", exact=True), InvalidArgumentError),
+        (lambda db: db.query(text="red", plan="exact"), InvalidArgumentError),
+        (lambda db: db.query(text="red", fusion="weighted"), InvalidArgumentError),
+        (lambda db: db.query(ROWS[0], fusion="weighted"), InvalidArgumentError),
+        (lambda db: db.query(ROWS[0], text="red", fusion="best"), InvalidArgumentError),
+        (lambda db: db.query(ROWS[0], text="red", fusion=7), InvalidArgumentError),
+        (lambda db: db.query(text=["red", "hat"], filter=[None]), InvalidArgumentError),
+        (lambda db: db.count({"$text": 7}), InvalidFilterError),
+        (lambda db: db.count({"$text": "x" * 65_537}), InvalidFilterError),
+        (lambda db: db.count({"$text": "\ud800"}), InvalidFilterError),
+        (lambda db: db.count({"n": {"$text": "red"}}), InvalidFilterError),
         (lambda db: db.count({"n": {"$gt": None}}), InvalidFilterError),
         (lambda db: db.facets("a..b"), InvalidFilterError),
         (lambda db: db.scroll(cursor="nonsense"), InvalidArgumentError),
@@ -184,7 +258,7 @@ class TestInMemory(Conformance):
 
     @pytest.fixture
     def made(self) -> Iterator[CoreNN]:
-        with CoreNN.in_memory(dim=8, metric="l2") as db:
+        with CoreNN.in_memory(**SETTINGS) as db:
             yield db
 
 
@@ -194,7 +268,7 @@ class TestOnDisk(Conformance):
     @pytest.fixture
     def made(self, tmp_path: Path) -> Iterator[CoreNN]:
         with Root(tmp_path / "root") as root:
-            yield root.create("some", dim=8, metric="l2")
+            yield root.create("some", **SETTINGS)
 
 
 @pytest.fixture(scope="module")
@@ -204,10 +278,57 @@ def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
         yield connected
 
 
+@pytest.fixture(scope="module")
+def both(client: Client) -> Iterator[tuple[Collection, CoreNN]]:
+    """The same rows, served and in memory."""
+    made = client.create("both", **SETTINGS)
+    made.insert(KEYS, ROWS, PAYLOADS)
+    with CoreNN.in_memory(**SETTINGS) as db:
+        db.insert(KEYS, ROWS, PAYLOADS)
+        yield made, db
+    client.drop("both")
+
+
+texts = st.lists(st.sampled_from(["red", "shoes", "hat", '"red shoes"', "SEA", "?", '"']), max_size=4).map(" ".join)
+filters = st.sampled_from([None, {"tag": "a"}, {"$text": "red"}, {"$not": {"$text": "shoes hat"}}, {"n": -1}])
+queries: st.SearchStrategy[dict[str, Any]] = st.fixed_dictionaries(
+    {"k": st.integers(1, 200), "with_payloads": st.booleans()},
+    optional={
+        "vectors": st.sampled_from([ROWS[3], ROWS[3:4], ROWS[3:6], ROWS[:0]]),
+        "key": st.sampled_from([*KEYS[:3], "nobody"]),
+        "text": texts | st.lists(texts, max_size=3),
+        "fusion": st.sampled_from(["rrf", "weighted", "other"]),
+        "filter": filters | st.lists(filters, max_size=3),
+        "group_by": st.just("tag"),
+        "exact": st.booleans(),
+        "plan": st.sampled_from(["exact", "scan"]),
+        "max_distance": st.floats(0, 20, width=32),
+    },
+)
+
+
 class TestServed(Conformance):
     """Over HTTP."""
 
     @pytest.fixture
     def made(self, client: Client) -> Iterator[Collection]:
-        yield client.create("some", dim=8, metric="l2")
+        yield client.create("some", **SETTINGS)
         client.drop("some")
+
+    @settings(max_examples=150)
+    @given(asked=queries)
+    def test_any_query_is_answered_as_in_memory(self, both: tuple[Collection, CoreNN], asked: dict[str, Any]) -> None:
+        served, embedded = both
+        try:
+            expected = embedded.query(**asked, explain=True)
+        except CoreNNError as error:
+            with pytest.raises(CoreNNError) as refused:
+                served.query(**asked, explain=True)
+            assert type(refused.value) is type(error)
+            return
+        found = served.query(**asked, explain=True)
+        assert (type(found), found) == (type(expected), expected)
+        for one, other in zip(
+            *((each if isinstance(each, list) else [each]) for each in (found, expected)), strict=True
+        ):
+            assert (one.explain, one.payloads) == (other.explain, other.payloads)

@@ -31,7 +31,8 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     """A server with a collection for each route to find."""
     with serving(tmp_path_factory.mktemp("schema") / "root", keys=True, collection="mine") as one:
         with one.client(WRITE) as client:
-            client.create("mine", dim=1, metric="l2").insert([1, "a"], [[1], [3]], [{"a": 1}, None])  # dim that is hit
+            made = client.create("mine", dim=1, metric="l2", text_fields=["a"])  # dim that is hit
+            made.insert([1, "a"], [[1], [3]], [{"a": "0"}, None])
         yield one
 
 

@@ -5,9 +5,12 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -37,8 +40,9 @@ from corenn.deadline import deadline
 from corenn.server.log import JSONLines
 from corenn.server.openapi import document, document_text
 from corenn.wire import BINARY, MSGPACK
+from tests.crash.harness import environment
 from tests.server.raw import request
-from tests.server.served import Served, serving
+from tests.server.served import SECONDS, Served, serving
 from tests.test_docs import table, text
 
 ROWS = np.random.default_rng(3).normal(size=(40, 4)).astype(np.float32)
@@ -62,8 +66,8 @@ def held(served: Served, name: str = "some") -> Iterator[None]:
     database = served.application.service.shelf.open[name].database
     writer, begun, go = database._writer, threading.Event(), threading.Event()
     assert writer is not None
-    writer.schedule(Task(lambda: begun.set() or go.wait(30)))
-    assert begun.wait(30)
+    writer.schedule(Task(lambda: begun.set() or go.wait(SECONDS)))
+    assert begun.wait(SECONDS)
     try:
         yield
     finally:
@@ -117,10 +121,11 @@ def test_a_search_gives_up_after_its_deadline(served: Served) -> None:
         answer = ask(served, "query", body, Corenn_Timeout="0.0000001")
         assert (answer.status, answer.body["error"]["code"]) == (504, "DeadlineError")
     with Root(served.application.service.path.parent / "mine") as root:
-        db = root.create("x", dim=4, metric="l2")
+        db = root.create("x", dim=4, metric="l2", text_fields=["words"])
         db.insert(range(40), ROWS)
-        with deadline(time.monotonic() - 1), pytest.raises(DeadlineError):
-            db.query(ROWS, exact=True)
+        for late in ({"vectors": ROWS, "exact": True}, {"text": "red"}, {"text": ["red", "blue"]}):
+            with deadline(time.monotonic() - 1), pytest.raises(DeadlineError):
+                db.query(**late)
         assert len(db.query(ROWS, exact=True)) == 40
 
 
@@ -220,6 +225,51 @@ def test_what_is_under_way_is_finished_at_the_end(tmp_path: Path) -> None:
     assert answers[0].status == 200
     with Root(tmp_path / "root", mode="r") as root:
         assert "last" in root["some"]
+
+
+@contextmanager
+def searching(served: Served) -> Iterator[None]:
+    """While all threads that search are kept busy."""
+    service, go = served.application.service, threading.Event()
+    for _ in range(service._threads):
+        service._searchers.submit(go.wait, SECONDS)
+    try:
+        yield
+    finally:
+        go.set()
+
+
+def test_queries_by_text_that_wait_together_are_not_mixed_up(tmp_path: Path) -> None:
+    asked: list[tuple[Any, dict[str, Any]]] = [
+        (vectors, {"k": 5, "text": text, "filter": filter, "fusion": "weighted" if text == "blue" else "rrf"})
+        for n, text in enumerate((None, "red", "blue", ["red"], ["red", "blue"], "red"))
+        for vectors in (ROWS[n], ROWS[n + 1], ROWS[n : n + 2], None)
+        for filter in (None, {"$text": "blue"})
+        if text is not None or vectors is not None
+    ]
+    with serving(tmp_path / "root") as served, served.client() as client:
+        some = client.create("some", dim=4, metric="l2", text_fields=["words"])
+        words = ("red", "blue", "red blue", "blue red", "green")
+        some.insert(range(40), ROWS, [{"words": words[n % 5]} for n in range(40)])
+
+        def told(collection: Any, vectors: Any, more: dict[str, Any]) -> Any:
+            try:
+                return collection.query(vectors, **more)
+            except InvalidArgumentError as error:
+                return str(error)
+
+        def batches() -> float:
+            return sample(served, "corenn_query_batch_size_count")
+
+        alone = [told(some, *each) for each in asked]
+        answered = batches()
+        service = served.application.service
+        with ThreadPoolExecutor(len(asked)) as pool:
+            with searching(served):
+                answers = [pool.submit(told, some, *each) for each in asked]
+                until(lambda: len(service.shelf.open["some"].batches) == len(asked) - service._threads)
+            assert [answer.result() for answer in answers] == alone
+        assert batches() - answered < answered  # some were answered together
 
 
 # --- what it tells ----------------------------------------------------------------------------------------------------
@@ -387,11 +437,14 @@ def test_large_inserts_and_scrolls_go_in_parts(served: Served) -> None:
 
 def test_the_client_of_asyncio_does_the_same(served: Served) -> None:
     async def everything() -> None:
-        async with AsyncClient(served.url, retries=0) as client:
-            made = await client.create("async", dim=4, metric="l2")
-            await made.insert_all(range(40), ROWS, batch=15)
+        async with AsyncClient(served.url, retries=0, timeout=SECONDS) as client:
+            made = await client.create("async", dim=4, metric="l2", text_fields=["word"])
+            await made.insert_all(range(40), ROWS, [{"word": f"w{n}"} for n in range(40)], batch=15)
             together = await asyncio.gather(*(made.query(ROWS[n], k=1) for n in range(40)))
             assert [hits.keys for hits in together] == [[n] for n in range(40)]
+            assert (await made.query(text="w7 w3")).keys == [3, 7]  # as good as each other
+            told = await made.query(ROWS[:2], 1, text=["w4", "w1"], fusion="weighted", explain=True)
+            assert [hits.explain.terms for hits in told] == [("w4",), ("w1",)]
             assert [record.key async for record in made.scroll_all(page=7)] == list(range(40))
             assert (await made.contains(3), await made.count(), (await made.stats()).rows) == (True, 40, 40)
             assert (await made.settings()).metric == "l2"
@@ -411,6 +464,16 @@ def test_a_client_repeats_what_a_busy_server_refuses(served: Served) -> None:
         timer.start()
         assert client["some"].count() == 40
         timer.join()
+
+
+def test_a_client_loads_no_compiler_and_no_engine() -> None:
+    code = (
+        "import sys; from corenn import Client, F; from corenn.client import calls; Client('http://localhost'); "
+        "calls.query('some', None, {'text': 'red', 'filter': [F('n') > 1, F.text('red')]}); "
+        "print([name for name in ('numba', 'rocksdict', 'tantivy', 'starlette') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment())
+    assert done.stdout.strip() == "[]"
 
 
 def test_a_server_that_is_none_is_told_apart(tmp_path: Path) -> None:

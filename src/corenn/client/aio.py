@@ -187,12 +187,15 @@ class AsyncCollection:
                 return
 
     async def query(
-        self, vectors: Any = None, k: int = 10, *, key: Key | None = None, min_recall: float | None = None,
-        search_list: int | None = None, exact: bool = False, max_distance: float | None = None, filter: Any = None,
-        group_by: str | None = None, per_group: int | None = None, plan: str | None = None, with_payloads: bool = False,
+        self, vectors: Any = None, k: int = 10, *, key: Key | None = None, text: str | list[str] | None = None,
+        min_recall: float | None = None, search_list: int | None = None, exact: bool = False,
+        max_distance: float | None = None, filter: Any = None, group_by: str | None = None,
+        per_group: int | None = None, fusion: str = "rrf", plan: str | None = None, with_payloads: bool = False,
         explain: bool = False,
     ) -> Any:  # fmt: skip
-        """The k nearest rows: Hits for one vector or a key, a HitsList for several. See `CoreNN.query`."""
+        """The k nearest rows, or the best by text: Hits for one vector, key or text, a HitsList for several. See
+        `CoreNN.query`.
+        """
         return await self._send(calls.query(self.name, vectors, given(locals())))
 
     async def recall(

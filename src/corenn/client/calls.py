@@ -141,8 +141,11 @@ def query(name: str, vectors: Any, options: dict[str, Any]) -> Call[Hits | HitsL
         asked["filter"] = _filters(asked["filter"])
     if "key" in asked:
         asked["key"] = inputs.check_key(asked["key"])
+    if "text" in asked:
+        asked["text"] = inputs.as_texts(asked["text"])
     if vectors is None:
-        return _json(name, "query", asked, lambda answer: answers.hits(answer, single=True))
+        alone = not isinstance(asked.get("text"), list)
+        return _json(name, "query", asked, lambda answer: answers.hits(answer, single=alone))
     rows = rows_of(inputs.as_array(vectors, "query vectors"))
     _check_rank(rows, "(dim,) or (n, dim)")
     headers, body = pack_rows(answers.encoded(asked), rows)

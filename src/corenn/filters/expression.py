@@ -13,6 +13,7 @@ from typing import Any, ClassVar, NoReturn, TypeAlias
 
 import numpy as np
 
+from ..config import MAX_TEXT
 from ..errors import InvalidFilterError
 from ..types import Key
 
@@ -340,6 +341,10 @@ def text_node(text: Any, at: str = "") -> Text:
         raise InvalidFilterError(f"{_at(at)}{shown(text)} is no text: pass the words to look for, such as 'red shoes'")
     if not _is_text(text):
         raise InvalidFilterError(f"{_at(at)}{shown(text)} holds a lone surrogate, which is not text")
+    if len(text) > MAX_TEXT:
+        raise InvalidFilterError(
+            f"{_at(at)}a text of {len(text):,} characters is more than the {MAX_TEXT:,} of a filter"
+        )
     return Text(str.__str__(text))
 
 

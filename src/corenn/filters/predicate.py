@@ -14,15 +14,17 @@ from contextlib import suppress
 from dataclasses import dataclass
 from itertools import count
 from types import CodeType, FunctionType
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from ..errors import InvalidFilterError
-from ..kernels.predicate import MachineCode, RefusedError, compile_test
 from ..types import Float64s, UInt64s
 from .expression import And, Filter, Or, checked_path, shown
 from .lift import Lifted, lift
+
+if TYPE_CHECKING:
+    from ..kernels.predicate import MachineCode
 
 MOST_FIELDS = 32
 MOST_KEPT = 256  # functions whose machine code is kept at hand
@@ -79,6 +81,8 @@ def where(function: Any, paths: Mapping[str, Any], at: str = "filter") -> Where:
 
 def _compiled(function: FunctionType, fields: tuple[str, ...], name: str, at: str) -> tuple[Compiled, tuple[int, ...]]:
     """A function, and the words of the constants that it is to be called with."""
+    from ..kernels.predicate import RefusedError  # a client has filters, and loads no compiler
+
     lifted = lift(function)
     try:
         return _compiled_as(lifted, len(fields))
@@ -159,6 +163,8 @@ class _Kept:
             if found is not None:
                 self._compiled[key] = found  # the last that was asked for
                 return found
+        from ..kernels.predicate import compile_test
+
         code = compile_test(function, fields, constants)  # nobody waits for that who asks for another one
         with self._lock:
             found = self._compiled.setdefault(key, Compiled(next(self._numbers), code, (function, *around)))

@@ -14,13 +14,13 @@ from typing import NamedTuple
 
 import numpy as np
 
+from .. import deadline
 from ..filters.bm25 import Searches
 from ..filters.terms import Sought
 from ..types import AnyArray, Explain, Float64s, UInt32s
 from .query import FOUND, INFO, Answers
 from .view import View
 
-FUSIONS = ("rrf", "weighted")
 SMOOTHING = 60  # the constant of reciprocal ranks
 LISTED, LISTED_TIMES = 100, 4  # rows of each list that are joined: so many, or so many times k
 WIDER = 4  # times as many rows are looked at, where a filter leaves too few
@@ -53,7 +53,10 @@ class Words(NamedTuple):
 
 def rank(view: View, words: Words) -> Answers:
     """The best rows of a view by their texts. distances: minus the score, as in all that ranks by text."""
-    found = [_best(view, words.searches, sought, words.depth) for sought in words.sought]
+    found = []
+    for sought in words.sought:
+        deadline.check()
+        found.append(_best(view, words.searches, sought, words.depth))
     return _answers("text", 0, found, np.zeros((len(found), INFO), np.int64))
 
 

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 SCAN, WALK, LEAP = "scan", "graph", "two-hop"
 PLANS = ("exact", SCAN, WALK, LEAP)
+FUSIONS = ("rrf", "weighted")  # how what a vector finds and what a text does become one list: see fused.py
 SCORED_PER_HOP = 24  # neighbours that are new, for each row that a walk expands
 
 

@@ -26,10 +26,12 @@ _alone = count(1)
 class Kind(NamedTuple):
     """What queries must have in common to be answered together.
 
-    filter: as JSON, which can be compared. alone: 0 for single vectors, which may be; else a number of its own.
+    text: one that goes with all vectors, or those of each query. filter: as JSON, which can be compared. alone: 0 for
+    single vectors, which may be; else a number of its own.
     """
 
     k: int
+    text: str | tuple[str, ...] | None
     min_recall: float | None
     search_list: int | None
     exact: bool
@@ -37,6 +39,7 @@ class Kind(NamedTuple):
     filter: bytes | None
     group_by: str | None
     per_group: int | None
+    fusion: str
     plan: str | None
     with_payloads: bool
     alone: int
@@ -51,9 +54,13 @@ class Kind(NamedTuple):
 
 
 class Question(NamedTuple):
-    """What is asked: vectors of shape (n, dim), float32 and finite, or the key of a row."""
+    """What is asked: vectors of shape (n, dim), float32 and finite, the key of a row, or neither where there is a text.
+
+    single: one vector was given, not a list of one.
+    """
 
     vectors: AnyArray | None
+    single: bool
     key: Key | None
 
 
@@ -65,31 +72,43 @@ def as_question(call: Call, dim: int, limits: Limits) -> tuple[Kind, Question]:
     """
     asked: QueryRequest = call.arguments
     given = [each for each in (asked.vector, asked.vectors, asked.key, call.rows) if each is not None]
-    if len(given) != 1:
+    if len(given) != 1 and (given or asked.text is None):
         raise InvalidArgumentError(
-            f"query takes vector, vectors or key, or rows in the binary form, one of them; {len(given)} are given"
+            "query takes vector, vectors or key, or rows in the binary form, one of them, or none of them with a text; "
+            f"{len(given)} are given"
         )
+    vector: Any = asked.vector
+    vectors: Any = asked.vectors
+    if call.rows is not None:
+        vector, vectors = (call.rows, None) if call.rows.ndim == 1 else (None, call.rows)
+    texts = _texts(asked.text, limits)
+    each = texts if isinstance(texts, tuple) and not given else vectors
+    _check(asked, 1 if each is None else len(each), limits)
+    together = vector is not None and not isinstance(texts, tuple) and not isinstance(asked.filter, list)
+    kind = Kind(
+        asked.k, texts, asked.min_recall, asked.search_list, asked.exact, asked.max_distance,
+        as_filter_text(asked.filter, limits), asked.group_by, asked.per_group, asked.fusion, asked.plan,
+        asked.with_payloads, 0 if together else next(_alone),
+    )  # fmt: skip
+    rows = vector if vectors is None else vectors
+    return kind, Question(None if rows is None else as_queries(rows, dim)[0], vector is not None, asked.key)
+
+
+def _check(asked: QueryRequest, queries: int, limits: Limits) -> None:
     limits.within("k", asked.k, "k")
     if asked.search_list is not None:
         limits.within("search_list", asked.search_list, "search_list")
-    several = asked.vectors if call.rows is None else call.rows
-    single = asked.vector is not None or (call.rows is not None and call.rows.ndim == 1)
-    hits = asked.k * (1 if several is None or single else len(several))
-    limits.within("hits", hits, "the number of hits of all vectors")
+    limits.within("hits", asked.k * queries, "the number of hits of all vectors or texts")
     if asked.with_payloads:
-        limits.within("rows", hits, "the number of hits with payloads")
-    kind = Kind(
-        asked.k, asked.min_recall, asked.search_list, asked.exact, asked.max_distance,
-        as_filter_text(asked.filter, limits), asked.group_by, asked.per_group, asked.plan, asked.with_payloads,
-        0 if single and not isinstance(asked.filter, list) else next(_alone),
-    )  # fmt: skip
-    if asked.key is not None:
-        return kind, Question(None, asked.key)
-    if single:
-        return kind, Question(as_queries(asked.vector if call.rows is None else call.rows, dim)[0], None)
-    assert several is not None
-    limits.within("batch_queries", len(several), "the number of vectors")
-    return kind, Question(as_queries(several, dim)[0], None)
+        limits.within("rows", asked.k * queries, "the number of hits with payloads")
+    limits.within("batch_queries", queries, "the number of vectors or texts")
+
+
+def _texts(text: str | list[str] | None, limits: Limits) -> str | tuple[str, ...] | None:
+    """A text, or one for each query, within the limits, and so that it can be compared."""
+    for one in text if isinstance(text, list) else [text or ""]:
+        limits.within("text_bytes", len(one.encode()), "the size of a text")
+    return tuple(text) if isinstance(text, list) else text
 
 
 def as_filter_text(filter: Any, limits: Limits) -> bytes | None:
@@ -103,12 +122,25 @@ def as_filter_text(filter: Any, limits: Limits) -> bytes | None:
     text = encode(filter)
     limits.within("filter_bytes", len(text), "the size of the filter")
     limits.within("filter_depth", _depth(filter), "the depth of the filter")
+    if b'"$text"' in text:
+        for one in filter if isinstance(filter, list) else [filter]:
+            limits.within("text_bytes", _text_bytes(one), "the size of all $text of a filter")
     return text
 
 
 def _depth(value: Any) -> int:
     parts = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
     return 1 + max(map(_depth, parts)) if parts else 0
+
+
+def _text_bytes(filter: Any) -> int:
+    """Bytes of what a filter looks for in texts."""
+    if isinstance(filter, list):
+        return sum(map(_text_bytes, filter))
+    if not isinstance(filter, dict):
+        return 0
+    text = filter.get("$text")
+    return sum(map(_text_bytes, filter.values())) + (len(text.encode()) if isinstance(text, str) else 0)
 
 
 class Searcher:
@@ -126,12 +158,14 @@ class Searcher:
             if len(questions) > 1:
                 vectors = np.concatenate([each.vectors for each in questions if each.vectors is not None])
                 found = [[hits] for hits in self._database.query(vectors, threads=1, **options)]
-            elif questions[0].key is not None:
-                found = [[self._database.query(key=questions[0].key, **options)]]
             else:
-                assert questions[0].vectors is not None
-                single = kind.alone == 0
-                hits = self._database.query(questions[0].vectors[0] if single else questions[0].vectors, **options)
-                found = [[hits] if single else list(hits)]
+                found = [self._one(questions[0], options)]
         self._searched([hits.explain for each in found for hits in each if hits.explain], perf_counter() - began)
         return found
+
+    def _one(self, question: Question, options: dict[str, Any]) -> list[Hits]:
+        vectors = question.vectors
+        if vectors is not None and question.single:
+            vectors = vectors[0]
+        hits = self._database.query(vectors, key=question.key, **options)
+        return [hits] if isinstance(hits, Hits) else list(hits)

@@ -9,6 +9,8 @@ from typing import Annotated, Any, TypeAlias
 
 from msgspec import UNSET, Meta, Struct, UnsetType
 
+from ..config import MAX_TEXT
+
 Name: TypeAlias = Annotated[
     str, Meta(min_length=1, max_length=128, pattern=r"^[A-Za-z0-9_]([A-Za-z0-9_.-]*[A-Za-z0-9_-])?$")
 ]
@@ -18,6 +20,7 @@ KeyName: TypeAlias = Text | Number
 Positive: TypeAlias = Annotated[int, Meta(ge=1, le=2**31 - 1)]
 Natural: TypeAlias = Annotated[int, Meta(ge=0)]
 Share: TypeAlias = Annotated[float, Meta(gt=0, le=1)]
+Words: TypeAlias = Annotated[str, Meta(max_length=MAX_TEXT)]
 Vector: TypeAlias = Annotated[list[float], Meta(min_length=1)]
 Fields: TypeAlias = dict[str, Any]
 Payloads: TypeAlias = list[Fields | None]
@@ -93,14 +96,16 @@ class FacetsRequest(_Request):
 
 
 class QueryRequest(_Request):
-    """The nearest rows to one vector, to several, or to that of a key: exactly one of the three.
+    """The nearest rows to one vector, to several, or to that of a key: one of the three, or none with a text.
 
-    In the binary form the vectors follow the other fields. filter: one for all, or a list with one for each vector.
+    In the binary form the vectors follow the other fields. filter, text: one for all, or a list with one for each
+    query.
     """
 
     vector: Vector | None = None
     vectors: list[Vector] | None = None
     key: KeyName | None = None
+    text: Words | list[Words] | None = None
     k: Positive = 10
     min_recall: Share | None = None
     search_list: Positive | None = None
@@ -109,6 +114,7 @@ class QueryRequest(_Request):
     filter: Fields | list[Fields | None] | None = None
     group_by: str | None = None
     per_group: Positive | None = None
+    fusion: str = "rrf"
     plan: str | None = None
     with_payloads: bool = False
     explain: bool = False
@@ -239,6 +245,9 @@ class Plan(Struct):
     chosen_by: str
     pages: int
     estimated: int
+    terms: tuple[str, ...] = ()
+    text_matches: int = 0
+    fusion: str = ""
 
 
 class Result(Struct, omit_defaults=True):
@@ -254,7 +263,7 @@ class Result(Struct, omit_defaults=True):
 
 
 class Results(Struct):
-    """A result for each vector, in their order; one for a single vector or key."""
+    """A result for each vector, in their order; one for a single vector, key or text."""
 
     results: list[Result]
 
