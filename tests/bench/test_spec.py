@@ -73,7 +73,6 @@ def test_every_file_is_a_system_that_describes_itself(name: str) -> None:
 def test_the_systems_of_the_comparison_are_all_there() -> None:
     assert names() == sorted([
         "chroma", "corenn", "corenn-disk", "corenn-py", "diskann", "faiss-flat", "faiss-hnsw", "faiss-hnsw-sq8",
-        "faiss-ivf", "faiss-ivfpq",
-        "hnswlib", "lancedb", "milvus-lite", "ngt", "pynndescent", "qdrant", "qdrant-memory", "sqlite-vec", "svs", "usearch", "voyager",
-        "vsag", "zvec",
+        "faiss-ivf", "faiss-ivfpq", "hnswlib", "lancedb", "milvus-lite", "ngt", "pynndescent", "qdrant",
+        "qdrant-memory", "sqlite-vec", "svs", "usearch", "voyager", "vsag", "zvec",
     ])  # fmt: skip
