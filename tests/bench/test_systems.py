@@ -22,6 +22,9 @@ from tests.conftest import Sample
 K = 10
 QUERIES = 50
 
+# Half a minute for what others do in a second.
+NAMES = [pytest.param(name, marks=pytest.mark.slow) if name == "qdrant" else name for name in names()]
+
 
 class Peer:
     """One system in its process, on a sample."""
@@ -112,14 +115,14 @@ def check(name: str, sample: Sample, metric: str, folder: Path) -> None:
 
 
 @pytest.mark.compiled
-@pytest.mark.parametrize("name", names())
+@pytest.mark.parametrize("name", NAMES)
 def test_euclidean(name: str, sift: Sample, tmp_path: Path) -> None:
     check(name, sift, "l2", tmp_path)
 
 
 @pytest.mark.slow
 @pytest.mark.compiled
-@pytest.mark.parametrize("name", names())
+@pytest.mark.parametrize("name", NAMES)
 def test_cosine(name: str, embeddings: Sample, tmp_path: Path) -> None:
     rows, queries = embeddings
     lengths = np.random.default_rng(3).uniform(0.2, 5, (len(rows), 1)).astype(np.float32)
@@ -128,6 +131,6 @@ def test_cosine(name: str, embeddings: Sample, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.compiled
-@pytest.mark.parametrize("name", names())
+@pytest.mark.parametrize("name", NAMES)
 def test_inner_product(name: str, embeddings: Sample, tmp_path: Path) -> None:
     check(name, embeddings, "ip", tmp_path)
