@@ -40,6 +40,7 @@ from .filters.expression import checked_path
 from .filters.facets import count_values
 from .filters.index import PayloadIndex, follow_reads
 from .filters.select import Selected
+from .filters.sets import as_ids
 from .filters.terms import sought_in
 from .graph import codebook, navigation
 from .graph.bulk import Progress
@@ -454,12 +455,14 @@ class CoreNN:
         self._check_open()
         if filter is None:
             return len(self)
-        tree = as_filter(filter)
+        tree, again = as_filter(filter), iter(range(PAYLOAD_TRIES))
         while True:
             with self._view(with_metadata=True) as view:
-                found = self._selected(view, tree).settled.count
+                selected = self._selected(view, tree).settled
+                if self._overwritten(view, selected.looked, again):
+                    continue
             if not self._overtaken(view):
-                return found
+                return selected.count
 
     def facets(self, field: str, filter: Any = None) -> list[Facet]:
         """The values of a field, and how many rows have each: of all rows, or of those that a filter selects.
@@ -472,11 +475,14 @@ class CoreNN:
         """
         self._check_open()
         path, tree = checked_path(field, ""), None if filter is None else as_filter(filter)
+        again = iter(range(PAYLOAD_TRIES))
         while True:
             with self._view(with_metadata=True) as view:
-                members = (all_of(view) if tree is None else self._selected(view, tree).settled).members
-                index = self._index(view)
-                found = count_values(index, path, members, view.head.commit, view.live.rows, view.metadata)
+                selected = all_of(view) if tree is None else self._selected(view, tree).settled
+                index, rows = self._index(view), view.live.rows
+                found = count_values(index, path, selected.members, view.head.commit, rows, view.metadata)
+                if self._overwritten(view, selected.ids, again):
+                    continue
             if not self._overtaken(view):
                 return found
 
@@ -495,20 +501,20 @@ class CoreNN:
         self._check_open()
         tree = None if filter is None else as_filter(filter)
         limit, after = inputs.as_count(limit, "limit", MAX_K), None if cursor is None else Cursor.unpack(cursor)
+        again = iter(range(PAYLOAD_TRIES))
         while True:
             with self._view(with_metadata=True) as view:
-                page = scroll_page(view, self._store.generation, self._ids(view, tree), limit, after)
+                within = None if tree is None else self._selected(view, tree).settled
+                ids = np.flatnonzero(view.alive()).astype(np.uint32) if within is None else within.ids
+                page = scroll_page(view, self._store.generation, ids, limit, after)
                 vectors = self._vectors(view, page.ids)
                 payloads = view.metadata.payloads(page.ids.tolist(), view.head.commit)
+                looked = NO_IDS if within is None else within.looked
+                if self._overwritten(view, np.concatenate((looked, page.ids)), again):
+                    continue
             if not self._overtaken(view):
                 break
         return [_record(*each) for each in zip(page.keys, vectors, payloads, strict=True)], page.cursor
-
-    def _ids(self, view: View, tree: Filter | None) -> UInt32s:
-        """The live rows of a view, or those that a filter selects."""
-        return (
-            np.flatnonzero(view.alive()).astype(np.uint32) if tree is None else self._selected(view, tree).settled.ids
-        )
 
     def _selected(self, view: View, tree: Filter) -> Selected:
         """The rows of a view that a filter selects; it may be left open whether some do."""
@@ -627,7 +633,7 @@ class CoreNN:
                 hits = self._hits(view, answers, bound, with_payloads, told if explain else None, single)
                 if with_payloads:
                     looked = np.concatenate((looked, answers.ids.reshape(-1)))
-                if len(looked) and self._overwritten(view, looked) and next(again, None) is not None:
+                if self._overwritten(view, looked, again):
                     continue
             if not self._overtaken(view):
                 return hits
@@ -1052,12 +1058,14 @@ class CoreNN:
         self.refresh()
         return True
 
-    def _overwritten(self, view: View, ids: UInt32s) -> bool:
-        """Whether the payload that one of these rows has in a view may be gone, as others were set since, twice."""
-        if self._writer is None:
+    def _overwritten(self, view: View, ids: UInt32s, again: Iterator[int]) -> bool:
+        """Whether to look again in a newer view: the payload that one of these rows has in this one may be gone, as
+        others were set since, twice. again: the turns that are left.
+        """
+        if self._writer is None or not len(ids):
             return False
         gone = self._writer.payload_index.overwritten(view.head.commit)
-        return bool(gone) and any(row in gone for row in ids.tolist())
+        return bool(gone) and bool(np.isin(ids, as_ids(gone)).any()) and next(again, None) is not None
 
     def _tell(self) -> None:
         """Let the writer's process know what this reader still reads, and that it does."""
@@ -1083,7 +1091,7 @@ class CoreNN:
         return self._writer
 
 
-PAYLOAD_TRIES = 16  # of a query whose payloads are set faster than it ends; then some may be of a later commit
+PAYLOAD_TRIES = 16  # of a call whose payloads are set faster than it ends; then some may be of a later commit
 BY_TEXT = Choice(0, False, "text")
 
 

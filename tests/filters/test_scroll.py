@@ -7,6 +7,7 @@ and a delete that hits what no longer matches.
 from __future__ import annotations
 
 import threading
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ import pytest
 
 from corenn import CoreNN, F, InvalidArgumentError, InvalidKeyError
 from corenn.filters.cursor import Cursor
+from corenn.storage.memory import MemoryMetadata
 from tests.conftest import COMPILED, Create
 
 DIM = 2
@@ -153,3 +155,24 @@ def test_counts_beside_writes_are_of_one_commit(db: CoreNN) -> None:
         assert sorted(hits.keys) == list(range(60))
     writer.join()
     assert db.verify().ok
+
+
+@pytest.mark.parametrize("call", ["scroll", "query"])
+def test_payloads_that_are_set_twice_meanwhile(memory: Create, monkeypatch: pytest.MonkeyPatch, call: str) -> None:
+    """The metadata keep one payload beside the last: then what is given is as of a later commit, filter and all."""
+    db = memory(dim=2, metric="l2")
+    db.insert(range(3), np.zeros((3, 2)), [{"n": 0}, {"n": 0}, {"n": 1}])
+    read, turns = MemoryMetadata.payloads, iter(range(2))
+
+    def late(self: MemoryMetadata, ids: Sequence[int], snapshot: int) -> list[bytes | None]:
+        for turn in turns:
+            db.set_payload([0], [{"n": 5 + turn}])
+        return read(self, ids, snapshot)
+
+    monkeypatch.setattr(MemoryMetadata, "payloads", late)
+    if call == "query":
+        hits = db.query(np.zeros(2), k=3, filter=F("n") == 0, with_payloads=True)
+        found = list(zip(hits.keys, hits.payloads, strict=True))
+    else:
+        found = [(record.key, record.payload) for record in db.scroll(F("n") == 0)[0]]
+    assert found == [(1, {"n": 0})]
