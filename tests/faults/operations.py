@@ -116,11 +116,21 @@ def photographed(path: Path, target: Path) -> Path:
     """A copy of an open database as it is at this instant, between two of its own calls.
 
     RocksDB's threads go on: its tables, which never change, are linked before and after what names them is copied.
+    Where a log was deleted meanwhile, what names the table that has its rows may be an older one: all is copied again.
     """
-    target.mkdir(parents=True)
-    _link_tables(path, target)
-    shutil.copytree(path, target, ignore=shutil.ignore_patterns("*.sst", "*.dbtmp", "LOG*"), dirs_exist_ok=True)
-    _link_tables(path, target)
+    ignored = shutil.ignore_patterns("*.sst", "*.dbtmp", "LOG*")
+    for last in (False, False, True):
+        target.mkdir(parents=True)
+        _link_tables(path, target)
+        try:
+            shutil.copytree(path, target, ignore=ignored, dirs_exist_ok=True)
+        except shutil.Error:
+            if last:
+                raise
+            shutil.rmtree(target)
+            continue
+        _link_tables(path, target)
+        break
     return target
 
 

@@ -24,7 +24,7 @@ from corenn.storage.residence import Residence
 from corenn.storage.rocksdb import Rocks
 from corenn.writer import Job, Request, Task, Write
 from tests.faults.faulty import ERRORS, Call, Faults, FaultyFiles, FaultyRocks
-from tests.faults.power import PoweredFiles
+from tests.faults.power import PoweredFiles, log_sizes
 from tests.simulation.scheduler import KilledError, Process, Scheduler, stand_in
 
 HOME = "database"  # the name of its folder
@@ -88,7 +88,7 @@ class SimulatedRocks(FaultyRocks):
     def flush_wal(self, sync: bool) -> None:
         super().flush_wal(sync)
         if sync and self._logs is not None:
-            self._logs.update({log.name: log.stat().st_size for log in self._at.glob("*.log")})
+            self._logs.update(log_sizes(self._at))
 
     def try_catch_up_with_primary(self) -> None:
         self._weather.point("rocks catch up")
