@@ -45,6 +45,7 @@ from .filters.terms import sought_in
 from .graph import codebook, navigation
 from .graph.bulk import Progress
 from .graph.calibrate import SAMPLES, Calibrator, Choice
+from .graph.cells import Partition
 from .graph.codes import chosen_mode
 from .graph.disk import Spiller
 from .graph.fused import Words, fuse, rank
@@ -126,7 +127,8 @@ class CoreNN:
         self._state = _State(os.getpid())
         if self._reader_view is not None:
             self._tell()  # until now the registration has kept everything
-        closing = (self._state, self._writer, store, self._helpers, self._refreshing, self._residence, scratches)
+        kept = (scratches, self._searcher.partition)
+        closing = (self._state, self._writer, store, self._helpers, self._refreshing, self._residence, kept)
         self._finalizer = weakref.finalize(self, _close, *closing)
         _OPEN.add(self)
         if store.recovered.suspect and self._writer is not None:
@@ -570,9 +572,9 @@ class CoreNN:
         of numeric fields such as lambda year: year > 2020: see docs/filters.md; always
         min(k, matches) hits. A list of filters has one for each query, None for those that take every row. group_by: a
         field of which no more than per_group hits, 1 if that is not given, have the same value. plan: "exact", "scan",
-        "graph" or "two-hop" instead of the cheapest. text: words to rank rows by, BM25 in `text_fields`; a list has one
-        text for each query. Without a vector by these alone, and with one by both, joined as fusion says: "rrf" or
-        "weighted". Then `distance` is minus the score. See docs/text.md.
+        "cells", "graph" or "two-hop" instead of the cheapest. text: words to rank rows by, BM25 in `text_fields`; a
+        list has one text for each query. Without a vector by these alone, and with one by both, joined as fusion says:
+        "rrf" or "weighted". Then `distance` is minus the score. See docs/text.md.
         with_payloads, explain: fill `payload` and `explain` of the hits.
         threads: at most so many, all CPUs if None. Hits are min(k, rows) in number unless max_distance cuts them.
 
@@ -738,7 +740,7 @@ class CoreNN:
 
     def _explained(self, view: View, answers: Answers, ask: _Asked) -> list[Explain]:
         expected: tuple[float | None, float | None] = (1.0, 1.0)
-        if answers.plan in ("scan", "two-hop"):
+        if answers.plan in ("scan", "cells", "two-hop"):
             expected = (None, None)
         elif answers.plan == "graph":
             expected = self._calibrator.expected(view, ask.k, answers.search_list) or (None, None)
@@ -817,6 +819,7 @@ class CoreNN:
         reclaimable = sum(memory.values()) * (rows - view.head.live) // max(rows, 1)
         memory["key_bytes"] = self._store.heap_bytes()
         memory["navigation"] = view.graph.navigation.ids.nbytes + view.graph.navigation.edges.nbytes
+        memory["cells"] = self._searcher.partition.memory_bytes()
         memory["disk_rows"] = sum(part.nbytes for part in self._store.hot)
         memory["disk_slots"] = 0 if self._store.disk is None else SLOT_BYTES * rows
         memory["metadata"] = view.metadata.memory_bytes()
@@ -1248,7 +1251,7 @@ def as_path(path: str | os.PathLike[str]) -> Path:
 
 def _close(
     state: _State, writer: Writer | None, store: Store, helpers: Helpers, reading: threading.RLock,
-    residence: Residence, scratches: ScratchPool,
+    residence: Residence, kept: tuple[ScratchPool, Partition],
 ) -> None:  # fmt: skip
     """Close once; in a child after fork, where the parent owns everything, not at all."""
     if state.forked or state.closed:
@@ -1258,8 +1261,9 @@ def _close(
         if writer is not None:
             writer.close()
     finally:
+        for each in kept:
+            each.clear()
         helpers.close()
-        scratches.clear()
         with reading:
             residence.leave()
             store.close()

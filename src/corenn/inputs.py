@@ -286,7 +286,7 @@ def check_plan(plan: Any, *, filtered: bool, exact: bool) -> None:
         raise InvalidArgumentError(f"plan={shown(plan)}: choose one of {', '.join(map(repr, PLANS))}, or None")
     if exact and plan != "exact":
         raise InvalidArgumentError(f"plan={plan!r} and exact={exact!r}: give one of them")
-    if not filtered and plan in ("scan", "two-hop"):
+    if not filtered and plan in ("scan", "cells", "two-hop"):
         raise InvalidArgumentError(f"plan={plan!r} goes over the matches of a filter: give one, or choose 'exact'")
 
 

@@ -85,7 +85,8 @@ class Explain:
     """How one query was answered.
 
     plan: "graph" (beam search), "exact" (scan of all rows) or "empty". With a filter, "exact" and "scan" are scans of
-    its matches, by vectors and, where there are codes, by these first; "two-hop" is a beam search over matches alone.
+    its matches, by vectors and, where there are codes, by these first, and "cells" is one of those in the nearest
+    cells, as many as `hops` says; "two-hop" is a beam search over matches alone.
     search_list: candidates kept by the beam search, 0 for a scan.
     distances: distances computed. hops: nodes expanded. pages: of 4 KiB, read from files for this query, 0 where what
     it needs is mapped; rows that are kept in memory are not counted, pages that the system happens to hold are.

@@ -100,6 +100,7 @@ def _exercise(settings: Settings, progress: Callable[[str], None]) -> None:
     view = take_view(store, head, NO_IDS)
     queries = np.ones((2, 8), np.float32)
     searcher = Searcher(scratches, helpers)
+    searcher.partition.fewest = 0
     progress("search")
     searcher.query(view._replace(codes=None), queries, 5, 16, exact=False, threads=1)
     searcher.query(view, queries, 5, 16, exact=False, threads=1)

@@ -23,7 +23,7 @@ from tests.oracle import distances, recall
 
 K = 10
 SHARES = (1.0, 0.5, 0.2, 0.1, 0.03, 0.01, 0.001)
-PLANS = ("scan", "graph", "two-hop")
+PLANS = ("scan", "cells", "graph", "two-hop")
 
 
 def payloads(rows: np.ndarray[Any, Any], rng: np.random.Generator) -> list[dict[str, float]]:
@@ -40,6 +40,7 @@ def photos(sift: Sample) -> Any:
     with CoreNN.in_memory(dim=128, metric="l2", dtype="u8", compression_mode="sq8", compression_threshold=0) as db:
         db.insert(range(len(rows)), rows, made)
         db.delete(range(0, len(rows), 10))
+        db._searcher.partition.fewest = 0
         yield db, rows, made
 
 
@@ -226,7 +227,7 @@ def test_the_plan_is_told(photos: Any, sift: Sample) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"plan": "fast", "filter": {}}, "'exact', 'scan', 'graph', 'two-hop'"),
+        ({"plan": "fast", "filter": {}}, "'exact', 'scan', 'cells', 'graph', 'two-hop'"),
         ({"plan": np.ones(3), "filter": {}}, "choose"),
         ({"plan": "scan"}, "filter"),
         ({"plan": "two-hop"}, "filter"),

@@ -200,7 +200,7 @@ class Builder:
         benches: list[Cluster] = []
 
         def part(start: int, stop: int) -> None:
-            bench = benches.pop() if benches else _bench(_width(view))
+            bench = benches.pop() if benches else _bench(view.width)
             for members in clusters[start:stop]:
                 carve(view.rows, ids, members, carving, bench, slots)
             benches.append(bench)
@@ -240,7 +240,7 @@ class Builder:
 
         def part(start: int, stop: int) -> None:
             found = np.empty((stop - start, fanout), np.int32)
-            work = table(BLOCK, len(leaders), _width(view))
+            work = table(BLOCK, len(leaders), view.width)
             assign(view.rows, ids[start:stop], around, asking, work, found)
             labels[start:stop] = found.astype(np.uint16)
 
@@ -250,8 +250,8 @@ class Builder:
     @staticmethod
     def places(view: View, ids: UInt32s) -> Float32s:
         """Where rows are: float32 (ids, dim), and their lift where there is one."""
-        places: Float32s = np.empty((len(ids), _width(view)), np.float32)
-        place_rows(view.rows, ids, np.zeros(_width(view), np.float32), places)
+        places: Float32s = np.empty((len(ids), view.width), np.float32)
+        place_rows(view.rows, ids, np.zeros(view.width, np.float32), places)
         return places
 
     def _ask_large(self, view: View, ids: UInt32s) -> UInt32s:
@@ -362,11 +362,6 @@ def mapped_bytes(store: Store, count: int) -> int:
     width = OUTER * INNER * KEPT * (2 if store.settings.metric == "ip" else 1)
     size, limit = 4 * count * width, store.settings.memory_limit or memory_bytes()
     return size if store.path is not None and size > limit // 4 else 0
-
-
-def _width(view: View) -> int:
-    """Coordinates of a place: those of the vector, and the lift."""
-    return view.settings.dim + int(view.rows.radius != 0)
 
 
 def _bench(width: int) -> Cluster:

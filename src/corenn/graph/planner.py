@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-SCAN, WALK, LEAP = "scan", "graph", "two-hop"
-PLANS = ("exact", SCAN, WALK, LEAP)
+SCAN, CELLS, WALK, LEAP = "scan", "cells", "graph", "two-hop"
+PLANS = ("exact", SCAN, CELLS, WALK, LEAP)
 FUSIONS = ("rrf", "weighted")  # how what a vector finds and what a text does become one list: see fused.py
+FARTHER = 35  # times the share of the rows among which the nearest matches are: by so much more cells are looked at
 SCORED_PER_HOP = 24  # neighbours that are new, for each row that a walk expands
 
 
@@ -20,7 +21,8 @@ class Costs(NamedTuple):
     scanned: a match in a scan, by its code; measured: by its vector. walk: each that a walk goes over which returns
     only matches. leap: each of a walk over two hops, which is not taken where less than a share `sparse` of the rows
     matches: it loses its way. page: a row read from the disk.
-    tested: a row that a function of the user is put to.
+    tested: a row that a function of the user is put to. cell: one of those that are put in order. looked: a row
+    of a cell, asked whether it matches.
     """
 
     scanned: float = 0.24
@@ -30,9 +32,18 @@ class Costs(NamedTuple):
     sparse: float = 0.03
     page: float = 1_500.0
     tested: float = 0.4
+    cell: float = 1.1
+    looked: float = 0.026
 
 
 COSTS = Costs()
+
+
+class CellsShape(NamedTuple):
+    """number: of cells. reach: how many of them hold the nearest rows of a query, about."""
+
+    number: int
+    reach: float
 
 
 class Estimate(NamedTuple):
@@ -44,12 +55,14 @@ class Estimate(NamedTuple):
 
 
 def estimates(
-    matches: int, live: int, search_list: int, *, coded: bool = True, on_disk: bool = False, untested: int = 0
-) -> list[Estimate]:
+    matches: int, live: int, search_list: int, *, coded: bool = True, on_disk: bool = False, untested: int = 0,
+    cells: CellsShape | None = None,
+) -> list[Estimate]:  # fmt: skip
     """All plans for a walk with such a list where `matches` of `live` rows match; the cheapest first.
 
     coded: whether distances are estimated by codes. on_disk: whether rows are read from there. untested: rows that
-    a function is put to before a scan, for each query; walks test what they meet. The matches are an estimate then.
+    a function is put to before a scan, for each query; others test what they meet. The matches are an estimate then.
+    cells: what is known of those among which the rows are divided.
     """
     costs, rate = COSTS, min(1.0, matches / max(live, 1))
     full = search_list * SCORED_PER_HOP
@@ -61,6 +74,11 @@ def estimates(
     found = [Estimate(SCAN, matches, scan), Estimate(WALK, int(walked), walk)]
     if not on_disk and rate >= costs.sparse:
         found.append(Estimate(LEAP, full, full * costs.leap))
+    if cells is not None:
+        visited = cells.reach * (1 + FARTHER * search_list / max(rate * live, 1e-9))
+        looked = min(visited / cells.number, 1.0) * live
+        cost = cells.number * costs.cell + looked * costs.looked + looked * rate * costs.scanned
+        found.append(Estimate(CELLS, int(looked * rate), cost))
     return sorted(found, key=lambda each: each.cost)
 
 

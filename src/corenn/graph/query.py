@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..filters.sets import spread
+from ..kernels.cells import Cells, scan_cells
 from ..kernels.codes import search_codes
 from ..kernels.disk import search_disk
 from ..kernels.jit import entry_point
@@ -36,6 +37,7 @@ from ..kernels.search import (
 )
 from ..types import AnyArray, Float32s, UInt32s
 from . import planner
+from .cells import Partition
 from .scratch import ScratchPool
 from .threads import WAITERS, Helpers
 from .view import View
@@ -58,13 +60,17 @@ SAMPLED_NEARER = 4  # of them that may be nearer than the last hit, and four tim
 SCANNED = 32  # matches that are scanned sooner than a walk is repeated with a pool that is longer by one
 SCANNED_ALL = 2  # in the place of STARVED: a scan has completed the answer
 SURELY = 2  # times as many matches as are wanted, by a sample, where a walk tests what it meets
+MISSED, MISSED_PER_LIST = 0.08, 1.6  # of the hits, that may be expected in the cells which a scan leaves out, at most
+SECONDS_PER_LOOK = 2e-9  # a row of a cell, asked whether it matches, and sometimes scored
+CELLED_AT_ONCE = 16  # queries that go over cells, in one call
 ROUNDED = 16  # rows beyond the k nearest that rounding may have put behind them
 EXACT_QUERIES = 16  # queries that share one pass over the rows
 
 
 class Answers(NamedTuple):
     """ids: uint32 (queries, k), distances: float32 (queries, k), info: int64 (queries, INFO), of which the first
-    info[i, FOUND] of each row count. plan: "graph", "exact" or "empty"; with a filter also "scan" or "two-hop".
+    info[i, FOUND] of each row count. plan: "graph", "exact" or "empty"; with a filter also "scan", "cells" or
+    "two-hop".
     estimated: distances that the planner expected of each, 0 where it had no choice.
     """
 
@@ -84,6 +90,7 @@ class Searcher:
         self._scratches = scratches
         self._helpers = helpers
         self._entry_points: dict[Callable[..., int], Callable[..., int]] = {}
+        self.partition = Partition(helpers)
 
     def query(
         self, view: View, queries: Float32s, k: int, search_list: int, *, exact: bool, threads: int,
@@ -118,9 +125,17 @@ class Searcher:
         coded, on_disk = view.codes is not None, view.disk is not None
         within.asked += len(queries)
         untested = within.count // within.asked if within.open else 0  # the more ask, the less each has to pay
-        estimate = planner.estimates(matches, live, length, coded=coded, on_disk=on_disk, untested=untested)[0]
-        if way is not None:
-            estimate = planner.estimate_of(way, matches, live, length)
+        shape = self.partition.shape(view)
+        likely = planner.estimates(
+            matches, live, length, coded=coded, on_disk=on_disk, untested=untested, cells=shape
+        )  # fmt: skip
+        estimate = likely[0] if way is None else planner.estimate_of(way, matches, live, length)
+        if estimate.plan == planner.CELLS:
+            cells = None if shape is None else self.partition.cells(view, wait=way is not None)
+            if cells is not None and (matches >= SURELY * wanted or not within.open):
+                found = self._celled(view, cells, queries, wanted, length, threads)
+                return found._replace(estimated=estimate.distances)
+            estimate = likely[1] if likely[0].plan == planner.CELLS else likely[0]
         if within.open and (estimate.plan == planner.SCAN or matches < SURELY * wanted):
             view = view.filtered(within.settled)
             return self.query(view, queries, wanted, length, exact=False, threads=threads, way=way)
@@ -349,6 +364,42 @@ class Searcher:
             self._put(results, short, self._exact(view, np.ascontiguousarray(queries[short]), k, threads))
             fewest = int(results.info[:, FOUND].min())
         return Answers(planner.SCAN, 0, *results, fewest)
+
+    def _celled(self, view: View, cells: Cells, queries: Float32s, k: int, search_list: int, threads: int) -> Answers:
+        """The nearest of the rows that a filter selects, in the nearest cells."""
+        assert view.within is not None
+        assert view.codes is not None
+        results, masked, codes = _results(len(queries), k), view.masked(), view.codes
+        length, matches = max(2 * k, search_list, LEAST_CHOSEN), view.expected
+        plan = Plan(length, view.beam_width, view.metric, False, k, np.float32(1))
+        most, missing = int(SLICE_SECONDS / SECONDS_PER_LOOK), k * min(MISSED, MISSED_PER_LIST / search_list)
+
+        def scan_part(start: int, stop: int) -> None:
+            part = Results(results.ids[start:stop], results.distances[start:stop], results.info[start:stop])
+            size, scratch = self._scratches.take(view, plan)
+            asked = self._scratches.take_asked(codes)
+            keys = self._scratches.take_candidates(len(cells.spreads))
+            candidates = self._scratches.take_candidates(view.selected + len(cells.late) + 1)
+            self._call(
+                scan_cells, view.rows, codes, masked.live, plan, queries[start:stop], cells, matches, missing, most,
+                keys[: len(cells.spreads)], candidates, scratch, asked, part,
+            )  # fmt: skip
+            for each in (keys, candidates):
+                self._scratches.give_candidates(each)
+            self._scratches.give_asked(codes, asked)
+            self._scratches.give(size, scratch)
+
+        if len(queries) == 1:
+            scan_part(0, 1)
+            self._helpers.between()
+        else:
+            self._helpers.run(scan_part, len(queries), CELLED_AT_ONCE, threads)
+        fewest = int(results.info[:, FOUND].min())
+        if fewest < k:
+            short = np.flatnonzero(results.info[:, FOUND] < k)
+            self._complete(view, queries, results, short, threads)
+            fewest = int(results.info[:, FOUND].min())
+        return Answers(planner.CELLS, 0, *results, fewest)
 
     def _scan_listed(self, view: View, queries: Float32s, ids: UInt32s, length: int, results: Results) -> None:
         """The nearest of some rows for each query. length: how many are measured by their vectors, at least."""

@@ -104,6 +104,11 @@ class View(NamedTuple):
         return alive
 
     @property
+    def width(self) -> int:
+        """Coordinates of a place in the graph's geometry: those of the vector, and the lift."""
+        return self.settings.dim + int(self.rows.radius != 0)
+
+    @property
     def beam_width(self) -> int:
         """Rows expanded per step: one while codes and edges fit into a cache, where there is little to wait for."""
         scored = self.rows.vectors if self.codes is None else self.codes.vectors

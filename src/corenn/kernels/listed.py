@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from .candidates import NOTHING, distance_of, id_of, insert_sorted, pack, sort
+from .candidates import NOTHING, distance_of, id_of, insert_at, insert_sorted, pack, place_of, sort
 from .codes import scorer_of
 from .jit import inlined, kernel
 from .rows import aim_at, distance, prefetch_row
@@ -32,7 +32,7 @@ def scan_codes(
 
     candidates: uint64 (ids,), working memory. plan.search_list: how many are measured at least; k or more.
     """
-    fewest, k = results.ids.shape[1], results.ids.shape[1]
+    fewest = results.ids.shape[1]
     scorer, pool, capacity = scorer_of(codes, asked), scratch.pool, plan.search_list
     for i in range(queries.shape[0]):
         lift = aim(rows, plan.metric, queries[i], scratch.query)
@@ -46,17 +46,30 @@ def scan_codes(
                 candidates[t] = np.uint64(ids[t])
             score(scorer, scratch.query, lift, candidates, ids.shape[0])
             count = _nearest(candidates, pool, capacity)
-            last = pool[count - 1] if count == capacity else NOTHING
-            _measure(rows, scratch.query, lift, pool, count)
-            sort(pool, count)
-            if count == capacity:
-                reach = _reach(rows, scratch.query, lift, candidates, distance_of(pool[k - 1]))
-                _measure_more(rows, scratch.query, lift, candidates, last, reach, pool, capacity)
-            info[FOUND] = emit(
-                rows, live, plan, queries[i], lift, pool, count, results.ids[i], results.distances[i]
+            info[FOUND] = finish(
+                rows, live, plan, queries[i], lift, candidates, ids.shape[0], pool, count, scratch.query,
+                results.ids[i], results.distances[i],
             )  # fmt: skip
         fewest = min(fewest, info[FOUND])
     return fewest
+
+
+@inlined
+def finish(
+    rows: Any, live: Any, plan: Any, raw: Any, lift: Any, candidates: Any, scored: Any, pool: Any, count: Any,
+    query: Any, ids: Any, out: Any,
+) -> Any:  # fmt: skip
+    """Measure the pool, the nearest of the first `scored` candidates by their estimates, and as many more as may belong
+    among the k nearest; write these, and return how many they are.
+    """
+    capacity, k = plan.search_list, ids.shape[0]
+    last = pool[count - 1] if count == capacity else NOTHING
+    _measure(rows, query, lift, pool, count)
+    sort(pool, count)
+    if count == capacity:
+        reach = _reach(rows, query, lift, candidates, scored, distance_of(pool[k - 1]))
+        _measure_more(rows, query, lift, candidates, scored, last, reach, pool, capacity)
+    return emit(rows, live, plan, raw, lift, pool, count, ids, out)
 
 
 @kernel
@@ -104,13 +117,13 @@ def _measure(rows: Any, query: Any, lift: Any, candidates: Any, count: Any) -> N
 
 
 @inlined
-def _reach(rows: Any, query: Any, lift: Any, candidates: Any, last: Any) -> Any:
+def _reach(rows: Any, query: Any, lift: Any, candidates: Any, scored: Any, last: Any) -> Any:
     """The first candidate, by its estimate, that is sure to be farther than the squared distance `last`."""
     error = bias = np.float32(0)
     for at in range(ERRORS_OF):
-        prefetch_row(rows, id_of(candidates[at * candidates.shape[0] // ERRORS_OF]))
+        prefetch_row(rows, id_of(candidates[at * scored // ERRORS_OF]))
     for at in range(ERRORS_OF):
-        candidate = candidates[at * candidates.shape[0] // ERRORS_OF]
+        candidate = candidates[at * scored // ERRORS_OF]
         estimate, found = distance_of(candidate), distance(rows, query, lift, id_of(candidate))
         if 0 < estimate < np.inf:
             bias += (found - estimate) * np.float32(1 / ERRORS_OF)
@@ -123,10 +136,10 @@ def _reach(rows: Any, query: Any, lift: Any, candidates: Any, last: Any) -> Any:
 
 @inlined
 def _measure_more(
-    rows: Any, query: Any, lift: Any, candidates: Any, last: Any, reach: Any, pool: Any, capacity: Any
+    rows: Any, query: Any, lift: Any, candidates: Any, scored: Any, last: Any, reach: Any, pool: Any, capacity: Any
 ) -> None:
     """Measure the candidates beyond `last` and below `reach`, and put them into the pool where they are nearer."""
-    kept = keep_below(candidates, candidates.shape[0], reach)
+    kept = keep_below(candidates, scored, reach)
     for t in range(min(AHEAD, kept)):
         prefetch_row(rows, id_of(candidates[t]))
     for t in range(kept):
@@ -135,5 +148,6 @@ def _measure_more(
         if candidates[t] > last:
             row = id_of(candidates[t])
             found = pack(distance(rows, query, lift, row), row)
-            if found < pool[capacity - 1]:
-                insert_sorted(pool, capacity, capacity, found)
+            place = place_of(pool, capacity, found)
+            if place < capacity and pool[place] != found:  # a candidate may stand there twice
+                insert_at(pool, place, capacity, capacity, found)
