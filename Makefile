@@ -37,7 +37,7 @@ COMMA := ,
 SETS := $(or $(wildcard $(DATA_DIR)/*.hdf5),$(OUT)/synthetic.hdf5)
 FILTERED ?= $(filter-out $(PACKAGES)%,$(SETS)) $(addprefix $(PACKAGES)-384-angular.hdf5$(COMMA),$(wildcard $(PACKAGES).jsonl.gz))
 
-.PHONY: setup demo test test-jit test-nojit lint crash simulate long bench bench-all bench-million bench-core bench-served bench-filters bench-live bench-limit bench-ten-million soak clean
+.PHONY: setup demo test warm test-jit test-nojit lint crash simulate long bench bench-all bench-million bench-core bench-served bench-filters bench-live bench-limit bench-ten-million soak clean
 
 setup: $(STAMP)
 
@@ -55,12 +55,17 @@ lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-test: lint test-jit test-nojit
+# Checks of the source use one processor: kernels are compiled beside them.
+test: setup
+	$(MAKE) --jobs 2 lint warm
+	$(MAKE) test-jit test-nojit
 
-# The kernels first, each once. Many tests wait for a disk or for another process: twice as many workers as processors.
-test-jit: setup
+warm: setup
 	printf '%s\n' f32 u8 | xargs -P 2 -n 1 $(BIN)/corenn warmup --dtype
-	$(BIN)/python -m pytest -n $$((2 * $$(getconf _NPROCESSORS_ONLN))) --dist worksteal -m 'not slow'
+
+# One worker more than processors: some tests wait for another process, and each worker imports and collects everything.
+test-jit: setup
+	$(BIN)/python -m pytest -n $$((1 + $$(getconf _NPROCESSORS_ONLN))) --dist worksteal -m 'not slow'
 
 # The suite once more with the kernels as plain Python, on small data: what the compiler may hide.
 test-nojit: setup

@@ -29,8 +29,8 @@ from corenn.storage.memory import MemoryMetadata
 from corenn.storage.rocks import RocksMetadata
 from corenn.storage.slab import FileSlab
 from corenn.storage.state import seen_up_to
-from tests.conftest import COMPILED, Create, Sample
-from tests.kinds import LARGE_KERNEL_DTYPES
+from tests.conftest import Create, Sample
+from tests.kinds import LARGE_KERNEL_DTYPES, STORED, diagonal
 from tests.oracle import METRICS, distances, recall
 from tests.test_retraining import settled
 
@@ -39,7 +39,7 @@ MODES = ("sq8", "sq4", "rabitq", "pq", "opq", "trunc")
 FAITHFUL = MODES[:-1]  # whatever the vectors are
 FLOOR = {"sq8": 0.98, "sq4": 0.97, "rabitq": 0.96, "pq": 0.96, "opq": 0.96, "trunc": 0.9}
 TRAINED = ("pq", "opq")
-MANY = 2_000 if COMPILED else 1_100
+MANY = 1_300  # more than a scan is quicker for
 BATCH = 500
 pytestmark = pytest.mark.compiled
 
@@ -67,13 +67,12 @@ def matryoshka(sift: Sample) -> Sample:
     return tuple(each * 0.96 ** np.arange(128, dtype=np.float32) for each in sift)  # type: ignore[return-value]
 
 
-@pytest.mark.parametrize("metric", METRICS)
-@pytest.mark.parametrize("mode", FAITHFUL)
-@pytest.mark.parametrize("name", ["sift", "embeddings"])
+@pytest.mark.parametrize(("name", "mode", "metric"), diagonal(["sift", "embeddings"], FAITHFUL, METRICS, rounds=2))
 def test_recall_on_real_vectors(
     memory: Create, request: pytest.FixtureRequest, name: str, mode: str, metric: str
 ) -> None:
     rows, queries = request.getfixturevalue(name)
+    rows = rows[:2_500]
     db = fill(memory(dim=rows.shape[1], metric=metric, compression_mode=mode, compression_threshold=1_000), rows)
     assert db.stats().compression_mode == mode
     bytes_per_row = db.stats().memory["codes"] / len(rows)
@@ -84,7 +83,7 @@ def test_recall_on_real_vectors(
 
 @pytest.mark.parametrize("metric", METRICS)
 def test_recall_of_truncated_vectors(memory: Create, matryoshka: Sample, metric: str) -> None:
-    rows, queries = matryoshka
+    rows, queries = matryoshka[0][:2_500], matryoshka[1]
     db = fill(memory(dim=128, metric=metric, compression_mode="trunc", compression_threshold=1_000), rows)
     assert db.stats().memory["codes"] == 64 * len(rows)
     assert found(db, rows, queries) >= 0.97
@@ -133,8 +132,7 @@ def test_a_codebook_of_rows_that_are_hardly_apart(
     assert db.verify().ok
 
 
-@pytest.mark.parametrize("metric", ["cosine", "ip"])
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize(("mode", "metric"), diagonal(MODES, ["cosine", "ip"]))
 def test_rows_without_a_direction_are_found(memory: Create, matryoshka: Sample, mode: str, metric: str) -> None:
     rows = matryoshka[0][:MANY].copy()
     rows[::50] = 0
@@ -144,9 +142,7 @@ def test_rows_without_a_direction_are_found(memory: Create, matryoshka: Sample, 
     assert db.verify().ok
 
 
-@pytest.mark.parametrize("metric", METRICS)
-@pytest.mark.parametrize("dtype", LARGE_KERNEL_DTYPES)
-@pytest.mark.parametrize("mode", ["pq", "trunc"])
+@pytest.mark.parametrize(("mode", "dtype", "metric"), diagonal(["pq", "trunc"], LARGE_KERNEL_DTYPES, METRICS, rounds=2))
 def test_every_stored_type_has_codes(memory: Create, matryoshka: Sample, mode: str, dtype: str, metric: str) -> None:
     rows, queries = matryoshka[0][:MANY], matryoshka[1][:40]
     if dtype == "u8":
@@ -162,8 +158,7 @@ def test_every_stored_type_has_codes(memory: Create, matryoshka: Sample, mode: s
     assert np.mean(share) >= FLOOR[mode]
 
 
-@pytest.mark.parametrize("dtype", LARGE_KERNEL_DTYPES)
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize(("mode", "dtype"), diagonal(MODES, LARGE_KERNEL_DTYPES))
 def test_distances_are_those_of_the_vectors(memory: Create, sift: Sample, mode: str, dtype: str) -> None:
     rows, queries = sift[0][:MANY], sift[1][:20]
     coded = fill(memory(dim=128, metric="l2", dtype=dtype, compression_mode=mode, compression_threshold=0), rows)
@@ -198,7 +193,7 @@ def test_auto_declines_codes_that_tell_rows_apart_badly(memory: Create, rng: np.
     assert found(db, rows.astype(np.float32), queries) >= 0.95
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize(("create", "mode"), diagonal(STORED, MODES), indirect=["create"])
 def test_codes_keep_up_with_live_changes(create: Create, matryoshka: Sample, mode: str) -> None:
     rows, queries = matryoshka[0][:3_000].copy(), matryoshka[1][:60]
     db = fill(create(dim=128, metric="l2", compression_mode=mode, compression_threshold=500), rows[:1_500])
@@ -228,7 +223,7 @@ def test_codes_are_there_after_reopening_and_for_readers(tmp_path: Path, sift: S
         assert db.stats().compression_mode == mode
 
 
-@pytest.mark.parametrize("mode", TRAINED)
+@pytest.mark.parametrize(("create", "mode"), diagonal(STORED, TRAINED), indirect=["create"])
 def test_another_codebook_is_trained_when_rows_have_become_many(create: Create, sift: Sample, mode: str) -> None:
     rows, queries = sift
     db = fill(create(dim=128, metric="l2", compression_mode=mode, compression_threshold=0), rows[:1_000])
@@ -265,8 +260,7 @@ def test_a_reader_takes_over_another_codebook(tmp_path: Path, sift: Sample) -> N
             assert reader.verify().ok
 
 
-@pytest.mark.parametrize("mode", TRAINED)
-@pytest.mark.parametrize("damage", ["gone", "cut", "bytes", "another", "shape"])
+@pytest.mark.parametrize(("mode", "damage"), diagonal(TRAINED, ["gone", "cut", "bytes", "another", "shape"]))
 def test_a_lost_codebook_is_trained_again(tmp_path: Path, sift: Sample, mode: str, damage: str) -> None:
     rows, queries = sift[0][:MANY], sift[1][:40]
     path = tmp_path / "database"
@@ -331,7 +325,7 @@ def test_codes_that_were_cut_off_are_made_at_the_next_opening(tmp_path: Path, si
         assert book(db).version == 2
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize(("create", "mode"), diagonal(STORED, MODES), indirect=["create"])
 def test_codes_survive_a_compaction_and_a_snapshot(
     create: Create, tmp_path: Path, matryoshka: Sample, mode: str
 ) -> None:
@@ -499,7 +493,7 @@ def test_the_number_of_pieces_is_fixed_at_creation(memory: Create) -> None:
             memory(dim=4, compression_mode="sq8").configure(**{name: 2})
 
 
-@pytest.mark.parametrize("before", ["none", "sq4", "pq", "auto"])
+@pytest.mark.parametrize(("create", "before"), diagonal(STORED, ["none", "sq4", "pq", "auto"]), indirect=["create"])
 def test_the_mode_can_be_changed(create: Create, sift: Sample, before: str) -> None:
     rows, queries = sift[0][:3_000], sift[1][:60]
     db = fill(create(dim=128, metric="l2", compression_mode=before, compression_threshold=500), rows[:2_500])

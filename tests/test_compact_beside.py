@@ -39,7 +39,7 @@ def rows() -> Rows:
 @pytest.mark.parametrize("on_disk", [False, True])
 def test_queries_during_compactions_return_live_rows_with_their_own(tmp_path: Path, on_disk: bool) -> None:
     """Key n of round r has the vector and the payload that say so; a query sees of each key one that was live."""
-    count, rounds = 2000, 8
+    count, rounds = 2000, 5
     base = np.random.default_rng(5).integers(0, 50, (count, DIM)).astype(np.float32)
     db = CoreNN.create(tmp_path / "db", dim=DIM, metric="l2") if on_disk else CoreNN.in_memory(dim=DIM, metric="l2")
     failures: list[BaseException] = []

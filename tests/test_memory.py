@@ -295,8 +295,8 @@ def test_what_every_walk_touches_is_held_until_it_is_given_back(tmp_path: Path, 
         assert db.query(rows[:50], k=5) == before
         assert held_bytes(path / "codes.slab")
         if mode == "rw":
-            db.insert(range(1_500, 30_000), np.repeat(rows, 19, axis=0))  # into files that have grown
-            assert held_bytes(path / "codes.slab") > 20_000 * 32
+            db.insert(range(1_500, 13_500), np.repeat(rows, 8, axis=0))  # into files that have grown
+            assert held_bytes(path / "codes.slab") > 13_000 * 32
             db.configure(memory_limit=None)
             assert not held_bytes(path / "codes.slab")
     assert not held_bytes(path / "codes.slab")

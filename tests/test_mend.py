@@ -24,6 +24,7 @@ from corenn.storage.commit import Record, as_runs, from_runs
 from corenn.storage.files import Files
 from corenn.storage.format import JOURNAL, NEVER, PAGE
 from tests import oracle
+from tests.kinds import diagonal
 
 from .conftest import Create, Sample
 
@@ -132,8 +133,7 @@ def test_nothing_leads_to_what_is_buried(create: Create) -> None:
     assert not db._current().tombstones, "walks need not look out for the dead any more"
 
 
-@pytest.mark.parametrize("metric", ["l2", "cosine", "ip"])
-@pytest.mark.parametrize("dtype", ["f32", "i8"])
+@pytest.mark.parametrize(("metric", "dtype"), diagonal(["l2", "cosine", "ip"], ["f32", "i8"]))
 def test_recall_does_not_decay(memory: Create, metric: str, dtype: str, rng: np.random.Generator) -> None:
     count = ROWS // 2
     rows = np.round(rng.normal(size=(6 * count, 12)) * 20)
@@ -244,7 +244,7 @@ def test_ids_are_used_again_after_a_reopen(tmp_path: Path) -> None:
     with filled(CoreNN.create(tmp_path / "db", dim=DIM, metric="l2")) as db:
         churn(db, ROWS, 10)
         used = db._store.metadata.head.rows
-    for turn in range(1, 4):
+    for turn in range(1, 3):
         with CoreNN.open(tmp_path / "db") as db:
             mended(db)
             churn(db, ROWS, 10, first=turn * ROWS)
@@ -271,7 +271,7 @@ def test_a_death_that_is_not_durable_keeps_its_id(tmp_path: Path) -> None:
 def test_ids_of_a_small_database_do_not_wait_long(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("corenn.writer.CHECKPOINT_DEAD", 500)
     with filled(CoreNN.create(tmp_path / "db", dim=DIM, metric="l2")) as db:
-        for start in range(0, 5 * ROWS, 100):
+        for start in range(0, 3 * ROWS, 100):
             db.upsert(range(100), vectors_of(range(start, start + 100)))
         assert db._store.metadata.head.rows < 2 * ROWS
         assert db._current().beam_width == 1

@@ -80,6 +80,7 @@ def explained(db: CoreNN, queries: Any) -> list[tuple[Any, ...]]:
 # --- what it finds ----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.compiled
 @pytest.mark.parametrize("metric", ["l2", "cosine", "ip"])
 @pytest.mark.parametrize("codes", ["none", "sq8"])
 def test_queries_find_as_much_through_it(memory: Create, rows: Any, asked: Any, metric: str, codes: str) -> None:
@@ -308,6 +309,7 @@ DAMAGED = {
 }
 
 
+@pytest.mark.compiled
 @pytest.mark.parametrize("raw", DAMAGED.values(), ids=DAMAGED)
 @pytest.mark.parametrize("mode", ["r", "rw"])
 def test_a_damaged_one_is_left_out(

@@ -18,6 +18,7 @@ from corenn import CoreNN
 from corenn.errors import KeyNotFoundError
 from corenn.graph import view
 from tests.conftest import COMPILED, Create, Sample
+from tests.kinds import STORED, diagonal
 from tests.oracle import DTYPES, METRICS, check_hits, distances, nearest, recall, rounding
 
 Rows = NDArray[np.float32]
@@ -47,8 +48,9 @@ def clusters(rng: np.random.Generator, count: int, size: int, dim: int, spread: 
 # --- exact=True -------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize(
+    ("create", "metric", "dtype"), diagonal(STORED, METRICS, DTYPES, rounds=2), indirect=["create"]
+)
 def test_exact_is_exact(create: Create, rng: np.random.Generator, metric: str, dtype: str) -> None:
     db = create(dim=19, metric=metric, dtype=dtype)
     given = rng.integers(0, 256, (FEW, 19)) if dtype == "u8" else rng.normal(size=(FEW, 19))

@@ -56,6 +56,7 @@ def run(module: str, *arguments: object) -> str:
 # --- the tables -------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.compiled
 def test_the_goals_of_live_data(data: Path, tmp_path: Path) -> None:
     pytest.importorskip("psutil")

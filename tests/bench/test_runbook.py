@@ -227,7 +227,7 @@ def oracle(rows: Any, queries: Any, live: dict[int, int], answers: Any, k: int, 
 
 
 @pytest.mark.compiled
-@pytest.mark.parametrize("on_disk", [False, True])
+@pytest.mark.parametrize("on_disk", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_recall_is_that_of_an_oracle(sift: Sample, tmp_path: Path, on_disk: bool) -> None:
     """At a search list so short that there is something to miss."""
     rows, queries = sift[0].astype(np.uint8), sift[1]

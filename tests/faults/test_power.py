@@ -44,7 +44,7 @@ def churn(db: CoreNN, history: History, rng: np.random.Generator, calls: int, sy
                 "insert",
                 [int(n) for n in rng.choice(free, min(len(free), int(rng.integers(1, 60))), False)],
             )
-        keys, vectors, payloads = some(numbers, call + 1, 200_000 if call == calls // 2 and kind == "insert" else 0)
+        keys, vectors, payloads = some(numbers, call + 1, 100_000 if call == calls // 2 and kind == "insert" else 0)
         if kind in ("insert", "upsert"):
             put(state, keys, vectors, payloads)
         elif kind == "delete":

@@ -27,6 +27,7 @@ from tests.conftest import COMPILED, Create, Sample
 from tests.filters.made import change, filters, payloads
 from tests.filters.test_query import check
 from tests.filters.test_query import payloads as numbered
+from tests.kinds import diagonal
 from tests.oracle import meets, number_at
 
 K = 10
@@ -169,8 +170,7 @@ def at_least(limit: float) -> Callable[[float], bool]:
 
 @pytest.mark.compiled
 @pytest.mark.usefixtures("_left_open")
-@pytest.mark.parametrize("plan", PLANS)
-@pytest.mark.parametrize("field", ["any", "near", "far"])
+@pytest.mark.parametrize(("plan", "field"), diagonal(PLANS, ["any", "near", "far"], rounds=2))
 def test_hits_match_and_are_the_nearest(photos: Any, sift: Sample, plan: str | None, field: str) -> None:
     """At every share of matches, at random, near and far; all as one batch, and beside another filter."""
     db, rows, made = photos

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -32,22 +33,36 @@ def use(cache: Path, **environment: str) -> tuple[str, str, Path]:
     return result, hits, Path(folder)
 
 
-def test_the_second_process_loads_what_the_first_compiled(tmp_path: Path) -> None:
-    first, second = use(tmp_path), use(tmp_path)
+@pytest.fixture(scope="module")
+def first(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str, Path]:
+    """What the first process tells, which finds an empty cache."""
+    return use(tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture
+def folder(first: tuple[str, str, Path], tmp_path: Path) -> Path:
+    """A copy of what it has left."""
+    return shutil.copytree(first[2], tmp_path / "corenn" / first[2].name)
+
+
+def test_the_second_process_loads_what_the_first_compiled(
+    first: tuple[str, str, Path], folder: Path, tmp_path: Path
+) -> None:
+    second = use(tmp_path)
     assert first[1] == "0"
     assert second[1] == "1"
     assert first[0] == second[0] == "2"
+    assert second[2] == folder
 
 
-def test_the_folder_is_private_and_named_by_mode(tmp_path: Path) -> None:
-    plain, checked = use(tmp_path)[2], use(tmp_path, NUMBA_BOUNDSCHECK="1")[2]
-    assert plain != checked
+def test_the_folder_is_private_and_named_by_mode(first: tuple[str, str, Path], tmp_path: Path) -> None:
+    plain, checked = first[2], use(tmp_path, NUMBA_BOUNDSCHECK="1")[2]
+    assert plain.name != checked.name
     assert plain.stat().st_mode & 0o077 == 0
 
 
 @pytest.mark.parametrize("ending", [".nbi", ".nbc"])
-def test_a_torn_file_is_compiled_again(tmp_path: Path, ending: str) -> None:
-    folder = use(tmp_path)[2]
+def test_a_torn_file_is_compiled_again(folder: Path, tmp_path: Path, ending: str) -> None:
     for path in folder.glob(f"*{ending}"):
         path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     assert use(tmp_path)[0] == "2"
@@ -62,8 +77,7 @@ def test_an_unwritable_folder_is_replaced_by_a_private_one(tmp_path: Path) -> No
     assert not folder.exists(), "it goes with its process"
 
 
-def test_a_folder_that_others_can_write_is_not_trusted(tmp_path: Path) -> None:
-    folder = use(tmp_path)[2]
+def test_a_folder_that_others_can_write_is_not_trusted(folder: Path, tmp_path: Path) -> None:
     folder.chmod(0o777)
     result, hits, other = use(tmp_path)
     assert result == "2"

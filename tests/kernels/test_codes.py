@@ -222,7 +222,7 @@ class TestEveryKind:
         """
         if dim > 5:
             need_training(kind)
-        vectors = rng.normal(size=(200, dim)).astype(np.float32) + 3
+        vectors = rng.normal(size=(200 if COMPILED else 40, dim)).astype(np.float32) + 3
         queries = rng.normal(size=(20, dim)).astype(np.float32) + 3
         errors = estimates(kind, vectors, queries) - meant(kind, vectors, queries)
         scale = np.sqrt(exact(vectors, queries)) + 1e-9

@@ -134,8 +134,9 @@ def test_a_search_as_plain_python_says_it(tmp_path: Path, monkeypatch: pytest.Mo
     options = {"metric": metric, "compression_mode": "sq8", "compression_threshold": 0, "memory_limit": 1}
     with CoreNN.create(tmp_path / "db", dim=6, recall_target=0, **options) as db:
         db.insert(range(80), rows)
-        until = time.monotonic() + 60
-        while db.stats().disk_backlog and time.monotonic() < until:
+        until = time.monotonic() + 240
+        while db.stats().disk_backlog or not db.query(rows[0], k=2, search_list=16, explain=True).explain.pages:
+            assert time.monotonic() < until, "there are no codes, which walks over the disk need"
             time.sleep(0.01)
         table = distances(metric, rows, rows[:20])
         found = db.query(rows[:20], k=2, search_list=16, explain=True)

@@ -18,6 +18,7 @@ from corenn.storage.commit import NO_IDS, Commit
 from corenn.storage.encode import encode
 from corenn.storage.format import GROWTH
 from corenn.storage.store import Store
+from tests.kinds import diagonal
 
 
 def linked(vectors: np.ndarray, threads: int = 1, batch: int = 100_000, **settings: object) -> View:
@@ -68,8 +69,7 @@ def test_small_graphs_are_whole(rows: int, metric: str) -> None:
 
 
 @pytest.mark.compiled
-@pytest.mark.parametrize("batch", [1, 7, 1000, 100_000])
-@pytest.mark.parametrize("metric", ["l2", "cosine", "ip"])
+@pytest.mark.parametrize(("batch", "metric"), diagonal([1, 7, 1000, 100_000], ["l2", "cosine", "ip"]))
 def test_graphs_are_whole_whatever_the_batches(batch: int, metric: str) -> None:
     check(linked(gaussian(2500 if batch > 1 else 700), metric=metric, batch=batch))
 

@@ -52,7 +52,7 @@ class Plan:
     def of(cls, rows: int, quick: bool) -> Plan:
         """The full measurement, or one small enough for a test."""
         if quick:
-            return cls(min(rows, 1_500), 100, 10, 2, 2, 2.0, 2.0, 2, 0.5)
+            return cls(min(rows, 1_500), 100, 10, 2, 2, 0.3, 1.0, 2, 0.3)
         return cls(rows, 1_000, 100, 10, 5, 60.0, 60.0, 5, 5.0)
 
 
