@@ -157,13 +157,20 @@ def test_they_are_made_beside_queries(photos: CoreNN, sift: Sample, monkeypatch:
     """Until then queries go other ways; afterwards the model takes cells where they are cheap."""
     dear = planner.Costs(scanned=1.0, walk=1e6, leap=1e6, cell=0.0, looked=0.0)
     monkeypatch.setattr(planner, "COSTS", dear)
-    asked = lambda: photos.query(sift[1][0], k=K, filter=F("mark") < 500, explain=True)  # noqa: E731
-    first = asked()
-    assert first.explain.plan in ("scan", "cells")
-    until = time.monotonic() + 60
-    while asked().explain.plan != "cells":
+    partition = photos._searcher.partition
+
+    def asked() -> Any:
+        return photos.query(sift[1][0], k=K, search_list=K, filter=F("mark") < 500, explain=True)
+
+    assert asked().explain.plan in ("scan", "cells")
+    until = time.monotonic() + 200  # the kernels may have to be compiled
+    while partition._making.locked():
         assert time.monotonic() < until
         time.sleep(0.01)
+    division = partition._division
+    assert division is not None
+    partition._division = division._replace(shape=division.shape._replace(reach=5.0))
+    assert asked().explain.plan == "cells"
     assert asked().explain.estimated > 0
     monkeypatch.setattr(planner, "COSTS", dear._replace(cell=1e6))
     assert asked().explain.plan == "scan"
@@ -182,10 +189,11 @@ def test_none_are_made_where_there_is_nothing_to_gain(memory: Create, sift: Samp
 def test_a_close_ends_the_making(memory: Create, sift: Sample, monkeypatch: pytest.MonkeyPatch) -> None:
     db = filled(memory(dim=128, metric="l2", **CODED), sift[0][:400])
     partition, begun = db._searcher.partition, list[Any]()
-    monkeypatch.setattr(partition, "_centres", lambda view: (db.close(), begun.append(view)))
+    centres = partition._centres
+    monkeypatch.setattr(partition, "_centres", lambda view: (db.close(), begun.append(view), centres(view))[2])
     view = db._current()
     assert partition.cells(view) is None
-    until = time.monotonic() + 60
+    until = time.monotonic() + 200
     while partition._making.locked():
         assert time.monotonic() < until
         time.sleep(0.01)

@@ -19,6 +19,7 @@ from ..types import Key
 
 Scalar: TypeAlias = str | int | float | bool | None
 
+MOST_NAMED = 256  # operands and letters of a filter whose answer is kept
 MAX_DEPTH = 64
 MAX_CONDITIONS = 4_096
 MAX_OPERANDS = 1 << 20  # values in one list
@@ -346,6 +347,18 @@ def text_node(text: Any, at: str = "") -> Text:
             f"{_at(at)}a text of {len(text):,} characters is more than the {MAX_TEXT:,} of a filter"
         )
     return Text(str.__str__(text))
+
+
+def name_of(tree: Filter) -> str | None:
+    """A text that no other filter has, if it is short."""
+    waiting, size = [tree], 0
+    while waiting:
+        each = waiting.pop()
+        waiting += each.children
+        size += len(each.operand) if isinstance(each, Condition) and isinstance(each.operand, (str, tuple)) else 1
+        if size > MOST_NAMED or isinstance(each, (Keys, Text)):
+            return None
+    return repr(tree)
 
 
 def measured(tree: Filter) -> Filter:

@@ -32,7 +32,7 @@ from ..storage.store import Store
 from ..types import Float64s, UInt32s
 from . import kept
 from .dense import NUMBERLESS, DenseColumns
-from .expression import And, Condition, Filter, Keys, Not, Or, Text
+from .expression import And, Condition, Filter, Keys, Not, Or, Text, name_of
 from .fields import Answer, Batch, Field, Wanted, both, difference, either, negated, of_no_field
 from .fulltext import FullText, Touched
 from .predicate import Where
@@ -84,6 +84,7 @@ class PayloadIndex:
         self.version = 0  # counts up before each change, and after it
         self._failed: float | None = None  # when a step of catching up did
         self._answers: dict[str, tuple[tuple[int, int, int], Any]] = {}
+        self._last: tuple[Filter | None, tuple[int, int, int], Any] = (None, (0, 0, 0), None)
         self._unmeasured = 0  # rows added since the size was taken
         self.oldest: Callable[[], int] = lambda: 0  # the oldest snapshot that queries here read
         self._size = 0  # bytes of the fields, about
@@ -174,7 +175,9 @@ class PayloadIndex:
     @property
     def size(self) -> int:
         """Bytes of memory, about: of the fields, and of what is remembered of filters."""
-        return self._size + self._dense.size + sum(int(found.memory_bytes()) for _, found in self._answers.values())
+        return (
+            self._size + self._dense.size + sum(int(found.memory_bytes()) for _, found in list(self._answers.values()))
+        )
 
     # --- the writer --------------------------------------------------------------------------------------------------
 
@@ -493,16 +496,24 @@ class PayloadIndex:
             return field.tally(members, rows)
         return {}, BitMap(members) if self.full or not self._wanted(path)[0] else BitMap()
 
-    def recall(self, name: str | None, commit: int, rows: int) -> Any:
-        """What was remembered last of a filter in the same view; None if nothing holds."""
-        mark, found = self._answers.get(name or "", (None, None))
-        return found if mark == (self.version, commit, rows) else None
+    def recall(self, tree: Filter, commit: int, rows: int) -> tuple[str | None, Any]:
+        """The name of a filter, and what was remembered last of it in the same view; None if nothing holds."""
+        last, mark, found = self._last
+        if last is tree and mark == (self.version, commit, rows):  # to name it takes as long as a small scan
+            return None, found
+        name = name_of(tree)
+        kept = self._answers.get(name or "")
+        if kept is None or kept[0] != (self.version, commit, rows):
+            return name, None
+        self._last = tree, *kept
+        return name, kept[1]
 
-    def remember(self, name: str | None, version: int, commit: int, rows: int, found: Any) -> None:
-        """Remember an answer that was begun at a version."""
-        if name is not None and version == self.version:
-            kept = [*self._answers.items()][-(REMEMBERED - 1) :]
-            self._answers = dict([*kept, (name, ((version, commit, rows), found))])
+    def remember(self, name: str, version: int, commit: int, rows: int, found: Any) -> None:
+        """Remember an answer that was begun at a version; the oldest one is forgotten."""
+        if version == self.version:
+            if len(self._answers) >= REMEMBERED and name not in self._answers:
+                self._answers.pop(next(iter(list(self._answers)), ""), None)
+            self._answers[name] = (version, commit, rows), found
 
     def unknown(self, snapshot: int, rows: int) -> BitMap:
         """The rows, of those below `rows`, of which the index does not tell what they have in a snapshot.
@@ -511,6 +522,8 @@ class PayloadIndex:
         commit: so who takes something from the index has to ask before and after.
         """
         self.load()
+        if not self._dirty and self.covered >= rows and not any(each.commit > snapshot for each in self._recent):
+            return BitMap()
         unknown = BitMap(self._dirty) if self._dirty else BitMap()
         for touched in self._recent:
             if touched.commit > snapshot:

@@ -13,7 +13,7 @@ from pyroaring import BitMap
 from ..kernels.search import EVERY_ROW
 from ..storage.commit import NO_IDS, LiveView, Metadata
 from ..types import UInt32s, UInt64s
-from .expression import Condition, Filter, Keys, Text
+from .expression import Filter, Keys, Text
 from .fields import Answer
 from .index import Known, Numbers, PayloadIndex
 from .match import matches
@@ -24,7 +24,6 @@ from .tested import Tests, tests_of
 LOOKED_ROWS = 1024  # payloads fetched at once
 SETTLED = 4096  # rows that are put to a test at once rather than left for walks to test: some microseconds
 SAMPLED = 2048  # rows by which it is told how many pass
-MOST_NAMED = 256  # operands and letters of a filter whose answer is kept
 
 
 class Selected:
@@ -126,15 +125,15 @@ def select(index: PayloadIndex, tree: Filter, live: LiveView, commit: int, metad
 
     live, commit: the snapshot of the view. metadata: where its keys and payloads are.
     """
-    name = _name(tree)
-    kept = index.recall(name, commit, live.rows)
+    name, kept = index.recall(tree, commit, live.rows)
     if isinstance(kept, Selected):
         return kept
     version, before = index.version, index.unknown(commit, live.rows)
     sliced = index.sliced(tree, commit, live.rows)
     if sliced is not None:
         found = Selected(sliced)
-        index.remember(name, version, commit, live.rows, found)
+        if name is not None:
+            index.remember(name, version, commit, live.rows, found)
         return found
     told = _row_sets(index, tree, live, commit, metadata)
     known = _known(index, tree, live.rows, told)
@@ -145,7 +144,7 @@ def select(index: PayloadIndex, tree: Filter, live: LiveView, commit: int, metad
         unsure |= also
     if not unsure:
         found = _selected(members, proven, live.rows, known.tests)
-        if not told:
+        if name is not None:
             index.remember(name, version, commit, live.rows, found)
         return found
     met, looked = list[int](), as_ids(unsure)
@@ -208,18 +207,6 @@ def _among(index: PayloadIndex, told: Known, asked: Keys | Text, row: int, paylo
     if isinstance(asked, Text):
         return index.texts.meets(asked.text, payload)
     return row in told[id(asked)].sure
-
-
-def _name(tree: Filter) -> str | None:
-    """A text that no other filter has, if it is short."""
-    waiting, size = [tree], 0
-    while waiting:
-        each = waiting.pop()
-        waiting += each.children
-        size += len(each.operand) if isinstance(each, Condition) and isinstance(each.operand, (str, tuple)) else 1
-        if size > MOST_NAMED or isinstance(each, (Keys, Text)):
-            return None
-    return repr(tree)
 
 
 def _told_elsewhere(tree: Filter) -> Iterator[Keys | Text]:

@@ -6,6 +6,7 @@ is one neighbour of an expanded row, scored in a walk of all rows.
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import NamedTuple
 
 SCAN, CELLS, WALK, LEAP = "scan", "cells", "graph", "two-hop"
@@ -57,14 +58,22 @@ class Estimate(NamedTuple):
 def estimates(
     matches: int, live: int, search_list: int, *, coded: bool = True, on_disk: bool = False, untested: int = 0,
     cells: CellsShape | None = None,
-) -> list[Estimate]:  # fmt: skip
+) -> tuple[Estimate, ...]:  # fmt: skip
     """All plans for a walk with such a list where `matches` of `live` rows match; the cheapest first.
 
     coded: whether distances are estimated by codes. on_disk: whether rows are read from there. untested: rows that
     a function is put to before a scan, for each query; others test what they meet. The matches are an estimate then.
     cells: what is known of those among which the rows are divided.
     """
-    costs, rate = COSTS, min(1.0, matches / max(live, 1))
+    return _estimates(COSTS, matches, live, search_list, coded, on_disk, untested, cells)
+
+
+@lru_cache(maxsize=4096)  # filters are asked again and again
+def _estimates(
+    costs: Costs, matches: int, live: int, search_list: int, coded: bool, on_disk: bool, untested: int,
+    cells: CellsShape | None,
+) -> tuple[Estimate, ...]:  # fmt: skip
+    rate = min(1.0, matches / max(live, 1))
     full = search_list * SCORED_PER_HOP
     walked = min(full / max(rate, 1e-9), live)
     scan, walk = matches * (costs.scanned if coded else costs.measured), walked * costs.walk
@@ -79,7 +88,7 @@ def estimates(
         looked = min(visited / cells.number, 1.0) * live
         cost = cells.number * costs.cell + looked * costs.looked + looked * rate * costs.scanned
         found.append(Estimate(CELLS, int(looked * rate), cost))
-    return sorted(found, key=lambda each: each.cost)
+    return tuple(sorted(found, key=lambda each: each.cost))
 
 
 def estimate_of(plan: str, matches: int, live: int, search_list: int) -> Estimate:

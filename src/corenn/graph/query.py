@@ -133,22 +133,20 @@ class Searcher:
         if estimate.plan == planner.CELLS:
             cells = None if shape is None else self.partition.cells(view, wait=way is not None)
             if cells is not None and (matches >= SURELY * wanted or not within.open):
-                found = self._celled(view, cells, queries, wanted, length, threads)
-                return found._replace(estimated=estimate.distances)
+                return self._celled(view, cells, queries, wanted, length, threads, estimate.distances)
             estimate = likely[1] if likely[0].plan == planner.CELLS else likely[0]
         if within.open and (estimate.plan == planner.SCAN or matches < SURELY * wanted):
             view = view.filtered(within.settled)
             return self.query(view, queries, wanted, length, exact=False, threads=threads, way=way)
         if estimate.plan == planner.SCAN:
-            found = self._listed(view, queries, wanted, length, threads)
-            return found._replace(estimated=estimate.distances)
+            return self._listed(view, queries, wanted, length, threads, estimate.distances)
         # A walk in memory over all rows ends by itself where it has nothing to go by.
         looks = estimate.plan == planner.LEAP or on_disk
         around = self._around(view, queries, wanted) if looks else None
         if around is not None and way is None:
             held = within.holds(around.ids).mean(axis=1)
             if (around.full & (held == 0)).all():  # there is nothing to walk to
-                return self._listed(view, queries, wanted, length, threads)._replace(estimated=matches)
+                return self._listed(view, queries, wanted, length, threads, matches)
             if (around.full & (held > MOSTLY)).all():  # nor anything to leap over
                 estimate = planner.estimate_of(planner.WALK, matches, live, length)
         found = self._walked_within(view, queries, wanted, length, threads, estimate.plan)
@@ -339,13 +337,15 @@ class Searcher:
 
     # --- the scan --------------------------------------------------------------------------------------------------
 
-    def _listed(self, view: View, queries: Float32s, k: int, search_list: int, threads: int) -> Answers:
+    def _listed(
+        self, view: View, queries: Float32s, k: int, search_list: int, threads: int, estimated: int = 0
+    ) -> Answers:
         """The nearest of the rows that a filter selects, chosen by their codes where there are any."""
         assert view.within is not None
         ids, count = view.within.settled.ids, len(queries)
         seconds = len(ids) * view.settings.dim * SECONDS_PER_VALUE
         if seconds > SLICE_SECONDS or not len(ids):
-            return self._exact(view, queries, k, threads)._replace(plan=planner.SCAN)
+            return self._exact(view, queries, k, threads)._replace(plan=planner.SCAN, estimated=estimated)
         results = _results(count, k)
         length = k + ROUNDED if view.codes is None else max(2 * k, search_list, LEAST_CHOSEN)
 
@@ -354,33 +354,35 @@ class Searcher:
             self._scan_listed(view, queries[start:stop], ids, length, part)
 
         if count == 1:
-            scan_part(0, 1)
+            fewest = self._scan_listed(view, queries, ids, length, results)
             self._helpers.between()
         else:
             self._helpers.run(scan_part, count, max(1, int(SLICE_SECONDS / 4 / seconds)), threads)
-        fewest = int(results.info[:, FOUND].min())
+            fewest = int(results.info[:, FOUND].min())
         if fewest < k:
             short = np.flatnonzero(results.info[:, FOUND] < k)
             self._put(results, short, self._exact(view, np.ascontiguousarray(queries[short]), k, threads))
             fewest = int(results.info[:, FOUND].min())
-        return Answers(planner.SCAN, 0, *results, fewest)
+        return Answers(planner.SCAN, 0, *results, fewest, estimated)
 
-    def _celled(self, view: View, cells: Cells, queries: Float32s, k: int, search_list: int, threads: int) -> Answers:
+    def _celled(
+        self, view: View, cells: Cells, queries: Float32s, k: int, search_list: int, threads: int, estimated: int
+    ) -> Answers:
         """The nearest of the rows that a filter selects, in the nearest cells."""
         assert view.within is not None
         assert view.codes is not None
         results, masked, codes = _results(len(queries), k), view.masked(), view.codes
         length, matches = max(2 * k, search_list, LEAST_CHOSEN), view.expected
-        plan = Plan(length, view.beam_width, view.metric, False, k, np.float32(1))
+        plan = _listing(length, view.beam_width, view.metric, k)
         most, missing = int(SLICE_SECONDS / SECONDS_PER_LOOK), k * min(MISSED, MISSED_PER_LIST / search_list)
 
-        def scan_part(start: int, stop: int) -> None:
+        def scan_part(start: int, stop: int) -> int:
             part = Results(results.ids[start:stop], results.distances[start:stop], results.info[start:stop])
             size, scratch = self._scratches.take(view, plan)
             asked = self._scratches.take_asked(codes)
             keys = self._scratches.take_candidates(len(cells.spreads))
             candidates = self._scratches.take_candidates(view.selected + len(cells.late) + 1)
-            self._call(
+            fewest = self._call(
                 scan_cells, view.rows, codes, masked.live, plan, queries[start:stop], cells, matches, missing, most,
                 keys[: len(cells.spreads)], candidates, scratch, asked, part,
             )  # fmt: skip
@@ -388,34 +390,38 @@ class Searcher:
                 self._scratches.give_candidates(each)
             self._scratches.give_asked(codes, asked)
             self._scratches.give(size, scratch)
+            return fewest
 
         if len(queries) == 1:
-            scan_part(0, 1)
+            fewest = scan_part(0, 1)
             self._helpers.between()
         else:
             self._helpers.run(scan_part, len(queries), CELLED_AT_ONCE, threads)
-        fewest = int(results.info[:, FOUND].min())
+            fewest = int(results.info[:, FOUND].min())
         if fewest < k:
             short = np.flatnonzero(results.info[:, FOUND] < k)
             self._complete(view, queries, results, short, threads)
             fewest = int(results.info[:, FOUND].min())
-        return Answers(planner.CELLS, 0, *results, fewest)
+        return Answers(planner.CELLS, 0, *results, fewest, estimated)
 
-    def _scan_listed(self, view: View, queries: Float32s, ids: UInt32s, length: int, results: Results) -> None:
-        """The nearest of some rows for each query. length: how many are measured by their vectors, at least."""
-        plan = Plan(length, view.beam_width, view.metric, False, results.ids.shape[1], np.float32(1))
+    def _scan_listed(self, view: View, queries: Float32s, ids: UInt32s, length: int, results: Results) -> int:
+        """The nearest of some rows for each query; returns the fewest hits that one has found. length: how many are
+        measured by their vectors, at least.
+        """
+        plan = _listing(length, view.beam_width, view.metric, results.ids.shape[1])
         size, scratch = self._scratches.take(view, plan)
         if view.codes is None:
-            self._call(search_listed, view.rows, view.live, plan, queries, ids, scratch, results)
+            fewest = self._call(search_listed, view.rows, view.live, plan, queries, ids, scratch, results)
         else:
             asked, candidates = self._scratches.take_asked(view.codes), self._scratches.take_candidates(len(ids))
-            self._call(
+            fewest = self._call(
                 scan_codes, view.rows, view.codes, view.live, plan, queries, ids, candidates[: len(ids)], scratch,
                 asked, results,
             )  # fmt: skip
             self._scratches.give_candidates(candidates)
             self._scratches.give_asked(view.codes, asked)
         self._scratches.give(size, scratch)
+        return fewest
 
     def _around(self, view: View, queries: Float32s, k: int) -> _Around | None:
         """The nearest rows of an even sample, so many that one of them is farther than the k-th match ought to be; None
@@ -512,6 +518,12 @@ def scans(live: int, k: int, search_list: int) -> bool:
 
 def _results(count: int, k: int) -> Results:
     return Results(np.empty((count, k), np.uint32), np.empty((count, k), np.float32), np.zeros((count, INFO), np.int64))
+
+
+@lru_cache(maxsize=256)
+def _listing(length: int, beam_width: int, metric: int, k: int) -> Plan:
+    """How to choose among rows that are listed: so many, of which the k nearest are wanted."""
+    return Plan(length, beam_width, metric, False, k, np.float32(1))
 
 
 @lru_cache(maxsize=256)

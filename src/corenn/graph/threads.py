@@ -50,7 +50,7 @@ class Helpers:
         """Whether there are guests now, to whom a processor is left."""
         return self._guests is not None and self._guests()
 
-    def run(self, work: Callable[[int, int], None], count: int, step: int, threads: int | None = None) -> None:
+    def run(self, work: Callable[[int, int], object], count: int, step: int, threads: int | None = None) -> None:
         """Call work(start, stop) on ranges that cover 0 … count, here and on up to `threads` - 1 helpers.
 
         threads: all that there are if None, but for the one that is left to guests.
