@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from ...database import CoreNN
 
 WARM_ROWS = 2_000
-CURVE_K, CURVE_SAMPLES = 10, 500
 
 
 class InMemory(System):
@@ -61,8 +60,6 @@ class InMemory(System):
 
             payloads = records(self.fields, 0, len(base)) if self.fields else None
             self.db = CoreNN.build(self.path, range(len(base)), base, payloads, **settings)
-            if self.fields:
-                self.db.recall_curve(CURVE_K, CURVE_SAMPLES)  # as it is measured in idle time by default
             return
         self.db = self.create(**settings)
         batches(base, self.option["batch"], lambda first, rows: self.db.insert(range(first, first + len(rows)), rows))
@@ -83,10 +80,9 @@ class InMemory(System):
     def settings(self) -> Params:
         """The build options that are settings of a database.
 
-        Recall is not measured in idle time, but where searches are restricted: these name no search list.
+        Recall is not measured in idle time: each search names its list.
         """
-        given = {name: value for name, value in self.option.items() if name != "batch"}
-        return given if self.fields else {"recall_target": 0.0, **given}
+        return {"recall_target": 0.0, **{name: value for name, value in self.option.items() if name != "batch"}}
 
     def grid(self, k: int) -> list[Params]:
         """Lengths of the search list."""
@@ -106,10 +102,6 @@ class InMemory(System):
         hits = self.db.query(queries, k=k, search_list=self.search_list, threads=self.threads, explain=True)
         return {name: float(np.mean([getattr(each.explain, name) for each in hits])) for name in ("distances", "hops")}
 
-    def grid_within(self, k: int) -> list[Params]:
-        """Nothing to choose: the database chooses."""
-        return [{"search_list": None}]
-
     def restriction(self, where: Where) -> Any:
         """A filter made by `F`."""
         from ...filters import F
@@ -119,11 +111,12 @@ class InMemory(System):
 
     def query_within(self, query: Float32s, k: int, within: Any) -> Any:
         """One call with a vector and its filter."""
-        return self.db.query(query, k=k, filter=within, threads=self.threads).keys
+        return self.db.query(query, k=k, filter=within, search_list=self.search_list, threads=self.threads).keys
 
     def plan_within(self, query: Float32s, k: int, within: Any) -> str:
         """The plan of `explain`."""
-        told = self.db.query(query, k=k, filter=within, threads=self.threads, explain=True).explain
+        asked = {"filter": within, "search_list": self.search_list, "threads": self.threads}
+        told = self.db.query(query, k=k, explain=True, **asked).explain
         return "" if told is None else told.plan
 
     def memory_parts(self) -> dict[str, int]:
