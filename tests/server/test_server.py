@@ -32,6 +32,7 @@ from corenn import (
     DuplicateKeyError,
     InvalidArgumentError,
     LimitError,
+    MissingExtraError,
     OverloadedError,
     Root,
     ServerError,
@@ -76,6 +77,25 @@ def held(served: Served, name: str = "some") -> Iterator[None]:
 
 def ask(served: Served, operation: str, body: Any, name: str = "some", **more: str) -> Any:
     return request(served.port, "POST", f"/v1/collections/{name}/{operation}", body, **more)
+
+
+def test_without_the_extra_for_texts_a_server_says_so(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And serves all else."""
+    with served.client() as client:
+        worded = client.create("worded", dim=4, metric="l2", text_fields=["title"])
+        worded.insert(["a"], ROWS[:1], [{"title": "red shoes"}])
+        monkeypatch.setitem(sys.modules, "tantivy", None)
+        for body in (
+            {"text": "red"},
+            {"vector": [0, 0, 0, 0], "text": "red"},
+            {"vector": [0, 0, 0, 0], "filter": {"$text": "red"}},
+        ):
+            answer = ask(served, "query", body, "worded")
+            assert (answer.status, answer.body["error"]["code"]) == (501, "MissingExtraError")
+        with pytest.raises(MissingExtraError, match=r"pip install 'corenn\[text\]'"):
+            client.create("other", dim=4, text_fields=["title"])
+        assert worded.query(ROWS[0], k=1).keys == ["a"]
+        client.drop("worded")
 
 
 # --- once, and in time ------------------------------------------------------------------------------------------------

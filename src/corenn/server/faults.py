@@ -22,6 +22,7 @@ STATUSES: dict[type[Exception], int] = {
     errors.AccessError: 403,
     errors.OverloadedError: 503,
     errors.DeadlineError: 504,
+    errors.MissingExtraError: 501,
     errors.LockedError: 503,
     errors.ReadOnlyError: 503,
     errors.ClosedError: 503,
