@@ -31,6 +31,7 @@ from .sample import Sample, load, made
 from .served_peers import PEERS, free_port
 from .served_race import Entrant, entrant, print_race, race
 from .served_race import generated as run_generator
+from .systems.base import EFFORTS
 
 K = 10
 HEAD: dict[str, Any] = {"k": K, "min_recall": 0.95}
@@ -56,15 +57,15 @@ def serving(root: Path) -> Iterator[tuple[int, subprocess.Popen[bytes]]]:
 
 def generated(port: int, queries: Path, seconds: float, connections: int, rate: float | None = None) -> Measured:
     """What a generator in a process of its own has measured."""
-    command = load_command(port, queries, seconds, connections)
+    command = load_command(port, queries, HEAD, seconds, connections)
     return run_generator([*command, *([] if rate is None else ["--rate", str(rate)])])
 
 
-def load_command(port: int, queries: Path, seconds: float, connections: int) -> list[str]:
+def load_command(port: int, queries: Path, head: dict[str, Any], seconds: float, connections: int) -> list[str]:
     """The generator's module and arguments for vectors in the binary form."""
     return [
         "corenn.bench.http_load", "--port", str(port), "--path", f"/v1/collections/{NAME}/query", "--vectors",
-        str(queries), "--head", json.dumps(HEAD), "--connections", str(connections), "--seconds", str(seconds),
+        str(queries), "--head", json.dumps(head), "--connections", str(connections), "--seconds", str(seconds),
     ]  # fmt: skip
 
 
@@ -194,7 +195,12 @@ def killed(root: Path, sample: Sample, seconds: float, every: float) -> list[Row
 
 
 def ours(root: Path, queries: Path, sample: Sample) -> list[Entrant]:
-    """Ourselves in a race, asked in two forms."""
+    """Ourselves in a race, asked in two forms, with the shortest search list that reaches the recall."""
+    with CoreNN.open(root / NAME, mode="r") as db:
+        for length in (each for each in EFFORTS if each >= K):
+            head: dict[str, Any] = {"k": K, "search_list": length}
+            if recall_by_distance(db.query(sample.queries, **head).distances, sample.truth, K) >= HEAD["min_recall"]:
+                break
 
     @contextmanager
     def served() -> Iterator[tuple[int, int]]:
@@ -203,17 +209,17 @@ def ours(root: Path, queries: Path, sample: Sample) -> list[Entrant]:
 
     def recall(port: int) -> float:
         with Client(f"http://127.0.0.1:{port}") as client:
-            found = [client[NAME].query(query, **HEAD).distances for query in sample.queries]
+            found = [client[NAME].query(query, **head).distances for query in sample.queries]
         return recall_by_distance(table(found, K, np.inf), sample.truth, K)
 
     def as_rows(port: int, seconds: float) -> list[str]:
-        return load_command(port, queries, seconds, CONNECTIONS)
+        return load_command(port, queries, head, seconds, CONNECTIONS)
 
     def as_json(port: int, seconds: float) -> list[str]:
-        template = f'{json.dumps(HEAD)[:-1]}, "vector": {PLACE}}}'
+        template = f'{json.dumps(head)[:-1]}, "vector": {PLACE}}}'
         return [*as_rows(port, seconds), "--template", template]
 
-    about = {"version": version_of("corenn"), "effort": f"min_recall={HEAD['min_recall']}"}
+    about = {"version": version_of("corenn"), "effort": length}
     return [
         Entrant("CoreNN", "raw sockets, vectors as bytes", served, recall, as_rows, about),
         Entrant("CoreNN, JSON", "raw sockets, JSON", served, recall, as_json, about),

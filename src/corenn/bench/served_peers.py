@@ -52,21 +52,26 @@ class Peer(ABC):
         self.effort = 0
 
     def prepare(self, recall: float) -> dict[str, Any]:
-        """Build it unless it is built, and find the least effort with a recall; what is to be told of it.
+        """Build it, and find the least effort with a recall, unless that is done; what is to be told of it.
 
         Raises:
             Fault: if it is not installed, or fails.
         """
         version = self.version()
         file = self.folder / BUILT
-        if not file.exists():
+        if file.exists():
+            about: dict[str, Any] = json.loads(file.read_text())
+        else:
             shutil.rmtree(self.folder, ignore_errors=True)
             self.folder.mkdir(parents=True)
             began = time.perf_counter()
             self.build()
-            file.write_text(json.dumps({"version": version, "build_seconds": time.perf_counter() - began}))
-        reached = self.tune(recall)
-        return {**json.loads(file.read_text()), "effort": self.effort, "tuned_recall": reached}
+            about = {"version": version, "build_seconds": time.perf_counter() - began}
+        if about.get("tuned_for") != recall:
+            self.tune(recall)
+            about |= {"tuned_for": recall, "effort": self.effort}
+        file.write_text(json.dumps(about))
+        return about
 
     @abstractmethod
     def version(self) -> str:
@@ -81,8 +86,8 @@ class Peer(ABC):
         """Index all rows in the folder."""
 
     @abstractmethod
-    def tune(self, recall: float) -> float:
-        """Set the least effort with a recall, or the greatest that there is; the recall with it."""
+    def tune(self, recall: float) -> None:
+        """Set the least effort with a recall, or the greatest that there is, so that the server keeps it."""
 
     @abstractmethod
     def serving(self) -> AbstractContextManager[tuple[int, int]]:
@@ -119,8 +124,8 @@ class Chroma(Peer):
             worker.ask("build", BUILD_SECONDS, metric=self.sample.metric, threads=self.threads)
             worker.ask("close", BUILD_SECONDS)
 
-    def tune(self, recall: float) -> float:
-        out, reached = self.folder / "ids.npy", 0.0
+    def tune(self, recall: float) -> None:
+        out = self.folder / "ids.npy"
         with self._worker() as worker:
             first = {"ef_search": EFFORTS[0]}
             worker.ask("open", BUILD_SECONDS, dim=0, metric="", params=first, k=self.k)
@@ -129,10 +134,9 @@ class Chroma(Peer):
                     "query", BUILD_SECONDS, params={"ef_search": self.effort}, k=self.k,
                     count=len(self.sample.queries), least=0, out=str(out),
                 )  # fmt: skip
-                if (reached := self.recall(np.load(out))) >= recall:
+                if self.recall(np.load(out)) >= recall:
                     break
             worker.ask("close", BUILD_SECONDS)
-        return reached
 
     def _worker(self) -> Process:
         worker = Process(self.folder / "log", self.threads, QUIET, self.python, self.folder)
@@ -229,16 +233,14 @@ class Pgvector(Peer):
             connection.run("VACUUM ANALYZE rows")
             connection.socket.close()
 
-    def tune(self, recall: float) -> float:
-        reached = 0.0
+    def tune(self, recall: float) -> None:
         with self.serving() as (port, _):
             for self.effort in (each for each in EFFORTS if each >= self.k):
                 connection = PostgresConnection("127.0.0.1", port)
                 connection.run(f"ALTER ROLE {USER} SET hnsw.ef_search = {self.effort}")  # for connections to come
                 connection.socket.close()
-                if (reached := self.recall(self.ask(port, self.sample.queries))) >= recall:
+                if self.recall(self.ask(port, self.sample.queries)) >= recall:
                     break
-        return reached
 
     @contextmanager
     def serving(self) -> Iterator[tuple[int, int]]:
