@@ -27,6 +27,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from rocksdict import DbClosedError, WriteBatch
 
+from ..durations import Durations
 from ..errors import ClosedError, CorruptionError, NotADatabaseError, StorageError
 from ..types import Key, UInt32s
 from .commit import NO_IDS, SOFT, Commit, Head, LiveView, Record, as_runs, from_runs
@@ -68,6 +69,7 @@ class RocksMetadata:
         self._list: str | None = None  # of the tables, as it was called when the reader opened it
         self._standby: Path | None = None  # the folder of a secondary instance that serves reads while none can write
         self._undo: tuple[bytes, bytes] | None = None  # what a change that failed was to replace
+        self.syncs = Durations()  # of the store that it belongs to
         self._most = 0  # bytes of changes that an instance holds in memory, 0 for what it does by itself
         if not (folder / "CURRENT").exists():
             raise NotADatabaseError(f"{folder.parent} is not a CoreNN database: it has no metadata")
@@ -361,7 +363,8 @@ class RocksMetadata:
             batch.put(_HEAD, HEAD_ROW.pack(*head))
             self._rocks.write(batch)
             if sync:
-                self._rocks.flush_wal(True)
+                with self.syncs.timed():
+                    self._rocks.flush_wal(True)
         self.head = head
 
     def _puts(self, commit: Commit) -> Iterator[tuple[bytes, bytes]]:
@@ -453,7 +456,8 @@ class RocksMetadata:
             self._rocks.flush()
             self._rocks.put(_DURABLE, durable.to_bytes(8, "little"))
             self._rocks.put(_BOOT, boot.encode())
-            self._rocks.flush_wal(True)
+            with self.syncs.timed():
+                self._rocks.flush_wal(True)
 
     def link(self, folder: Path) -> None:
         """The metadata as of now in a new folder: tables by hard links, the rest copied. Both may be written to."""
