@@ -10,9 +10,10 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,6 +21,7 @@ from typer.testing import CliRunner
 
 from corenn import AccessError, Client, Root
 from corenn.cli import app
+from corenn.client import Collection
 from tests.crash.harness import environment
 from tests.server.served import READ, SCOPED, SECONDS, WRITE
 
@@ -36,9 +38,11 @@ def free_port() -> int:
 
 
 @contextmanager
-def process(root: Path, port: int, *options: str, **variables: str) -> Iterator[subprocess.Popen[str]]:
-    """`corenn serve`, until it takes requests; killed at the end if it is still there."""
-    command = [sys.executable, "-m", "corenn", "serve", str(root), "--port", str(port), *options]
+def process(
+    root: Path, port: int, *options: str, program: Sequence[str] = ("-m", "corenn"), **variables: str
+) -> Iterator[subprocess.Popen[str]]:
+    """`corenn serve`, until it takes requests; killed at the end if it is still there. program: in place of corenn."""
+    command = [sys.executable, *program, "serve", str(root), "--port", str(port), *options]
     command += ["--limit", f"deadline={SECONDS}"]
     started = subprocess.Popen(command, env={**environment(), **variables}, stderr=subprocess.PIPE, text=True)
     try:
@@ -91,6 +95,59 @@ def test_what_was_acknowledged_outlives_a_kill_and_an_end_is_clean(tmp_path: Pat
                 assert record is not None
                 np.testing.assert_array_equal(record.vector, rows[record.key % 20] + batch)
         assert some.verify().ok
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from corenn.cli import main
+from corenn.server import service
+
+answered = service.Service.in_thread
+
+async def killed(self, pool, call):
+    done = await answered(self, pool, call)
+    if pool is self.writers and Path(sys.argv[2]).with_name("kill").exists():
+        os.kill(os.getpid(), signal.SIGKILL)
+    return done
+
+service.Service.in_thread = killed
+main()
+"""
+
+
+def test_a_write_whose_answer_a_kill_has_swallowed_is_answered_after_the_restart(tmp_path: Path) -> None:
+    """Each is committed, and its process killed before anybody is told; the client asks again by itself."""
+    root, port = tmp_path / "root", free_port()
+    rows = np.random.default_rng(0).normal(size=(3, 4)).astype(np.float32)
+    kill = tmp_path / "kill"
+    with process(root, port), Client(f"http://127.0.0.1:{port}", timeout=SECONDS) as client:
+        client.create("some", dim=4, metric="l2").insert(["a", "b"], rows[:2])
+    results: list[Any] = []
+
+    def write(call: Callable[[Collection], Any]) -> None:
+        with Client(f"http://127.0.0.1:{port}", retries=60, timeout=SECONDS) as client:
+            results.append(call(client["some"]))
+
+    calls: list[tuple[Callable[[Collection], Any], list[str]]] = [
+        (lambda some: some.insert(["c"], rows[2:]), ["a", "b", "c"]),
+        (lambda some: some.delete(["a", "b", "x"]), ["c"]),
+    ]
+    for call, left in calls:
+        with process(root, port, program=("-c", KILLED)) as first:
+            kill.touch()
+            writer = threading.Thread(target=write, args=(call,))
+            writer.start()
+            assert first.wait(SECONDS) == -signal.SIGKILL
+        kill.unlink()
+        with Root(root, mode="r") as beside:  # it holds
+            assert list(beside["some"].keys()) == left
+        with process(root, port):
+            writer.join(SECONDS)
+            assert not writer.is_alive()
+        with Root(root, mode="r") as beside:  # once
+            assert list(beside["some"].keys()) == left
+    assert results == [None, 2]
 
 
 def test_keys_come_from_files_and_the_environment(tmp_path: Path) -> None:

@@ -110,7 +110,7 @@ def test_a_write_that_is_sent_again_is_not_done_again(served: Served) -> None:
     assert ask(served, "insert", body, Idempotency_Key="k2").body["error"]["code"] == "DuplicateKeyError"
     assert ask(served, "insert", body, Idempotency_Key="k2").status == 409  # a failure is not kept
     other = ask(served, "insert", {**body, "keys": ["other"]}, Idempotency_Key="k1")
-    assert (other.status, other.body["error"]["code"]) == (409, "InvalidArgumentError")
+    assert (other.status, other.body["error"]["code"]) == (409, "IdempotencyKeyError")
     assert ask(served, "delete", {"keys": ["once"]}, Idempotency_Key="k1").body == {"deleted": 1}  # another route
 
 

@@ -15,6 +15,7 @@ from ..wire import WireError
 STATUSES: dict[type[Exception], int] = {
     errors.DuplicateKeyError: 409,
     errors.DatabaseExistsError: 409,
+    errors.IdempotencyKeyError: 409,
     errors.KeyNotFoundError: 404,
     errors.CollectionNotFoundError: 404,
     errors.CapacityError: 507,

@@ -4,6 +4,7 @@
     k<name>   id of the key, id before it
     p<id>     payload: commit, lengths, the text, the text before it
     c<commit><part>   record of a commit, kept until the rows that it names are durable
+    w<commit><n>      a write in it that was done under a token of its sender
 
 A key and a payload keep what they had before, so that the batches of a large commit can be written one by one: nothing
 that they say is seen until the head names their commit. RocksDB is only written under the engine's writer thread.
@@ -35,6 +36,7 @@ from .files import Files
 from .format import HEAD_ROW, INTENT_ROW, KEY_ROW, NO_ID, PAYLOAD_ROW
 from .generation import FIRST
 from .keys import key_name, name_key
+from .ledger import Done, Place
 from .platform import boot_id, give_way
 from .rocksdb import WRITE_BUFFER_BYTES, Rocks, rocks_translated
 
@@ -339,6 +341,16 @@ class RocksMetadata:
                 found.setdefault(number, []).append(Record.unpack(number, raw))
         return [Record.joined(parts) for parts in found.values()]
 
+    def done(self) -> Iterator[tuple[Place, Done]]:
+        for name, raw in self.done_rows():
+            number, part = _COMMIT.unpack(name[1:])
+            if number <= self.head.commit and number not in self._cut_off:
+                yield (number, part), Done.unpack(raw)
+
+    def done_rows(self, after: int = 0) -> Iterator[tuple[bytes, bytes]]:
+        """The same of commits after a number, as it is stored, of such as were cut off as well."""
+        return self._rows(b"w", b"w" + _COMMIT.pack(after + 1, 0))
+
     def _rows(self, prefix: bytes, start: bytes | None = None) -> Iterator[tuple[bytes, bytes]]:
         with rocks_translated("read", self._folder):
             for name, raw in self._rocks.items(start or prefix):
@@ -360,6 +372,8 @@ class RocksMetadata:
                     batch.put(_INTENT, self._intent(commit.number, commit.ids, self.head))
                     self._rocks.write(batch)
                     batch = WriteBatch(raw_mode=True)
+            for place in commit.lapsed:
+                batch.delete(b"w" + _COMMIT.pack(*place))
             batch.put(_HEAD, HEAD_ROW.pack(*head))
             self._rocks.write(batch)
             if sync:
@@ -381,6 +395,8 @@ class RocksMetadata:
             yield b"p" + _ID.pack(row), PAYLOAD_ROW.pack(commit.number, *lengths) + text
         for part, record in enumerate(commit.record.parts(RECORD_WORDS)):
             yield b"c" + _COMMIT.pack(commit.number, part), record
+        for part, done in enumerate(commit.done):
+            yield b"w" + _COMMIT.pack(commit.number, part), done.pack()
 
     def forget(self, up_to: int, dead: Sequence[tuple[int, Key | None]]) -> None:
         """Drop the records of commits up to a number, with the keys and payloads of the rows that they killed.
