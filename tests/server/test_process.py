@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import random
+import shutil
 import signal
 import socket
 import subprocess
@@ -19,7 +21,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from corenn import AccessError, Client, Root
+from corenn import AccessError, AsyncClient, Client, InvalidArgumentError, Root, ServerError
 from corenn.cli import app
 from corenn.client import Collection
 from tests.crash.harness import environment
@@ -39,14 +41,18 @@ def free_port() -> int:
 
 @contextmanager
 def process(
-    root: Path, port: int, *options: str, program: Sequence[str] = ("-m", "corenn"), **variables: str
-) -> Iterator[subprocess.Popen[str]]:
-    """`corenn serve`, until it takes requests; killed at the end if it is still there. program: in place of corenn."""
+    root: Path, port: int, *options: str, program: Sequence[str] = ("-m", "corenn"), trusted: Path | None = None,
+    **variables: str,
+) -> Iterator[subprocess.Popen[str]]:  # fmt: skip
+    """`corenn serve`, until it takes requests; killed at the end if it is still there. program: in place of corenn.
+    trusted: its certificate.
+    """
     command = [sys.executable, *program, "serve", str(root), "--port", str(port), *options]
     command += ["--limit", f"deadline={SECONDS}"]
     started = subprocess.Popen(command, env={**environment(), **variables}, stderr=subprocess.PIPE, text=True)
     try:
-        with Client(f"http://127.0.0.1:{port}", WRITE, retries=40) as client:
+        scheme, verify = ("http", True) if trusted is None else ("https", trusted)
+        with Client(f"{scheme}://127.0.0.1:{port}", WRITE, retries=40, verify=verify) as client:
             client.list()
         yield started
     finally:
@@ -148,6 +154,32 @@ def test_a_write_whose_answer_a_kill_has_swallowed_is_answered_after_the_restart
         with Root(root, mode="r") as beside:  # once
             assert list(beside["some"].keys()) == left
     assert results == [None, 2]
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl makes the certificate")
+def test_certificates_are_used_and_asked_for(tmp_path: Path) -> None:
+    port, certificate, key = free_port(), tmp_path / "certificate.pem", tmp_path / "key.pem"
+    make = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN=localhost"
+    made = ["-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1", "-keyout", str(key), "-out", str(certificate)]
+    subprocess.run([*make.split(), *made], check=True, capture_output=True)
+    options = ["--tls-cert", str(certificate), "--tls-key", str(key)]
+    with process(tmp_path / "root", port, *options, trusted=certificate):
+        url = f"https://localhost:{port}"
+        with Client(url, verify=str(certificate), timeout=SECONDS) as client:
+            client.create("some", dim=4, metric="l2").insert(["a"], np.eye(1, 4))
+            assert client["some"].query(np.eye(1, 4)[0], k=1).keys == ["a"]
+
+        async def listed() -> list[str]:
+            async with AsyncClient(url, verify=certificate) as client:
+                return await client.list()
+
+        assert asyncio.run(listed()) == ["some"]
+        with Client(url, retries=0) as stranger, pytest.raises(ServerError, match="certificate"):
+            stranger.list()
+        with Client(f"http://localhost:{port}", retries=0) as plain, pytest.raises(ServerError):
+            plain.list()
+    with pytest.raises(InvalidArgumentError, match="certificate"):
+        Client(url, verify=key)
 
 
 def test_keys_come_from_files_and_the_environment(tmp_path: Path) -> None:
