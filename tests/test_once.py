@@ -81,8 +81,8 @@ def test_what_fails_or_changes_nothing_leaves_no_token(db: CoreNN) -> None:
     assert list(db.keys()) == ["a"]
 
 
-def test_those_that_come_together_are_one(db: CoreNN) -> None:
-    """Two of them may even be in line for the same commit; if the first fails there, the second is tried."""
+def together(db: CoreNN, writes: list[tuple[str, str]]) -> list[Exception]:
+    """Insert keys under tokens, all in line when the writer takes them; what is raised."""
     writer, begun, go = db._writer, threading.Event(), threading.Event()
     assert writer is not None
     writer.schedule(Task(lambda: begun.set() or go.wait(SECONDS)))
@@ -95,8 +95,7 @@ def test_those_that_come_together_are_one(db: CoreNN) -> None:
         except Exception as error:  # noqa: BLE001 (handed to the test)
             faults.append(error)
 
-    db_keys = [("x", "x")] * 4 + [("y", "x"), ("y", "x"), ("z", "z")]
-    threads = [threading.Thread(target=write, args=each) for each in db_keys]
+    threads = [threading.Thread(target=write, args=each) for each in writes]
     for count, thread in enumerate(threads, 1):
         thread.start()
         while len(writer._queue) < count:
@@ -104,6 +103,12 @@ def test_those_that_come_together_are_one(db: CoreNN) -> None:
     go.set()
     for thread in threads:
         thread.join()
+    return faults
+
+
+def test_those_that_come_together_are_one(db: CoreNN) -> None:
+    """Two of them may even be in line for the same commit; if the first fails there, the second is tried."""
+    faults = together(db, [("x", "x")] * 4 + [("y", "x"), ("y", "x"), ("z", "z")])
     assert [type(each) for each in faults] == [DuplicateKeyError] * 2
     assert sorted(db.keys()) == ["x", "z"]
 
@@ -188,6 +193,26 @@ def test_a_commit_that_is_taken_back_takes_its_token_along(tmp_path: Path, monke
         insert(db, "b")
         assert sorted(db.keys()) == ["a", "b"]
         assert len(list(db._store.metadata.done())) == 2
+
+
+def test_one_that_waits_and_fails_with_others_is_not_done_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with CoreNN.create(tmp_path / "db", dim=4) as db:
+        once_only = [Exception("IO error: not today")]
+        write = Rocks.write
+
+        def failing(self: Rocks, batch: Any) -> None:
+            if once_only:
+                self.failed = True
+                raise once_only.pop()
+            write(self, batch)
+
+        monkeypatch.setattr(Rocks, "write", failing)
+        faults = together(db, [("a", "a"), ("a", "a")])
+        assert [type(each) for each in faults] == [StorageError] * 2
+        db.insert(["b"], ROWS[:1])
+        assert list(db.keys()) == ["b"]
 
 
 @pytest.mark.parametrize("bound", ["KEPT", "KEPT_SECONDS"])

@@ -522,6 +522,8 @@ class Writer:
             self._ledger = Ledger(self.store.metadata.done())
         left, later = dict[Any, Write](), list[Write]()
         for write in writes:
+            if write.done.is_set():  # it waited, and has failed with those that it was taken with
+                continue
             try:
                 done = None if write.token is None else self._ledger.find(write.token)
             except CoreNNError as error:
