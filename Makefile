@@ -92,10 +92,12 @@ bench-core: setup
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[bench]' 'hnswlib>=0.8'
 	$(BIN)/python -m corenn.bench.core $(if $(DATA),--data $(DATA)) --json bench-results/core.json
 
-# What serving costs, and what a server bears. A quarter of an hour on two cores.
+# What serving costs, what a server bears, and Chroma and pgvector beside it. Twenty minutes on two cores.
 bench-served: setup
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[bench,server]'
-	$(BIN)/python -m corenn.bench.served $(if $(DATA),--data $(DATA)) --json bench-results/served.json
+	-$(BIN)/python -m pip install --quiet --disable-pip-version-check 'chromadb>=1.5'
+	-$(BIN)/python -m pip install --quiet --disable-pip-version-check 'pgserver>=0.1.4'
+	$(BIN)/python -m corenn.bench.served $(if $(DATA),--data $(DATA)) --keep bench-results/servers --json bench-results/served.json
 
 # What becomes of a database whose rows come and go. Half an hour on two cores.
 bench-live: setup

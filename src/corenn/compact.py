@@ -12,6 +12,7 @@ have died are dead in the copy as well, and all edges are compared.
 from __future__ import annotations
 
 import logging
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Iterator
 from contextlib import suppress
@@ -99,6 +100,7 @@ class Compaction:
     def _copy(self, stop: Stop) -> Generator[Step]:
         """Everything, up to the new view that queries see. Closed before its end, it leaves no trace."""
         writer, store = self._writer, self._writer.store
+        began = time.perf_counter()
         yield from ((name, 0, 1) for name in writer.settle(stop))
         yield "mending", 1, 1
         writer.mender.paused += 1  # no id may go to another row meanwhile
@@ -112,7 +114,10 @@ class Compaction:
             except BaseException:
                 copy.discard()
                 raise
+            before = store.metadata.head.rows
             copy.adopt()
+            store.compacted_rows += before - store.metadata.head.rows
+            store.compactions.add(time.perf_counter() - began)
         finally:
             writer.mender.paused -= 1
         log.info("compacted to %d rows, generation %d", store.metadata.head.live, store.generation)

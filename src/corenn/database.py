@@ -850,6 +850,10 @@ class CoreNN:
             mapped_bytes=self._residence.told(),
             resident_bytes=resident_bytes(),
             disk_bytes=self._store.disk_bytes(),
+            commits=self._store.commits.told(),
+            syncs=self._store.syncs.told(),
+            compactions=self._store.compactions.told(),
+            compacted_rows=self._store.compacted_rows,
         )
 
     def recall(

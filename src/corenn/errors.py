@@ -59,6 +59,10 @@ class LimitError(InvalidArgumentError):
     """More than a server takes at once: a body, a batch, k, a search list or a filter beyond its limits."""
 
 
+class IdempotencyKeyError(InvalidArgumentError):
+    """An idempotency key under which another write was asked for before."""
+
+
 class InvalidSettingError(CoreNNError, ValueError):
     """A setting that is unknown, out of bounds, or fixed at creation."""
 

@@ -283,6 +283,23 @@ class HitsList(list[Hits]):
 
 
 @dataclass(frozen=True, slots=True)
+class Timings:
+    """How often something was done since the database was opened, and how long it took.
+
+    counts: by the time that it took, in buckets up to 0.5 ms, 1 ms and so on to 32 s, and one beyond; see
+    `corenn.durations`. seconds: of all of them.
+    """
+
+    counts: tuple[int, ...]
+    seconds: float
+
+    @property
+    def count(self) -> int:
+        """How often."""
+        return sum(self.counts)
+
+
+@dataclass(frozen=True, slots=True)
 class Stats:
     """A snapshot of the state of a database. Sizes are in bytes.
 
@@ -296,6 +313,8 @@ class Stats:
     in use, by part; mapped, and resident as far as they were touched. memory_limit: 0 for none. mapped_bytes: pages of
     files that have become resident since the database was opened, whatever in this process has touched them.
     resident_bytes: of the whole process, 0 where it cannot be told. disk_bytes: allocated on disk, 0 in memory.
+    commits, syncs, compactions: what this handle has done since it was opened; a sync brings a file or the log of the
+    metadata to the disk. compacted_rows: ids of deleted rows that compactions have given back meanwhile.
     """
 
     path: str | None
@@ -322,6 +341,10 @@ class Stats:
     mapped_bytes: int
     resident_bytes: int
     disk_bytes: int
+    commits: Timings
+    syncs: Timings
+    compactions: Timings
+    compacted_rows: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -39,9 +39,11 @@ from .graph.mend import Mender
 from .graph.meter import Meter, room_for
 from .graph.recode import STEP_SECONDS
 from .graph.view import View, norms_of, radius_of, raise_radius, take_view
+from .once import Token, current
 from .storage.commit import CURVES, NO_IDS, Commit, Head
 from .storage.encode import Encoded
 from .storage.format import NO_ID
+from .storage.ledger import Done, Ledger
 from .storage.platform import give_way
 from .storage.readers import Snapshots
 from .storage.resume import resume
@@ -92,6 +94,7 @@ class Write(Request):
     encoded: Encoded | None = None
     payloads: Sequence[bytes | None] = ()
     where: Callable[[View], list[Key]] | None = None  # finds the keys when its turn has come
+    token: Token | None = field(default_factory=current)
 
 
 @dataclass(slots=True)
@@ -212,6 +215,7 @@ class Writer:
         self.snapshots = snapshots
         self.calibrator = calibrator
         self.recoder = linker.recoder
+        self._ledger: Ledger | None = None  # read when a write comes with a token
         self._owed = 0.0  # seconds for making other codes, by the commits that were made meanwhile
         self._spillable = 0.0  # seconds for disk.slab, likewise; below 0 if a step has taken longer
         self._calm = False  # no request has come for IDLE_SECONDS
@@ -486,7 +490,7 @@ class Writer:
 
     def _write(self, writes: list[Write]) -> None:
         self._resume_after_fault()
-        writes = self._with_keys(writes)
+        writes = self._with_keys(self._not_done(writes))
         group = _Group(writes, self.view, self.store)
         accepted: list[tuple[Write, Any]] = []
         for write in writes:
@@ -498,7 +502,7 @@ class Writer:
             return
         try:
             if not group.empty:
-                self._commit(group, [write for write, _ in accepted])
+                self._commit(group, accepted)
         except DiskFullError:
             if len(accepted) == 1 or self.store.fault is not None:
                 raise
@@ -507,6 +511,33 @@ class Writer:
             return
         for write, result in accepted:
             write.finish(result)
+
+    def _not_done(self, writes: list[Write]) -> list[Write]:
+        """Those that were not done before; the others get what was returned then. A second one under a token waits
+        until it is known what has become of the first.
+        """
+        if not any(write.token for write in writes):
+            return writes
+        if self._ledger is None:
+            self._ledger = Ledger(self.store.metadata.done())
+        left, later = dict[Any, Write](), list[Write]()
+        for write in writes:
+            if write.done.is_set():  # it waited, and has failed with those that it was taken with
+                continue
+            try:
+                done = None if write.token is None else self._ledger.find(write.token)
+            except CoreNNError as error:
+                write.finish(error=error)
+                continue
+            if done is not None:
+                write.finish(done.returned)
+            elif (name := write.token.identity if write.token else id(write)) in left:
+                later.append(write)
+            else:
+                left[name] = write
+        with self._changed:
+            self._queue[:0] = later
+        return list(left.values())
 
     def _with_keys(self, writes: list[Write]) -> list[Write]:
         """Find the keys of those that say by a filter which they are, in what was committed before any of them: so they
@@ -545,16 +576,23 @@ class Writer:
                 f"the database is read-only since an earlier failure ({fault}), and cannot go on yet ({error}); see to "
                 "the disk and write again, or close it and open it again"
             ) from error
+        self._ledger = None
         log.warning("the database takes writes again after an earlier failure: %s", fault)
         self.publish()
 
-    def _commit(self, group: _Group, writes: Sequence[Write]) -> None:
+    def _commit(self, group: _Group, accepted: Sequence[tuple[Write, Any]]) -> None:
         began = time.monotonic()
         oldest = self._oldest() if self.mender.holds_ids else 0
         freed = self.mender.freeable(oldest)
         ids = self.mender.take(len(group.keys))
         commit = group.commit(self.store.next_commit(), ids, freed)
+        now = int(time.time())
+        commit.done = [Done(write.token, now, -1 if it is None else it) for write, it in accepted if write.token]
+        if commit.done and self._ledger is not None:
+            commit.lapsed = self._ledger.lapsing(len(commit.done))
         self.store.commit(commit)
+        if commit.done and self._ledger is not None:
+            self._ledger.note(commit.number, commit.done, commit.lapsed)
         self.mender.committed(ids, freed)
         if self._job is not None:
             self._job[0].note(commit)
@@ -565,7 +603,7 @@ class Writer:
             left = fresh
             # Where nothing is linked yet, rows wait for those that are to be linked all at once.
             if not (self.linker.empty and (self._loading or self.linker.in_bulk(self._waiting))):
-                left = self._link(fresh, head, lambda: self._closing or any(write.interrupted for write in writes))
+                left = self._link(fresh, head, lambda: self._closing or any(write.interrupted for write, _ in accepted))
             if len(left):
                 self._backlog.append((commit.number, left))
         self.publish()

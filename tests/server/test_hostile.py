@@ -17,7 +17,7 @@ import pytest
 
 from corenn import InvalidArgumentError, LimitError
 from corenn.server import Keys, Limits, Options
-from corenn.server.keys import read_keys
+from corenn.server.keys import ANYBODY, read_keys
 from corenn.server.routes import ROUTES, Reach
 from corenn.server.run import Address, check
 from tests.server.raw import request, send
@@ -272,7 +272,7 @@ class TestExposure:
             with pytest.raises(InvalidArgumentError, match="--insecure"):
                 check(Address(host=host), Options(), insecure=False)
             check(Address(host=host), Options(), insecure=True)
-            check(Address(host=host), Options(keys=Keys([(WRITE, None)])), insecure=False)  # type: ignore[list-item]
+            check(Address(host=host), Options(keys=Keys([(WRITE, ANYBODY)])), insecure=False)
         for host in ("127.0.0.1", "127.1.2.3", "::1", "localhost"):
             check(Address(host=host), Options(), insecure=False)
 
@@ -293,9 +293,9 @@ class TestExposure:
     def test_keys_that_are_weak_are_refused(self, tmp_path: Path) -> None:
         for key in ("short", "x" * 15, "with space in the middle", "ünïcödé-0123456789"):
             with pytest.raises(InvalidArgumentError):
-                Keys([(key, None)])  # type: ignore[list-item]
+                Keys([(key, ANYBODY)])
         with pytest.raises(InvalidArgumentError, match="twice"):
-            Keys([(WRITE, None), (WRITE, None)])  # type: ignore[list-item]
+            Keys([(WRITE, ANYBODY), (WRITE, ANYBODY)])
         empty = tmp_path / "keys.txt"
         empty.write_text("# nothing\n\n")
         with pytest.raises(InvalidArgumentError, match="no key"):

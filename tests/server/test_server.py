@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import re
 import subprocess
 import sys
 import threading
@@ -32,6 +33,7 @@ from corenn import (
     DuplicateKeyError,
     InvalidArgumentError,
     LimitError,
+    MissingExtraError,
     OverloadedError,
     Root,
     ServerError,
@@ -43,7 +45,7 @@ from corenn.wire import BINARY, MSGPACK
 from tests.crash.harness import environment
 from tests.server.raw import request
 from tests.server.served import SECONDS, Served, serving
-from tests.test_docs import table, text
+from tests.test_docs import ROOT, table, text
 
 ROWS = np.random.default_rng(3).normal(size=(40, 4)).astype(np.float32)
 
@@ -78,6 +80,25 @@ def ask(served: Served, operation: str, body: Any, name: str = "some", **more: s
     return request(served.port, "POST", f"/v1/collections/{name}/{operation}", body, **more)
 
 
+def test_without_the_extra_for_texts_a_server_says_so(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And serves all else."""
+    with served.client() as client:
+        worded = client.create("worded", dim=4, metric="l2", text_fields=["title"])
+        worded.insert(["a"], ROWS[:1], [{"title": "red shoes"}])
+        monkeypatch.setitem(sys.modules, "tantivy", None)
+        for body in (
+            {"text": "red"},
+            {"vector": [0, 0, 0, 0], "text": "red"},
+            {"vector": [0, 0, 0, 0], "filter": {"$text": "red"}},
+        ):
+            answer = ask(served, "query", body, "worded")
+            assert (answer.status, answer.body["error"]["code"]) == (501, "MissingExtraError")
+        with pytest.raises(MissingExtraError, match=r"pip install 'corenn\[text\]'"):
+            client.create("other", dim=4, text_fields=["title"])
+        assert worded.query(ROWS[0], k=1).keys == ["a"]
+        client.drop("worded")
+
+
 # --- once, and in time ------------------------------------------------------------------------------------------------
 
 
@@ -89,7 +110,7 @@ def test_a_write_that_is_sent_again_is_not_done_again(served: Served) -> None:
     assert ask(served, "insert", body, Idempotency_Key="k2").body["error"]["code"] == "DuplicateKeyError"
     assert ask(served, "insert", body, Idempotency_Key="k2").status == 409  # a failure is not kept
     other = ask(served, "insert", {**body, "keys": ["other"]}, Idempotency_Key="k1")
-    assert (other.status, other.body["error"]["code"]) == (409, "InvalidArgumentError")
+    assert (other.status, other.body["error"]["code"]) == (409, "IdempotencyKeyError")
     assert ask(served, "delete", {"keys": ["once"]}, Idempotency_Key="k1").body == {"deleted": 1}  # another route
 
 
@@ -291,8 +312,10 @@ def test_limits_and_figures_are_described(served: Served) -> None:
     for name, meta in LIMITS.items():
         assert page[name] == [str(meta["default"]), meta["meaning"].rstrip(".")]
     names = {family.name for family in figures(served) if family.name.startswith("corenn_")}
-    counters = {f"{name}_total" for name in ("corenn_requests",)}
-    assert names - {"corenn_requests"} | counters == {name for name in page if name.startswith("corenn_")}
+    counters = {"corenn_requests", "corenn_compaction_rows"}
+    assert names - counters | {f"{name}_total" for name in counters} == {
+        name for name in page if name.startswith("corenn_")
+    }
 
 
 def figures(served: Served) -> list[Any]:
@@ -317,7 +340,7 @@ def test_figures_follow_what_is_done(served: Served) -> None:
             "refused": sample(served, "corenn_requests_total", endpoint="/v1/collections/{name}/query", status="400"),
             "queries": sample(served, "corenn_query_distance_computations_count"),
             "distances": sample(served, "corenn_query_distance_computations_sum"),
-            "writes": sample(served, "corenn_commit_duration_seconds_count", operation="upsert"),
+            "writes": sample(served, "corenn_write_duration_seconds_count", operation="upsert"),
             "rows": sample(served, "corenn_collection_rows", collection="some"),
         }
 
@@ -333,6 +356,60 @@ def test_figures_follow_what_is_done(served: Served) -> None:
     ask(served, "delete", {"keys": ["a", "b"]})
     ask(served, "recall", {"k": 5, "samples": 10})
     assert sample(served, "corenn_recall_estimate", collection="some") == 1.0
+
+
+def test_commits_syncs_and_compactions_are_timed(tmp_path: Path) -> None:
+    with serving(tmp_path / "root") as served, served.client() as client:
+
+        def told(collection: str) -> dict[str, float]:
+            names = [f"corenn_{work}_duration_seconds_count" for work in ("commit", "fsync", "compaction")]
+            names += ["corenn_compaction_rows_total", "corenn_collections", "corenn_collection_rows"]
+            return {name: sample(served, name, collection=collection) for name in names}
+
+        for name, durability in (("fast", "os"), ("safe", "sync")):
+            some = client.create(name, dim=4, metric="l2", durability=durability)
+            before = told(name)
+            some.insert(range(40), ROWS)
+            some.delete(range(30))
+            after = told(name)
+            assert after["corenn_commit_duration_seconds_count"] == before["corenn_commit_duration_seconds_count"] + 2
+            synced = after["corenn_fsync_duration_seconds_count"] - before["corenn_fsync_duration_seconds_count"]
+            assert synced == (0 if name == "fast" else 4)  # vectors, seals and the log; the log again
+            assert after["corenn_compaction_duration_seconds_count"] == 0
+            some.compact()
+            compacted = told(name)
+            assert compacted["corenn_compaction_duration_seconds_count"] == 1
+            assert (compacted["corenn_compaction_rows_total"], compacted["corenn_collection_rows"]) == (30, 10)
+            stats = some.stats()
+            assert (stats.commits.count, stats.compactions.count, stats.compacted_rows) == (2, 1, 30)
+            assert 0 < stats.commits.seconds < SECONDS
+        assert sample(served, "corenn_collections") == 2
+        for name in ("commit", "fsync", "compaction"):  # buckets grow up to all there are
+            (family,) = [each for each in figures(served) if each.name == f"corenn_{name}_duration_seconds"]
+            buckets = [each.value for each in family.samples if each.labels == {**each.labels, "collection": "safe"}
+                       and each.name.endswith("_bucket")]  # fmt: skip
+            assert buckets == sorted(buckets)
+            assert buckets[-1] == sample(served, f"corenn_{name}_duration_seconds_count", collection="safe") > 0
+
+
+def test_recall_is_measured_in_the_background_where_that_is_asked_for(tmp_path: Path) -> None:
+    with serving(tmp_path / "root", measure_recall=0.05) as served, served.client() as client:
+        client.create("some", dim=4, metric="l2").insert(range(40), ROWS)
+        until = time.monotonic() + SECONDS
+        while not sample(served, "corenn_recall_estimate", collection="some"):
+            assert time.monotonic() < until
+            time.sleep(0.05)
+        assert sample(served, "corenn_recall_estimate", collection="some") == 1.0
+
+
+def test_dashboard_and_alerts_ask_for_what_a_server_tells(served: Served) -> None:
+    told = {each.name for family in figures(served) for each in family.samples}
+    told |= {family.name for family in figures(served)}  # such as have no series yet
+    told |= {f"{name}_{end}" for name in told for end in ("total", "bucket", "sum", "count")}
+    for name in ("grafana.json", "alerts.yml"):
+        asked = set(re.findall(r"\b(?:corenn|process)_\w+", (ROOT / "deploy" / name).read_text()))
+        assert len(asked) > 5
+        assert asked <= told | {"process_resident_memory_bytes"}  # of Linux alone
 
 
 def test_unknown_paths_make_no_series_of_their_own(served: Served) -> None:

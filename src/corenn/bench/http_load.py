@@ -12,8 +12,9 @@ import select
 import socket
 import sys
 import time
+from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -47,18 +48,19 @@ class Measured:
     busy: float
 
 
-class _Connection:
+class Connection(ABC):
     """A connection, and the request under way on it."""
 
-    __slots__ = ("due", "got", "socket", "wanted")
+    __slots__ = ("due", "got", "socket")
 
     def __init__(self, host: str, port: int) -> None:
         self.socket = socket.create_connection((host, port))
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self.got, self.wanted, self.due = b"", 0, 0.0
+        self.got, self.due = b"", 0.0
 
     def send(self, request: bytes, due: float) -> None:
-        self.got, self.wanted, self.due = b"", 0, due
+        """Ask for something that was due at a moment of the performance counter."""
+        self.got, self.due = b"", due
         self.socket.sendall(request)
 
     def receive(self) -> bool:
@@ -67,6 +69,33 @@ class _Connection:
         if not part:
             raise ConnectionError("the server has closed a connection")
         self.got = self.got + part if self.got else part
+        return self.whole()
+
+    @abstractmethod
+    def whole(self) -> bool:
+        """Whether an answer is whole."""
+
+    @property
+    @abstractmethod
+    def ok(self) -> bool:
+        """Whether a whole answer is what was asked for."""
+
+    @property
+    @abstractmethod
+    def fault(self) -> bool:
+        """Whether one that is not is a fault of the server."""
+
+
+class HTTPConnection(Connection):
+    """One of HTTP/1.1, whose answers say how long they are."""
+
+    __slots__ = ("wanted",)
+
+    def send(self, request: bytes, due: float) -> None:
+        self.wanted = 0
+        super().send(request, due)
+
+    def whole(self) -> bool:
         if not self.wanted:
             end = self.got.find(b"\r\n\r\n")
             if end < 0:
@@ -76,17 +105,26 @@ class _Connection:
             self.wanted = end + 4 + int(head[at : at + 20].split(b"\r")[0])
         return len(self.got) >= self.wanted
 
+    @property
+    def ok(self) -> bool:
+        return self.got.startswith(OK)
+
+    @property
+    def fault(self) -> bool:
+        return self.got.startswith(FAULT)
+
 
 def generate(
-    host: str, port: int, requests: Sequence[bytes], connections: int, seconds: float, rate: float | None = None
-) -> Measured:
+    host: str, port: int, requests: Sequence[bytes], connections: int, seconds: float, rate: float | None = None,
+    connect: Callable[[str, int], Connection] = HTTPConnection,
+) -> Measured:  # fmt: skip
     """Send requests in turn for so long: each connection the next when it has its answer, or at `rate` per second in
-    all, as they would come from independent clients, whatever the answers do.
+    all, as they would come from independent clients, whatever the answers do. connect: by which protocol.
 
     Raises:
         ConnectionError: if the server gives up.
     """
-    all_of_them = [_Connection(host, port) for _ in range(connections)]
+    all_of_them = [connect(host, port) for _ in range(connections)]
     by_number = {each.socket.fileno(): each for each in all_of_them}
 
     def ready(wait: float) -> list[int]:
@@ -111,9 +149,9 @@ def generate(
             if connection.receive():
                 latencies.append(time.perf_counter() - connection.due)
                 answers += 1
-                if not connection.got.startswith(OK):
+                if not connection.ok:
                     refused += 1
-                    faults += connection.got.startswith(FAULT)
+                    faults += connection.fault
                 idle.append(connection)
     took = time.perf_counter() - start
     for each in all_of_them:

@@ -53,6 +53,16 @@ def load(file: Path, rows: int, queries: int, spare: int, k: int) -> Sample:
     return Sample(metric, base, asked, more if len(more) else _between(base, spare), truth)
 
 
+def made(rows: int, dim: int, queries: int, spare: int, k: int) -> Sample:
+    """Rows and queries on a bent manifold of 16 dimensions, which are searched as embeddings are."""
+    from ..datasets.synthetic import Shape, Synthetic
+
+    source = Synthetic(Shape(dim, min(16, dim)))
+    everything = np.concatenate(list(source.blocks(rows + spare)))
+    base, asked = everything[:rows], source.queries(queries)
+    return Sample("l2", base, asked, everything[rows:], exact_neighbours(base, asked, k, "l2")[1])
+
+
 def _floats(rows: AnyArray) -> Float32s:
     return np.ascontiguousarray(rows, dtype=np.float32)
 

@@ -1,4 +1,4 @@
-"""What serving costs, and what a server bears: `python -m corenn.bench.served --data FILE.hdf5`.
+"""What serving costs, what a server bears, and how fast others are: `python -m corenn.bench.served`.
 
 The server, and whatever generates the load, run in processes of their own on the same cores.
 """
@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import socket
 import subprocess
 import sys
 import tempfile
@@ -23,10 +22,16 @@ import psutil  # type: ignore[import-untyped]
 
 from ..client import Client, Collection
 from ..database import CoreNN
-from .http_load import Measured, generate, malformed_requests
-from .recall import recall_by_distance
+from .http_load import PLACE, Measured, generate, malformed_requests
+from .machine import cores, version_of
+from .process import Fault
+from .recall import recall_by_distance, table
 from .report import Row, circumstances, print_rows
-from .sample import Sample, load
+from .sample import Sample, load, made
+from .served_peers import PEERS, free_port
+from .served_race import Entrant, entrant, print_race, race
+from .served_race import generated as run_generator
+from .systems.base import EFFORTS
 
 K = 10
 HEAD: dict[str, Any] = {"k": K, "min_recall": 0.95}
@@ -38,9 +43,7 @@ NAME = "bench"
 @contextmanager
 def serving(root: Path) -> Iterator[tuple[int, subprocess.Popen[bytes]]]:
     """`corenn serve` in a process of its own: its port."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = int(free.getsockname()[1])
+    port = free_port()
     command = [sys.executable, "-m", "corenn", "serve", str(root), "--port", str(port), "--log-level", "error"]
     process = subprocess.Popen(command)
     try:
@@ -54,12 +57,16 @@ def serving(root: Path) -> Iterator[tuple[int, subprocess.Popen[bytes]]]:
 
 def generated(port: int, queries: Path, seconds: float, connections: int, rate: float | None = None) -> Measured:
     """What a generator in a process of its own has measured."""
-    command = [
-        sys.executable, "-m", "corenn.bench.http_load", "--port", str(port), "--path", f"/v1/collections/{NAME}/query",
-        "--vectors", str(queries), "--head", json.dumps(HEAD), "--connections", str(connections), "--seconds",
-        str(seconds), *([] if rate is None else ["--rate", str(rate)]),
+    command = load_command(port, queries, HEAD, seconds, connections)
+    return run_generator([*command, *([] if rate is None else ["--rate", str(rate)])])
+
+
+def load_command(port: int, queries: Path, head: dict[str, Any], seconds: float, connections: int) -> list[str]:
+    """The generator's module and arguments for vectors in the binary form."""
+    return [
+        "corenn.bench.http_load", "--port", str(port), "--path", f"/v1/collections/{NAME}/query", "--vectors",
+        str(queries), "--head", json.dumps(head), "--connections", str(connections), "--seconds", str(seconds),
     ]  # fmt: skip
-    return Measured(**json.loads(subprocess.run(command, check=True, capture_output=True).stdout))
 
 
 def queries_served(port: int, queries: Path, sample: Sample, seconds: float, alone: float) -> list[Row]:
@@ -187,40 +194,130 @@ def killed(root: Path, sample: Sample, seconds: float, every: float) -> list[Row
     ]
 
 
-def measure(sample: Sample, folder: Path, seconds: float, minutes: float, attacks: int) -> list[Row]:
-    """All figures."""
-    root, queries = folder / "root", folder / "queries.npy"
-    root.mkdir()
+def ours(root: Path, queries: Path, sample: Sample) -> list[Entrant]:
+    """Ourselves in a race, asked in two forms, with the shortest search list that reaches the recall."""
+    with CoreNN.open(root / NAME, mode="r") as db:
+        for length in (each for each in EFFORTS if each >= K):
+            head: dict[str, Any] = {"k": K, "search_list": length}
+            if recall_by_distance(db.query(sample.queries, **head).distances, sample.truth, K) >= HEAD["min_recall"]:
+                break
+
+    @contextmanager
+    def served() -> Iterator[tuple[int, int]]:
+        with serving(root) as (port, process):
+            yield port, process.pid
+
+    def recall(port: int) -> float:
+        with Client(f"http://127.0.0.1:{port}") as client:
+            found = [client[NAME].query(query, **head).distances for query in sample.queries]
+        return recall_by_distance(table(found, K, np.inf), sample.truth, K)
+
+    def as_rows(port: int, seconds: float) -> list[str]:
+        return load_command(port, queries, head, seconds, CONNECTIONS)
+
+    def as_json(port: int, seconds: float) -> list[str]:
+        template = f'{json.dumps(head)[:-1]}, "vector": {PLACE}}}'
+        return [*as_rows(port, seconds), "--template", template]
+
+    about = {"version": version_of("corenn"), "effort": length}
+    return [
+        Entrant("CoreNN", "raw sockets, vectors as bytes", served, recall, as_rows, about),
+        Entrant("CoreNN, JSON", "raw sockets, JSON", served, recall, as_json, about),
+    ]
+
+
+def beside(entrants: Sequence[Entrant]) -> list[Row]:
+    """How far we are ahead of Chroma, each asked in its own cheapest way."""
+    speed = {each.name: each.per_second for each in entrants}
+    if not {"CoreNN", "Chroma"} <= speed.keys():
+        return []
+    us, them = speed["CoreNN"], speed["Chroma"]
+    note = f"{us:,.0f} and {them:,.0f} per second"
+    return [Row(name="queries, over Chroma's", figure=us / them, goal=3, unit="×", note=note)]
+
+
+def prepare(sample: Sample, root: Path, queries: Path) -> None:
+    """Build what is served, and the queries that it is asked."""
     np.save(queries, sample.queries)
     dim = sample.base.shape[1]
     CoreNN.build(root / NAME, range(len(sample.base)), sample.base, dim=dim, metric=sample.metric).close()
     with CoreNN.open(root / NAME) as db:
         db.query(sample.queries, **HEAD)  # by a curve that is kept from then on
+
+
+def measure(sample: Sample, root: Path, queries: Path, seconds: float, minutes: float, attacks: int) -> list[Row]:
+    """What serving costs, and what the server bears."""
     alone = embedded(root, sample, seconds)
     with serving(root) as (port, process):
         rows = queries_served(port, queries, sample, seconds, alone)
         rows.append(inserts(port, root, sample, min(20 * BATCH, len(sample.base))))
-        rows += malformed(port, process.pid, sample, attacks)
+        rows += malformed(port, process.pid, sample, attacks) if attacks else []
     return rows + (killed(root, sample, 60 * minutes, 30.0) if minutes else [])
 
 
+def theirs(
+    names: Sequence[str], pythons: dict[str, Path], kept: Path, queries: Path, sample: Sample, failed: dict[str, str]
+) -> list[Entrant]:
+    """Those of the servers of these names that can be had, built. failed: is told of the others."""
+    found = []
+    for kind in PEERS:
+        name = kind.name.lower()
+        if name in names:
+            peer = kind(kept / name, sample, K, cores(), pythons.get(name))
+            try:
+                found.append(entrant(peer, queries, CONNECTIONS, HEAD["min_recall"]))
+            except Fault as fault:
+                failed[kind.name] = f"{fault.reason}: {fault.message}"
+    return found
+
+
+def _python(text: str) -> tuple[str, Path]:
+    name, _, path = text.partition("=")
+    return name, Path(path)
+
+
 def main(given: Sequence[str] | None = None) -> None:
-    """Measure, print the table, and write it."""
+    """Measure, print the tables, and write them."""
     parser = argparse.ArgumentParser(prog="python -m corenn.bench.served", description="What serving costs and bears.")
-    parser.add_argument("--data", type=Path, required=True, help="HDF5 file in the layout of ann-benchmarks")
+    parser.add_argument("--data", type=Path, help="HDF5 file in the layout of ann-benchmarks (default: made vectors)")
     parser.add_argument("--rows", type=int, default=100_000, help="rows to use (default: %(default)s)")
+    parser.add_argument("--dim", type=int, default=128, help="of made vectors (default: %(default)s)")
     parser.add_argument("--seconds", type=float, default=10.0, help="of each load (default: %(default)s)")
     parser.add_argument("--minutes", type=float, default=10.0, help="of kills, 0 for none (default: %(default)s)")
-    parser.add_argument("--malformed", type=int, default=100_000, help="requests (default: %(default)s)")
+    parser.add_argument("--malformed", type=int, default=100_000, help="requests, 0 for none (default: %(default)s)")
+    parser.add_argument("--turns", type=int, default=3, help="of each server beside others (default: %(default)s)")
+    known = ",".join(kind.name.lower() for kind in PEERS)
+    parser.add_argument("--beside", default=known, metavar="NAMES", help="servers of others (default: %(default)s)")
+    parser.add_argument("--only-beside", action="store_true", help="leave out all but the comparison with them")
+    parser.add_argument(
+        "--python", type=_python, action="append", default=[], metavar="NAME=PATH",
+        help="interpreter that has the package of one of them, where not this one",
+    )  # fmt: skip
+    parser.add_argument("--keep", type=Path, metavar="FOLDER", help="keep what was built of theirs, and use it again")
     parser.add_argument("--json", type=Path, help="write figures, goals and circumstances to this file")
     asked = parser.parse_args(given)
-    sample = load(asked.data, asked.rows, 1_000, 1, K)
+    if asked.data:
+        sample, data = load(asked.data, asked.rows, 1_000, 1, K), asked.data.stem
+    else:
+        sample, data = made(asked.rows, asked.dim, 1_000, 1, K), "made"
+    about = {"data": data, "rows": len(sample.base), "dim": sample.base.shape[1]}
     with tempfile.TemporaryDirectory(prefix="corenn-bench-") as folder:
-        rows = measure(sample, Path(folder), asked.seconds, asked.minutes, asked.malformed)
+        Path(folder).chmod(0o711)  # for servers that run as somebody else
+        root, queries = Path(folder) / "root", Path(folder) / "queries.npy"
+        root.mkdir()
+        prepare(sample, root, queries)
+        kept = (asked.keep or Path(folder)).absolute() / "-".join(map(str, about.values()))
+        failed: dict[str, str] = {}
+        others = theirs(asked.beside.split(","), dict(asked.python), kept, queries, sample, failed)
+        entrants = race([*ours(root, queries, sample), *others], asked.turns, asked.seconds, failed)
+        rows = beside(entrants)
+        if not asked.only_beside:
+            rows = measure(sample, root, queries, asked.seconds, asked.minutes, asked.malformed) + rows
+    print_race(entrants, failed)
     print_rows(rows)
     if asked.json:
-        about = {"data": asked.data.name, "rows": len(sample.base), "dim": sample.base.shape[1]}
-        written = {**circumstances(), **about, "results": [row.as_dict() for row in rows]}
+        raced = {"beside": [each.as_dict() for each in entrants], "failed": failed}
+        written = {**circumstances(), **about, "results": [row.as_dict() for row in rows], **raced}
         asked.json.parent.mkdir(parents=True, exist_ok=True)
         asked.json.write_text(json.dumps(written, indent=2, allow_nan=False) + "\n")
 

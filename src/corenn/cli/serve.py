@@ -33,6 +33,9 @@ def serve(
     memory_limit: Annotated[str | None, typer.Option(help="Memory of all collections together, such as 2GB.")] = None,
     limit: Annotated[list[str] | None, typer.Option(help="A limit, as NAME=VALUE; may be repeated.")] = None,
     slow_query: Annotated[float, typer.Option(min=0, help="Log queries that take so many seconds.")] = 1.0,
+    measure_recall: Annotated[
+        float, typer.Option(min=0, help="Measure the recall of open collections every so many seconds; 0 for never.")
+    ] = 0.0,
     log_requests: Annotated[bool, typer.Option("--log-requests", help="Log every request.")] = False,
     log_level: Annotated[str, typer.Option(help=f"What is logged: {', '.join(LEVELS)}.")] = "info",
 ) -> None:
@@ -51,7 +54,7 @@ def serve(
     options = Options(
         limits=Limits.of(_named(limit or ())), keys=_keys(api_key_file, read_only_key_file),
         memory_limit=memory_limit, collection=collection, slow_query=slow_query, log_requests=log_requests,
-        local=not insecure,
+        local=not insecure, measure_recall=measure_recall,
     )  # fmt: skip
     address = Address(host=host, port=port, certificate=tls_cert, key=tls_key)
     check(address, options, insecure=insecure)

@@ -38,6 +38,8 @@ def _figures(found: Stats) -> Iterator[tuple[str, str]]:
     for name, value in asdict(found).items():
         if name == "memory":
             yield from ((f"memory: {part}", as_size(size)) for part, size in value.items())
+        elif isinstance(value, dict):  # of durations: a handle that is opened to look has done nothing
+            continue
         elif name.endswith("_bytes"):
             yield name.removesuffix("_bytes"), as_size(value)
         elif name != "path":

@@ -15,7 +15,7 @@ from ..names import check_name
 from ..types import Copied, Facet, Key, Payload, Recall, Record, Stats
 from . import calls
 from .calls import Call
-from .http import Server, as_answer
+from .http import Server, as_answer, as_trust
 from .parts import Parts, given
 from .retries import Retries, check_retries
 
@@ -35,14 +35,14 @@ class AsyncClient:
         """Nothing is sent yet.
 
         url: such as "http://127.0.0.1:4224". api_key: one of the server's keys. timeout: seconds for each call, which
-        the server keeps to as well. retries: how often a call is repeated at most. verify: as httpx takes it, such as
-        an `ssl.SSLContext` for certificates of your own.
+        the server keeps to as well. retries: how often a call is repeated at most. verify: a file of
+        certificates to trust, in PEM form, or as httpx takes it, such as an `ssl.SSLContext`.
 
         Raises:
             InvalidArgumentError
         """
         self._server, self._retries = Server(url, api_key, timeout), check_retries(retries)
-        self._http = httpx.AsyncClient(verify=verify, trust_env=False)
+        self._http = httpx.AsyncClient(verify=as_trust(verify), trust_env=False)
 
     async def create(
         self, name: str, *, dim: int, metric: str = "cosine", dtype: str = "f32", durability: str = "os",

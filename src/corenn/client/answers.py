@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import msgspec
@@ -94,10 +94,7 @@ def state(answer: Answer) -> tuple[Settings, Stats]:
     """Settings and stats. What a newer server tells beyond them is left out."""
     found = answer.message(wire.State)
     settings = Settings.from_dict({name: value for name, value in found.settings.items() if name in META})
-    known = {each.name for each in fields(Stats)}
-    return settings, Stats(
-        path=None, **{name: value for name, value in found.stats.items() if name in known - {"path"}}
-    )
+    return settings, msgspec.convert({**found.stats, "path": None}, Stats)
 
 
 def records(answer: Answer) -> tuple[list[Record | None], str | None]:

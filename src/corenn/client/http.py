@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import ssl
 from functools import cached_property, lru_cache
 from typing import Any
 
@@ -46,6 +48,20 @@ class Server:
         return httpx.Request(
             call.method, self._at(call.path), headers=headers, content=call.body, extensions=self._waits[call.long]
         )
+
+
+def as_trust(verify: Any) -> Any:
+    """Which certificates are trusted, as httpx takes it: those of a file in PEM form, where a path is given.
+
+    Raises:
+        InvalidArgumentError: for a file that holds none.
+    """
+    if not isinstance(verify, (str, os.PathLike)):
+        return verify
+    try:
+        return ssl.create_default_context(cafile=verify)
+    except OSError as error:
+        raise InvalidArgumentError(f"verify={os.fspath(verify)!r} holds no certificate in PEM form: {error}") from error
 
 
 def as_answer(response: httpx.Response) -> Answer:

@@ -87,9 +87,7 @@ class _Endpoint:
         if not entrance.writes:
             return await work()
         if (key := visit.headers.get("idempotency-key")) is not None:
-            # An answer belongs to whoever asked for it, by their key.
-            what = (str(id(visit.holder)), visit.collection, entrance.path, key)
-            work = partial(self._service.replays.once, what, body, work)
+            work = partial(self._service.replays.once, visit, entrance.path, key, body, work)
         try:
             async with asyncio.timeout(visit.left):
                 return await work()

@@ -15,6 +15,7 @@ from ..wire import WireError
 STATUSES: dict[type[Exception], int] = {
     errors.DuplicateKeyError: 409,
     errors.DatabaseExistsError: 409,
+    errors.IdempotencyKeyError: 409,
     errors.KeyNotFoundError: 404,
     errors.CollectionNotFoundError: 404,
     errors.CapacityError: 507,
@@ -22,6 +23,7 @@ STATUSES: dict[type[Exception], int] = {
     errors.AccessError: 403,
     errors.OverloadedError: 503,
     errors.DeadlineError: 504,
+    errors.MissingExtraError: 501,
     errors.LockedError: 503,
     errors.ReadOnlyError: 503,
     errors.ClosedError: 503,

@@ -8,7 +8,7 @@ from __future__ import annotations
 import base64
 import hmac
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 from pathlib import Path
 
@@ -26,6 +26,7 @@ class Holder:
 
     writes: bool
     collections: frozenset[str] | None = None
+    identity: bytes = field(default=b"", compare=False)  # tells one key from another, from one start to the next
 
     def sees(self, name: str) -> bool:
         """Whether a collection is among those that it may use."""
@@ -69,7 +70,7 @@ class Keys:
                 )
             if any(digest == _digest(key) for digest, _ in self._known):
                 raise InvalidArgumentError("one key is given twice; each key stands in one place")
-            self._known.append((_digest(key), holder))
+            self._known.append((_digest(key), replace(holder, identity=_digest(key))))
 
     def __bool__(self) -> bool:
         return bool(self._known)

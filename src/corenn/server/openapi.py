@@ -31,6 +31,7 @@ _FAULTS = {
     "415": "The body has a form that is not known here.",
     "429": "Too much of this waits already; see Retry-After.",
     "500": "The server, or its disk, has failed.",
+    "501": "The server lacks a package that this needs.",
     "503": "The server has too much to do, is closing, or cannot write; see Retry-After.",
     "504": "It was not done in time.",
     "507": "There is no room for it.",

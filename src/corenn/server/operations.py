@@ -14,6 +14,7 @@ from .. import wire
 from ..database import CoreNN
 from ..deadline import deadline
 from ..errors import InvalidArgumentError
+from ..once import once
 from ..types import Recall
 from ..wire import encode
 from .calls import Call, as_rows, fields_of, reply_records, result
@@ -38,15 +39,15 @@ async def describe(service: Service, visit: Visit, entry: Entry, call: Call) -> 
 
 async def insert(service: Service, visit: Visit, entry: Entry, call: Call) -> Any:
     """Insert new rows, all or none."""
-    return await _write_rows(service, entry, call, "insert")
+    return await _write_rows(service, visit, entry, call, "insert")
 
 
 async def upsert(service: Service, visit: Visit, entry: Entry, call: Call) -> Any:
     """Insert rows or replace those whose keys exist, payload included, all or none."""
-    return await _write_rows(service, entry, call, "upsert")
+    return await _write_rows(service, visit, entry, call, "upsert")
 
 
-async def _write_rows(service: Service, entry: Entry, call: Call, operation: str) -> wire.Done:
+async def _write_rows(service: Service, visit: Visit, entry: Entry, call: Call, operation: str) -> wire.Done:
     asked: wire.InsertRequest = call.arguments
     if call.rows is not None and asked.vectors:
         raise InvalidArgumentError("vectors are given twice, in JSON and behind it; leave out one of them")
@@ -60,7 +61,7 @@ async def _write_rows(service: Service, entry: Entry, call: Call, operation: str
             asked.keys, vectors, asked.payloads, scales=asked.scales, zero_points=asked.zero_points
         )
 
-    await _write(service, entry, operation, write)
+    await _write(service, visit, entry, operation, write)
     return wire.Done()
 
 
@@ -70,7 +71,7 @@ async def set_payload(service: Service, visit: Visit, entry: Entry, call: Call) 
     service.limits.within("batch_rows", len(asked.keys), "the number of keys")
     _check_payloads(service, asked.payloads)
     write = partial(entry.database.set_payload, asked.keys, asked.payloads)
-    await _write(service, entry, "set_payload", write)
+    await _write(service, visit, entry, "set_payload", write)
     return wire.Done()
 
 
@@ -80,17 +81,22 @@ async def delete(service: Service, visit: Visit, entry: Entry, call: Call) -> An
     service.limits.within("batch_rows", len(asked.keys or ()), "the number of keys")
     as_filter_text(asked.filter, service.limits)
     write = partial(entry.database.delete, asked.keys, filter=asked.filter)
-    return wire.Deleted(await _write(service, entry, "delete", write))
+    return wire.Deleted(await _write(service, visit, entry, "delete", write))
 
 
-async def _write(service: Service, entry: Entry, operation: str, call: Callable[[], T]) -> T:
+async def _write(service: Service, visit: Visit, entry: Entry, operation: str, call: Callable[[], T]) -> T:
     """Hand in a write, with others that share its commit. Once a thread has it, nothing calls it back."""
     if entry.writes >= service.limits.writes:
         raise busy(f"{entry.writes:,} writes of this collection wait already")
     entry.writes += 1
     began = time.perf_counter()
+
+    def write() -> T:
+        with once(visit.token):
+            return call()
+
     try:
-        return await service.in_thread(service.writers, call)
+        return await service.in_thread(service.writers, write)
     finally:
         entry.writes -= 1
         service.metrics.wrote(operation, time.perf_counter() - began)
@@ -235,7 +241,7 @@ async def legacy_insert(service: Service, visit: Visit, entry: Entry, call: Call
     rows = wire.InsertRequest(
         keys=[each.key for each in asked.vectors], vectors=[each.vector for each in asked.vectors]
     )
-    return await _write_rows(service, entry, Call(rows), "upsert")
+    return await _write_rows(service, visit, entry, Call(rows), "upsert")
 
 
 async def legacy_query(service: Service, visit: Visit, entry: Entry, call: Call) -> Any:

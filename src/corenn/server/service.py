@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -20,10 +21,10 @@ from ..root import Root
 from ..storage.files import translated
 from ..storage.platform import cpu_count
 from .batches import Batches
-from .faults import busy
+from .faults import RefusedError, busy
 from .keys import Keys
 from .limits import Limits
-from .metrics import Metrics
+from .metrics import Metrics, Present
 from .replays import Replays
 from .search import Searcher
 from .shelf import Entry, Shelf
@@ -33,12 +34,14 @@ log = logging.getLogger("corenn.server")
 WRITERS = 16  # threads that wait for commits: so many writes share one, at most
 SNAPSHOTS = ".snapshots"
 DRAIN_SECONDS = 30.0  # that requests under way have at the end
+SAMPLED, SAMPLED_K, SAMPLED_SECONDS = 100, 10, 10.0  # rows by which recall is measured in the background, in how long
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
     """How a server is to be run. collection: that `/insert` and `/query` go to. slow_query: seconds, from which on one
-    is logged. log_requests: log every request. local: answer only who names this machine as localhost.
+    is logged. log_requests: log every request. local: answer only who names this machine as localhost. measure_recall:
+    seconds between two measurements of recall, 0 for none.
     """
 
     limits: Limits = field(default_factory=Limits)
@@ -48,6 +51,7 @@ class Options:
     slow_query: float = 1.0
     log_requests: bool = False
     local: bool = True
+    measure_recall: float = 0.0
 
 
 class Service:
@@ -65,6 +69,7 @@ class Service:
         self._threads, self._working, self._held = threads, 0, 0
         self.shelf: Shelf  # once it has started
         self.started = self.closing = False
+        self._measuring: asyncio.Task[None] | None = None
 
     # --- its life --------------------------------------------------------------------------------------------------
 
@@ -76,12 +81,16 @@ class Service:
         root = await self.in_thread(self._files, lambda: Root(self.path, memory_limit=self.options.memory_limit))
         self.shelf = Shelf(root, self.limits, self._files, self._batches)
         self.started = True
+        if self.options.measure_recall:
+            self._measuring = asyncio.create_task(self._measure_recall(self.options.measure_recall))
 
     async def stop(self, inside: Callable[[], int]) -> None:
         """Take in nothing more, finish what is under way, and bring everything to the disk. inside: requests that are
         being served.
         """
         self.closing = True
+        if self._measuring is not None:
+            self._measuring.cancel()
         until = time.monotonic() + DRAIN_SECONDS
         while inside() and time.monotonic() < until:
             await asyncio.sleep(0.01)
@@ -141,6 +150,15 @@ class Service:
         finally:
             self._working -= 1
 
+    async def _measure_recall(self, every: float) -> None:
+        """Measure the recall of each open collection now and then, on one thread and with a bound on its time."""
+        while True:
+            await asyncio.sleep(every)
+            for entry in list(self.shelf.open.values()):
+                with suppress(CoreNNError, RefusedError):  # it is closed, or there is too much else to do
+                    measure = partial(entry.database.recall, SAMPLED_K, SAMPLED, threads=1)
+                    entry.recall = await self.job(measure, time.monotonic() + SAMPLED_SECONDS)
+
     # --- what routes ask for -----------------------------------------------------------------------------------------
 
     def snapshot_path(self, collection: str, name: str) -> Path:
@@ -159,11 +177,11 @@ class Service:
 
     async def figures(self) -> bytes:
         """What `/metrics` answers."""
-        entries = dict(self.shelf.open)
+        entries, jobs = dict(self.shelf.open), self._working
         queues = {name: {"queries": len(each.batches), "writes": each.writes} for name, each in entries.items()}
 
         def text() -> bytes:
-            return self.metrics.text(_states(entries), queues)
+            return self.metrics.text(Present(_states(entries), queues, len(self.shelf.root.list()), jobs))
 
         return await self.in_thread(self.readers, text)
 

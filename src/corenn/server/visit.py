@@ -15,6 +15,7 @@ from typing import Any, NamedTuple, TypeAlias
 from starlette.types import Receive, Scope, Send
 
 from ..errors import DeadlineError, InvalidArgumentError, LimitError
+from ..once import Token
 from ..wire import BINARY, JSON, MSGPACK
 from .faults import RefusedError
 from .keys import ANYBODY, Holder
@@ -42,6 +43,7 @@ class Visit:
     __slots__ = (
         "collection", "content", "deadline", "ended", "headers", "holder", "id", "length", "limits", "method", "note",
         "path", "receive", "route", "send", "sent", "size", "started",
+        "token",
     )  # fmt: skip
 
     def __init__(self, scope: Scope, receive: Receive, send: Send, limits: Limits) -> None:
@@ -58,6 +60,7 @@ class Visit:
         self.content = ""  # the form of the body, once it has been checked
         self.length = self.size = 0  # of the body, as it is announced and as it has come
         self.ended = False  # whether the whole body has been read
+        self.token: Token | None = None  # of a write that is to be done once
         self.sent = 0  # the status that was sent
         self.deadline = self.started + limits.deadline
 

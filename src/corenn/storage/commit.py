@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from ..errors import CorruptionError
 from ..types import AnyArray, Key, UInt32s
 from .format import NO_ID
+from .ledger import Done, Place
 from .state import broken_states
 
 # Calibration curves, the navigation graph, and two codebooks: of the product codes, and of those that are being made.
@@ -53,6 +54,8 @@ class Head(NamedTuple):
 class Commit:
     """New rows; the deaths of others; changes of payloads of others still; ids that may be used again from now on.
 
+    done: the writes in it that have tokens. lapsed: places of those that are forgotten for them, see `Ledger`.
+
     keys[i], previous[i] (the id that the key had before, NO_ID for none) and payloads[i] belong to the row ids[i].
     ids: ascending. vectors: the stored form, (n, columns) in the dtype of the slab. seals: uint32 (n, 1 … 4) without
     checksums. freed: ids of dead rows to which nothing leads any more, ascending; some may be among `ids`.
@@ -68,6 +71,8 @@ class Commit:
     died: UInt32s = field(default_factory=lambda: NO_IDS)
     changed: Sequence[tuple[int, bytes | None]] = ()
     freed: UInt32s = field(default_factory=lambda: NO_IDS)
+    done: Sequence[Done] = ()
+    lapsed: Sequence[Place] = ()
 
     @property
     def count(self) -> int:
@@ -159,6 +164,9 @@ class Metadata(Protocol):
 
     def records(self, after: int) -> list[Record]:
         """The records of the commits after a number, as far as they are kept, in order."""
+
+    def done(self) -> Iterator[tuple[Place, Done]]:
+        """The writes that have tokens which are kept, in the order of their commits."""
 
     def names(self) -> Iterator[tuple[Key, int, int]]:
         """Every key with its present and its previous id (NO_ID for none), in any order."""

@@ -13,6 +13,7 @@ from ..types import Key, UInt32s
 from .commit import Commit, Head, LiveView, Record
 from .format import NO_ID
 from .keys import pack_keys, unpack_key
+from .ledger import Done, Place
 from .slab import MemorySlab, Slab, SlabSpec
 
 _LENGTH_BITS = 21  # a payload is at most 1 MiB long; a reference is offset << 21 | length + 1, 0 for none
@@ -124,6 +125,9 @@ class MemoryMetadata:
 
     def records(self, after: int) -> list[Record]:
         return []
+
+    def done(self) -> Iterator[tuple[Place, Done]]:
+        return iter(())  # nothing outlives the handle, which knows its own
 
     def names(self) -> Iterator[tuple[Key, int, int]]:
         heap = self._heap.array.reshape(-1)

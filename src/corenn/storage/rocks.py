@@ -4,6 +4,7 @@
     k<name>   id of the key, id before it
     p<id>     payload: commit, lengths, the text, the text before it
     c<commit><part>   record of a commit, kept until the rows that it names are durable
+    w<commit><n>      a write in it that was done under a token of its sender
 
 A key and a payload keep what they had before, so that the batches of a large commit can be written one by one: nothing
 that they say is seen until the head names their commit. RocksDB is only written under the engine's writer thread.
@@ -27,6 +28,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from rocksdict import DbClosedError, WriteBatch
 
+from ..durations import Durations
 from ..errors import ClosedError, CorruptionError, NotADatabaseError, StorageError
 from ..types import Key, UInt32s
 from .commit import NO_IDS, SOFT, Commit, Head, LiveView, Record, as_runs, from_runs
@@ -34,6 +36,7 @@ from .files import Files
 from .format import HEAD_ROW, INTENT_ROW, KEY_ROW, NO_ID, PAYLOAD_ROW
 from .generation import FIRST
 from .keys import key_name, name_key
+from .ledger import Done, Place
 from .platform import boot_id, give_way
 from .rocksdb import WRITE_BUFFER_BYTES, Rocks, rocks_translated
 
@@ -68,6 +71,7 @@ class RocksMetadata:
         self._list: str | None = None  # of the tables, as it was called when the reader opened it
         self._standby: Path | None = None  # the folder of a secondary instance that serves reads while none can write
         self._undo: tuple[bytes, bytes] | None = None  # what a change that failed was to replace
+        self.syncs = Durations()  # of the store that it belongs to
         self._most = 0  # bytes of changes that an instance holds in memory, 0 for what it does by itself
         if not (folder / "CURRENT").exists():
             raise NotADatabaseError(f"{folder.parent} is not a CoreNN database: it has no metadata")
@@ -337,6 +341,16 @@ class RocksMetadata:
                 found.setdefault(number, []).append(Record.unpack(number, raw))
         return [Record.joined(parts) for parts in found.values()]
 
+    def done(self) -> Iterator[tuple[Place, Done]]:
+        for name, raw in self.done_rows():
+            number, part = _COMMIT.unpack(name[1:])
+            if number <= self.head.commit and number not in self._cut_off:
+                yield (number, part), Done.unpack(raw)
+
+    def done_rows(self, after: int = 0) -> Iterator[tuple[bytes, bytes]]:
+        """The same of commits after a number, as it is stored, of such as were cut off as well."""
+        return self._rows(b"w", b"w" + _COMMIT.pack(after + 1, 0))
+
     def _rows(self, prefix: bytes, start: bytes | None = None) -> Iterator[tuple[bytes, bytes]]:
         with rocks_translated("read", self._folder):
             for name, raw in self._rocks.items(start or prefix):
@@ -358,10 +372,13 @@ class RocksMetadata:
                     batch.put(_INTENT, self._intent(commit.number, commit.ids, self.head))
                     self._rocks.write(batch)
                     batch = WriteBatch(raw_mode=True)
+            for place in commit.lapsed:
+                batch.delete(b"w" + _COMMIT.pack(*place))
             batch.put(_HEAD, HEAD_ROW.pack(*head))
             self._rocks.write(batch)
             if sync:
-                self._rocks.flush_wal(True)
+                with self.syncs.timed():
+                    self._rocks.flush_wal(True)
         self.head = head
 
     def _puts(self, commit: Commit) -> Iterator[tuple[bytes, bytes]]:
@@ -378,6 +395,8 @@ class RocksMetadata:
             yield b"p" + _ID.pack(row), PAYLOAD_ROW.pack(commit.number, *lengths) + text
         for part, record in enumerate(commit.record.parts(RECORD_WORDS)):
             yield b"c" + _COMMIT.pack(commit.number, part), record
+        for part, done in enumerate(commit.done):
+            yield b"w" + _COMMIT.pack(commit.number, part), done.pack()
 
     def forget(self, up_to: int, dead: Sequence[tuple[int, Key | None]]) -> None:
         """Drop the records of commits up to a number, with the keys and payloads of the rows that they killed.
@@ -453,7 +472,8 @@ class RocksMetadata:
             self._rocks.flush()
             self._rocks.put(_DURABLE, durable.to_bytes(8, "little"))
             self._rocks.put(_BOOT, boot.encode())
-            self._rocks.flush_wal(True)
+            with self.syncs.timed():
+                self._rocks.flush_wal(True)
 
     def link(self, folder: Path) -> None:
         """The metadata as of now in a new folder: tables by hard links, the rest copied. Both may be written to."""

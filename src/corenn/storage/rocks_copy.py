@@ -80,7 +80,7 @@ def copy_metadata(
     with rocks_translated("write", folder):
         stored = {**former.settings(), "generation": number}
         keys = _key_rows(former, renumbering, lambda: source.state.array)
-        for rows in (keys, _own_rows(stored, renumbering, soft), _texts(former, renumbering)):
+        for rows in (keys, _own_rows(stored, renumbering, soft), _texts(former, renumbering), former.done_rows()):
             for name, value in rows:
                 tables.put(name, value)
                 written += 1
@@ -130,6 +130,7 @@ def copy_changes(source: Store, target: RocksMetadata, renumbering: Renumbering,
         )
         for old, text in _now(former, np.concatenate((changed, fresh)), head.commit)
     )
+    target.write_rows(former.done_rows(target.head.commit))
     target.rewrite_head(head)
     target.checkpoint(head.commit, boot_id())
 
@@ -148,6 +149,7 @@ def metadata_bytes(source: RocksMetadata, renumbering: Renumbering, name_bytes: 
     """
     size = FIXED_BYTES + name_bytes + len(renumbering.kept) * (KEY_ROW.size + ROW_BYTES)
     size += sum(len(source.soft(name) or b"") for name in SOFT)
+    size += sum(len(name) + len(value) + ROW_BYTES for name, value in source.done_rows())
     for count, (_, value) in enumerate(_texts(source, renumbering)):
         size += len(value) + ROW_BYTES
         if count % STEP == 0:

@@ -12,6 +12,7 @@ import os
 import secrets
 import shutil
 import threading
+import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
@@ -22,6 +23,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..config import MAX_ROWS, Settings
+from ..durations import Durations
 from ..errors import (
     CapacityError,
     CoreNNError,
@@ -203,6 +205,8 @@ class Store:
         self.writable = writable
         self.files = Files()
         self.generation = FIRST
+        self.commits, self.syncs, self.compactions = Durations(), Durations(), Durations()
+        self.compacted_rows = 0  # ids that compactions have given back
         self._hold(slabs, metadata)
         self.recovered = Recovered()
         self.lock: int | None = None
@@ -225,6 +229,8 @@ class Store:
 
     def _hold(self, slabs: dict[str, Any], metadata: Metadata) -> None:
         self.metadata = metadata
+        if isinstance(metadata, RocksMetadata):
+            metadata.syncs = self.syncs
         self.slabs: dict[str, Slab] = slabs
         self.vectors, self.seals, self.state = (slabs[f"{name}.slab"] for name in ("vectors", "seals", "state"))
         self.edges, self.keys, self.heap = slabs["edges.slab"], slabs["keys.slab"], slabs["keys.heap"]
@@ -728,6 +734,7 @@ class Store:
         `fault` says so, and nothing more may be written until `resume` has found out.
         """
         sync = self.settings.durability == "sync" and self.path is not None
+        began = time.perf_counter()
         if commit.count:
             self._write_rows(commit)
         record = commit.record
@@ -747,13 +754,15 @@ class Store:
             self.fault = error
             raise
         self.failing = None
+        self.commits.add(time.perf_counter() - began)
         if self.payload_index is not None:
             self.payload_index.committed(commit)
 
     def sync(self, slab: Slab) -> None:
         """Bring a slab to the disk. If that fails, what it was to bring may be lost, and no other sync would tell."""
         try:
-            slab.sync()
+            with self.syncs.timed():
+                slab.sync()
         except BaseException:
             self.unsure.add(slab.spec.name)
             raise
