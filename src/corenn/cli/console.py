@@ -35,7 +35,6 @@ EXTRAS = {
     "pyarrow": "arrow",
     "h5py": "datasets",
     "httpx": "datasets",
-    "starlette": "server",
     "msgspec": "server",
     "granian": "server",
     "prometheus_client": "server",

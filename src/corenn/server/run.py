@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from granian.constants import HTTPModes, Interfaces
-from granian.errors import FatalError
 from granian.http import HTTP1Settings
 from granian.server.embed import Server
 
@@ -96,17 +95,30 @@ async def _serve(path: Path, address: Address, options: Options) -> None:
     application = Application(path, options)
     # HTTP/2 would multiply what one connection may ask for, and waits without end for its first bytes.
     server = Server(
-        application, address.host, address.port, interface=Interfaces.ASGI, http=HTTPModes.http1, backlog=BACKLOG,
+        application, address.host, address.port, interface=Interfaces.RSGI, http=HTTPModes.http1, backlog=BACKLOG,
         backpressure=options.limits.connections,
         http1_settings=HTTP1Settings(header_read_timeout=HEADER_SECONDS * 1000), websockets=False, log_enabled=False,
         ssl_cert=address.certificate, ssl_key=address.key,
     )  # fmt: skip
     loop = asyncio.get_running_loop()
+    ended = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, server.stop)
+        loop.add_signal_handler(number, ended.set)
+    await application.start()
+    ending = loop.create_task(_end(application, server, ended))
     scheme = "http" if address.certificate is None else "https"
     log.info("serving %s at %s://%s:%d", path, scheme, address.host, address.port)
     try:
         await server.serve()
-    except FatalError as error:
-        raise application.failure or error from None
+    finally:
+        ended.set()
+        await ending
+        # Not before: the thread of granian must not be met by the end of the interpreter while it still lets go.
+        await application.stop()
+
+
+async def _end(application: Application, server: Server, ended: asyncio.Event) -> None:
+    """Once that is asked for, finish what is under way, then close connections: whoever comes meanwhile is told."""
+    await ended.wait()
+    await application.drain()
+    server.stop()  # type: ignore[no-untyped-call]

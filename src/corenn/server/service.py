@@ -77,14 +77,15 @@ class Service:
         self.shelf = Shelf(root, self.limits, self._files, self._batches)
         self.started = True
 
-    async def stop(self, inside: Callable[[], int]) -> None:
-        """Take in nothing more, finish what is under way, and bring everything to the disk. inside: requests that are
-        being served.
-        """
+    async def drain(self, inside: Callable[[], int]) -> None:
+        """Take in nothing more, and finish what is under way. inside: requests that are being served."""
         self.closing = True
         until = time.monotonic() + DRAIN_SECONDS
         while inside() and time.monotonic() < until:
             await asyncio.sleep(0.01)
+
+    async def stop(self) -> None:
+        """Bring everything to the disk, and close the root."""
         if not self.started:
             return
         for entry in list(self.shelf.open.values()):
