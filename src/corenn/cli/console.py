@@ -37,6 +37,7 @@ EXTRAS = {
     "httpx": "datasets",
     "msgspec": "server",
     "granian": "server",
+    "uvloop": "server",
     "prometheus_client": "server",
     "matplotlib": "bench",
     "yaml": "bench",

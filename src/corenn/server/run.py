@@ -11,6 +11,7 @@ import socket
 from dataclasses import dataclass
 from pathlib import Path
 
+import uvloop
 from granian.constants import HTTPModes, Interfaces
 from granian.http import HTTP1Settings
 from granian.server.embed import Server
@@ -67,7 +68,8 @@ def run(path: Path, address: Address, options: Options) -> None:
     """
     _try(address)
     _raise_files(options.limits.connections + FILES * options.limits.open_collections)
-    asyncio.run(_serve(path, address, options))
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(_serve(path, address, options))
 
 
 def _try(address: Address) -> None:
