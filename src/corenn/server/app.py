@@ -86,8 +86,11 @@ class Application:
         if entrance.takes is None:
             await visit.answer(await self._done(visit, entrance, _NOTHING))
             return
-        with service.holding(visit.length):
+        service.hold(visit.length)
+        try:
             await visit.answer(await self._answered(visit, entrance))
+        finally:
+            service.let_go(visit.length)
 
     async def _answered(self, visit: Visit, entrance: Entrance) -> Reply:
         body = await visit.body(self._patience)
@@ -117,8 +120,11 @@ class Application:
 
     async def _done(self, visit: Visit, entrance: Entrance, call: Call) -> Reply:
         if entrance.opens:
-            async with self.service.shelf.using(visit.collection) as entry:
+            entry = await self.service.shelf.enter(visit.collection)
+            try:
                 answer = await entrance.does(self.service, visit, entry, call)
+            finally:
+                entry.leave()
         else:
             answer = await entrance.does(self.service, visit, call)
         return answer if isinstance(answer, Reply) else reply(visit, answer)

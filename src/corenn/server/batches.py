@@ -26,6 +26,11 @@ LEAST, MOST = 4, 256  # queries of a batch, whatever was measured
 MEMORY = 0.8  # how slowly what was measured is forgotten
 
 Answer: TypeAlias = Callable[[Any, Sequence[Any], float], Sequence[Any]]
+Told: TypeAlias = Callable[[Sequence[Any], float], None]
+
+
+def _nobody(answers: Sequence[Any], seconds: float) -> None:
+    """Nobody wants to know."""
 
 
 @dataclass(slots=True)
@@ -43,10 +48,13 @@ class Batches:
 
     answer(kind, queries, until): the answers to queries of one kind, in their order, before a moment of
     `time.monotonic()`; an exception fails all of them, an answer that is one fails its query.
+    told(answers, seconds): called by the event loop with the answers of a batch, and how long they took.
     """
 
-    def __init__(self, answer: Answer, pool: Executor, threads: int, most_waiting: int) -> None:
-        self._answer, self._pool, self._threads, self._most = answer, pool, threads, most_waiting
+    def __init__(
+        self, answer: Answer, pool: Executor, threads: int, most_waiting: int, told: Told = _nobody
+    ) -> None:  # fmt: skip
+        self._answer, self._pool, self._threads, self._most, self._told = answer, pool, threads, most_waiting, told
         self._waiting: deque[Waiting] = deque()
         self._busy = 0
         self._called = False
@@ -123,7 +131,7 @@ class Batches:
             answers = self._answer(batch[0].kind, [one.what for one in batch], max(one.until for one in batch))
         except Exception as error:  # noqa: BLE001 (it is raised again for each that waits)
             answers = [error] * len(batch)
-        took = (time.perf_counter() - began) / len(batch)
+        took = time.perf_counter() - began
         with suppress(RuntimeError):  # the loop is gone
             loop.call_soon_threadsafe(self._finish, batch, answers, took, loop)
 
@@ -131,10 +139,11 @@ class Batches:
         self, batch: list[Waiting], answers: Sequence[Any], took: float, loop: asyncio.AbstractEventLoop
     ) -> None:
         self._busy -= 1
-        self._seconds = MEMORY * self._seconds + (1 - MEMORY) * took
+        self._seconds = MEMORY * self._seconds + (1 - MEMORY) * took / len(batch)
         self._look(loop)
         for one, answer in zip(batch, answers, strict=True):
             _settle(one, answer)
+        self._told(answers, took)
 
 
 def _settle(one: Waiting, answer: Any) -> None:
