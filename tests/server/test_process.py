@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import logging
 import os
-import random
 import signal
 import socket
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -21,18 +20,9 @@ from typer.testing import CliRunner
 from corenn import AccessError, Client, Root
 from corenn.cli import app
 from tests.crash.harness import environment
-from tests.server.served import READ, SCOPED, SECONDS, WRITE
+from tests.server.served import READ, SCOPED, SECONDS, WRITE, free_port
 
 pytestmark = pytest.mark.compiled
-
-
-def free_port() -> int:
-    """A port that nobody listens at, below those that a system gives to whoever names none, such as other tests."""
-    while True:
-        port = random.SystemRandom().randrange(10_000, 32_000)
-        with socket.socket() as one, suppress(OSError):
-            one.bind(("127.0.0.1", port))
-            return port
 
 
 @contextmanager

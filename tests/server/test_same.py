@@ -28,7 +28,7 @@ from corenn import (
     UnsupportedDtypeError,
 )
 from corenn.client import Collection
-from tests.server.served import serving
+from tests.server.served import serving, serving_asgi
 
 ROWS = np.random.default_rng(7).normal(size=(300, 8)).astype(np.float32)
 WORDS = ("red shoes", "Blue Shoes", "a red hat", "shoes, red", "blue hat", 7, ["red", "sea"])
@@ -305,6 +305,20 @@ queries: st.SearchStrategy[dict[str, Any]] = st.fixed_dictionaries(
         "max_distance": st.floats(0, 20, width=32),
     },
 )
+
+
+class TestServedByAsgi(Conformance):
+    """Over HTTP, by a server that speaks ASGI."""
+
+    @pytest.fixture(scope="class")
+    def client(self, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
+        with serving_asgi(tmp_path_factory.mktemp("asgi") / "root") as served, served.client() as client:
+            yield client
+
+    @pytest.fixture
+    def made(self, client: Client) -> Iterator[Collection]:
+        yield client.create("some", **SETTINGS)
+        client.drop("some")
 
 
 class TestServed(Conformance):

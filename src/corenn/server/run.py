@@ -94,22 +94,25 @@ def _raise_files(wanted: int) -> None:
 
 
 async def _serve(path: Path, address: Address, options: Options) -> None:
-    application = Application(path, options)
+    ended, loop = asyncio.Event(), asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, ended.set)
+    scheme = "http" if address.certificate is None else "https"
+    log.info("serving %s at %s://%s:%d", path, scheme, address.host, address.port)
+    await serve(Application(path, options), address, ended)
+
+
+async def serve(application: Application, address: Address, ended: asyncio.Event) -> None:
+    """Serve until `ended` is set; then finish what is under way, and bring everything to the disk."""
+    limits = application.service.limits
     # HTTP/2 would multiply what one connection may ask for, and waits without end for its first bytes.
     server = Server(
         application, address.host, address.port, interface=Interfaces.RSGI, http=HTTPModes.http1, backlog=BACKLOG,
-        backpressure=options.limits.connections,
-        http1_settings=HTTP1Settings(header_read_timeout=HEADER_SECONDS * 1000), websockets=False, log_enabled=False,
-        ssl_cert=address.certificate, ssl_key=address.key,
+        backpressure=limits.connections, http1_settings=HTTP1Settings(header_read_timeout=HEADER_SECONDS * 1000),
+        websockets=False, log_enabled=False, ssl_cert=address.certificate, ssl_key=address.key,
     )  # fmt: skip
-    loop = asyncio.get_running_loop()
-    ended = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, ended.set)
     await application.start()
-    ending = loop.create_task(_end(application, server, ended))
-    scheme = "http" if address.certificate is None else "https"
-    log.info("serving %s at %s://%s:%d", path, scheme, address.host, address.port)
+    ending = asyncio.create_task(_end(application, server, ended))
     try:
         await server.serve()
     finally:

@@ -84,10 +84,10 @@ class Asgi:
 class Rsgi:
     """A request by RSGI."""
 
-    __slots__ = ("_protocol", "headers", "method", "path")
+    __slots__ = ("_protocol", "_stream", "headers", "method", "path")
 
     def __init__(self, scope: Any, protocol: Any) -> None:
-        self._protocol = protocol
+        self._protocol, self._stream = protocol, None
         self.method: str = scope.method
         self.path: str = scope.path
         self.headers: Headers = scope.headers
@@ -101,9 +101,16 @@ class Rsgi:
         return body
 
     async def parts(self) -> AsyncIterator[bytes]:
-        """See `Transport`. A body that is cut off ends here as if it were whole."""
-        async for part in self._protocol:
-            yield part
+        """See `Transport`. A body that is cut off ends here as if it were whole: each form tells by itself."""
+        if self._stream is None:  # there is one, which goes on where it was left
+            self._stream = aiter(self._protocol)
+        try:
+            while True:
+                yield await anext(self._stream)
+        except StopAsyncIteration:
+            return
+        except RuntimeError:
+            raise _closed() from None
 
     async def send(self, status: int, headers: list[tuple[str, str]], body: bytes) -> None:
         """See `Transport`."""
