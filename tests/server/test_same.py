@@ -279,6 +279,13 @@ def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
 
 
 @pytest.fixture(scope="module")
+def asgi_client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
+    """A client of one that speaks ASGI."""
+    with serving_asgi(tmp_path_factory.mktemp("asgi") / "root") as served, served.client() as connected:
+        yield connected
+
+
+@pytest.fixture(scope="module")
 def both(client: Client) -> Iterator[tuple[Collection, CoreNN]]:
     """The same rows, served and in memory."""
     made = client.create("both", **SETTINGS)
@@ -310,15 +317,10 @@ queries: st.SearchStrategy[dict[str, Any]] = st.fixed_dictionaries(
 class TestServedByAsgi(Conformance):
     """Over HTTP, by a server that speaks ASGI."""
 
-    @pytest.fixture(scope="class")
-    def client(self, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
-        with serving_asgi(tmp_path_factory.mktemp("asgi") / "root") as served, served.client() as client:
-            yield client
-
     @pytest.fixture
-    def made(self, client: Client) -> Iterator[Collection]:
-        yield client.create("some", **SETTINGS)
-        client.drop("some")
+    def made(self, asgi_client: Client) -> Iterator[Collection]:
+        yield asgi_client.create("some", **SETTINGS)
+        asgi_client.drop("some")
 
 
 class TestServed(Conformance):

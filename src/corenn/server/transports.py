@@ -1,4 +1,4 @@
-"""How a request comes in and its answer goes out: by ASGI, or by RSGI, which takes half as long.
+"""How a request comes in and its answer goes out: by ASGI, or by RSGI, which takes less.
 
 Nothing else here knows of either. A server that speaks RSGI, as granian does, uses that; any other one uses ASGI.
 """
@@ -87,7 +87,8 @@ class Rsgi:
     __slots__ = ("_protocol", "_stream", "headers", "method", "path")
 
     def __init__(self, scope: Any, protocol: Any) -> None:
-        self._protocol, self._stream = protocol, None
+        self._protocol = protocol
+        self._stream: Any = None
         self.method: str = scope.method
         self.path: str = scope.path
         self.headers: Headers = scope.headers
