@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
+import random
 import socket
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import uvicorn
+import uvloop
 
 from corenn import Client
 from corenn.server import Application, Keys, Limits, Options
 from corenn.server.keys import Holder
+from corenn.server.run import Address, serve
 
 WRITE, READ, SCOPED = "write-key-0123456789", "read-key-0123456789", "scoped-key-0123456789"
 SECONDS = 120.0  # for a call that no test wants to be short: the first of a kind may compile kernels
@@ -36,11 +40,27 @@ class Served:
 def serving(
     path: Path, *, keys: bool = False, limits: dict[str, Any] | None = None, **options: Any
 ) -> Iterator[Served]:
-    """Serve a root within this context."""
-    chosen = Options(
-        keys=Keys(KEYS if keys else ()), limits=Limits(**{"deadline": SECONDS, **(limits or {})}), **options
-    )
-    application = Application(path, chosen)
+    """Serve a root within this context, as `corenn serve` does."""
+    application, address = _application(path, keys, limits, options), Address(port=free_port())
+    loop, ended = uvloop.new_event_loop(), asyncio.Event()
+    thread = threading.Thread(target=lambda: loop.run_until_complete(serve(application, address, ended)), name="server")
+    thread.start()
+    try:
+        while not listens(address.port):
+            thread.join(0.01)
+            assert thread.is_alive(), "the server did not start"
+        yield Served(application, address.port)
+    finally:
+        if thread.is_alive():
+            loop.call_soon_threadsafe(ended.set)
+        thread.join()
+        loop.close()
+
+
+@contextmanager
+def serving_asgi(path: Path) -> Iterator[Served]:
+    """Serve a root within this context by another server, which speaks ASGI."""
+    application = _application(path, False, None, {})
     # What uvicorn always has: it would take other parsers and loops where something else has installed them.
     config = uvicorn.Config(
         application, log_level="error", access_log=False, http="h11", loop="asyncio", ws="none", lifespan="on"
@@ -58,3 +78,23 @@ def serving(
         finally:
             server.should_exit = True
             thread.join()
+
+
+def _application(path: Path, keys: bool, limits: dict[str, Any] | None, options: dict[str, Any]) -> Application:
+    known = Keys(KEYS if keys else ())
+    return Application(path, Options(keys=known, limits=Limits(**{"deadline": SECONDS, **(limits or {})}), **options))
+
+
+def free_port() -> int:
+    """A port that nobody listens at, below those that a system gives to whoever names none, such as other tests."""
+    while True:
+        port = random.SystemRandom().randrange(10_000, 32_000)
+        with socket.socket() as one, suppress(OSError):
+            one.bind(("127.0.0.1", port))
+            return port
+
+
+def listens(port: int) -> bool:
+    """Whether somebody listens at a port."""
+    with socket.socket() as tried:
+        return tried.connect_ex(("127.0.0.1", port)) == 0

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import random
 import shutil
 import signal
 import socket
@@ -13,7 +12,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -25,18 +24,9 @@ from corenn import AccessError, AsyncClient, Client, InvalidArgumentError, Root,
 from corenn.cli import app
 from corenn.client import Collection
 from tests.crash.harness import environment
-from tests.server.served import READ, SCOPED, SECONDS, WRITE
+from tests.server.served import READ, SCOPED, SECONDS, WRITE, free_port
 
 pytestmark = pytest.mark.compiled
-
-
-def free_port() -> int:
-    """A port that nobody listens at, below those that a system gives to whoever names none, such as other tests."""
-    while True:
-        port = random.SystemRandom().randrange(10_000, 32_000)
-        with socket.socket() as one, suppress(OSError):
-            one.bind(("127.0.0.1", port))
-            return port
 
 
 @contextmanager

@@ -28,7 +28,7 @@ from corenn import (
     UnsupportedDtypeError,
 )
 from corenn.client import Collection
-from tests.server.served import serving
+from tests.server.served import serving, serving_asgi
 
 ROWS = np.random.default_rng(7).normal(size=(300, 8)).astype(np.float32)
 WORDS = ("red shoes", "Blue Shoes", "a red hat", "shoes, red", "blue hat", 7, ["red", "sea"])
@@ -279,6 +279,13 @@ def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
 
 
 @pytest.fixture(scope="module")
+def asgi_client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
+    """A client of one that speaks ASGI."""
+    with serving_asgi(tmp_path_factory.mktemp("asgi") / "root") as served, served.client() as connected:
+        yield connected
+
+
+@pytest.fixture(scope="module")
 def both(client: Client) -> Iterator[tuple[Collection, CoreNN]]:
     """The same rows, served and in memory."""
     made = client.create("both", **SETTINGS)
@@ -305,6 +312,15 @@ queries: st.SearchStrategy[dict[str, Any]] = st.fixed_dictionaries(
         "max_distance": st.floats(0, 20, width=32),
     },
 )
+
+
+class TestServedByAsgi(Conformance):
+    """Over HTTP, by a server that speaks ASGI."""
+
+    @pytest.fixture
+    def made(self, asgi_client: Client) -> Iterator[Collection]:
+        yield asgi_client.create("some", **SETTINGS)
+        asgi_client.drop("some")
 
 
 class TestServed(Conformance):

@@ -547,7 +547,7 @@ def test_a_client_loads_no_compiler_and_no_engine() -> None:
     code = (
         "import sys; from corenn import Client, F; from corenn.client import calls; Client('http://localhost'); "
         "calls.query('some', None, {'text': 'red', 'filter': [F('n') > 1, F.text('red')]}); "
-        "print([name for name in ('numba', 'rocksdict', 'tantivy', 'starlette') if name in sys.modules])"
+        "print([name for name in ('numba', 'rocksdict', 'tantivy', 'granian') if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment())
     assert done.stdout.strip() == "[]"

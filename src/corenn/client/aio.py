@@ -42,7 +42,7 @@ class AsyncClient:
             InvalidArgumentError
         """
         self._server, self._retries = Server(url, api_key, timeout), check_retries(retries)
-        self._http = httpx.AsyncClient(verify=as_trust(verify), trust_env=False)
+        self._http = httpx.AsyncHTTPTransport(verify=as_trust(verify), trust_env=False)
 
     async def create(
         self, name: str, *, dim: int, metric: str = "cosine", dtype: str = "f32", durability: str = "os",
@@ -105,7 +105,9 @@ class AsyncClient:
         retries = Retries(self._retries)
         while True:
             try:
-                answer = as_answer(await self._http.send(self._server.request(call)))
+                response = await self._http.handle_async_request(self._server.request(call))
+                await response.aread()
+                answer = as_answer(response)
             except httpx.HTTPError as error:
                 wait = retries.after_break(self._server.url, error)
             else:

@@ -1,4 +1,6 @@
-"""What both clients ask of httpx. Requests are put together here: what httpx merges for each takes its time."""
+"""What both clients ask of httpx: its transports alone. Requests are put together here; cookies, redirects and whatever
+else its clients look after for each request takes its time.
+"""
 
 from __future__ import annotations
 

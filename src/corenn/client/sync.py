@@ -42,7 +42,7 @@ class Client:
             InvalidArgumentError
         """
         self._server, self._retries = Server(url, api_key, timeout), check_retries(retries)
-        self._http = httpx.Client(verify=as_trust(verify), trust_env=False)
+        self._http = httpx.HTTPTransport(verify=as_trust(verify), trust_env=False)
 
     def create(
         self, name: str, *, dim: int, metric: str = "cosine", dtype: str = "f32", durability: str = "os",
@@ -111,7 +111,9 @@ class Client:
         retries = Retries(self._retries)
         while True:
             try:
-                answer = as_answer(self._http.send(self._server.request(call)))
+                response = self._http.handle_request(self._server.request(call))
+                response.read()
+                answer = as_answer(response)
             except httpx.HTTPError as error:
                 wait = retries.after_break(self._server.url, error)
             else:

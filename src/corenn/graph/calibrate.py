@@ -13,6 +13,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -43,6 +44,7 @@ LEFT = 0.02  # share of the time in which no further list is begun
 ALWAYS = (10, 20, 50, 100)  # k of which the background makes curves
 TIE = 1e-6  # relative: a row as near as the true k-th neighbour is as good
 DRAWS = 64
+READ = 256  # values read off curves that are kept
 
 Work = Callable[[int, int], Iterator[None]]
 
@@ -170,7 +172,7 @@ class Calibrator:
             with self._measuring:
                 curve = self._fitting(view, rung) or self.measure(view, rung, SAMPLES, QUICK_SECONDS, threads)
             self._asked.add(rung)
-        length = curve.list_for(recall)
+        length = self._list_for(curve.k, recall)
         return Choice(max(k, length or 0), length is None, "min_recall")
 
     def _fitting(self, view: View, rung: int) -> Curve | None:
@@ -180,7 +182,9 @@ class Calibrator:
     def expected(self, view: View, k: int, search_list: int) -> tuple[float, float] | None:
         """Recall of a list and its lower bound by the curve, None where none serves."""
         curve = self._serving(k)
-        return curve.expected(search_list) if curve is not None and curve.fits(view.head, _walk_of(view)) else None
+        if curve is None or not curve.fits(view.head, _walk_of(view)):
+            return None
+        return self._expected(curve.k, search_list)
 
     @property
     def curves(self) -> dict[int, Curve]:
@@ -206,6 +210,9 @@ class Calibrator:
     def _replace(self, curves: dict[int, Curve]) -> None:
         self._curves = curves
         self._usual = (None, {})
+        # What is read off them is asked again and again.
+        self._list_for = lru_cache(READ)(lambda rung, recall: curves[rung].list_for(recall))
+        self._expected = lru_cache(READ)(lambda rung, search_list: curves[rung].expected(search_list))
 
     # --- measuring -------------------------------------------------------------------------------------------------
 

@@ -1,8 +1,9 @@
 """Queries that arrive together are searched together.
 
-A query that comes while a thread is free is searched at once, alone. Those that come while all are busy wait, and the
-thread that is done first takes all of one kind that wait, up to as many as were answered in a bounded time so far: so
-batches grow with the load, and nobody waits for company.
+A query that comes while nobody searches is searched at once, with those that have come in the same moment. Those that
+come meanwhile wait, and the thread that is done takes all of one kind that wait, up to as many as were answered in a
+bounded time so far: so batches grow with the load, and nobody waits for company. Another thread joins in where what
+waits is worth one: threads that answer small batches take the interpreter from each other and from the event loop.
 """
 
 from __future__ import annotations
@@ -20,10 +21,16 @@ from ..errors import DeadlineError, OverloadedError
 from .faults import busy
 
 BATCH_SECONDS = 0.01  # that a batch is to last at most
+WORTH_A_THREAD = BATCH_SECONDS / 2  # of searching that waits, for which another thread joins in
 LEAST, MOST = 4, 256  # queries of a batch, whatever was measured
 MEMORY = 0.8  # how slowly what was measured is forgotten
 
 Answer: TypeAlias = Callable[[Any, Sequence[Any], float], Sequence[Any]]
+Told: TypeAlias = Callable[[Sequence[Any], float], None]
+
+
+def _nobody(answers: Sequence[Any], seconds: float) -> None:
+    """Nobody wants to know."""
 
 
 @dataclass(slots=True)
@@ -41,12 +48,16 @@ class Batches:
 
     answer(kind, queries, until): the answers to queries of one kind, in their order, before a moment of
     `time.monotonic()`; an exception fails all of them, an answer that is one fails its query.
+    told(answers, seconds): called by the event loop with the answers of a batch, and how long they took.
     """
 
-    def __init__(self, answer: Answer, pool: Executor, threads: int, most_waiting: int) -> None:
-        self._answer, self._pool, self._threads, self._most = answer, pool, threads, most_waiting
+    def __init__(
+        self, answer: Answer, pool: Executor, threads: int, most_waiting: int, told: Told = _nobody
+    ) -> None:  # fmt: skip
+        self._answer, self._pool, self._threads, self._most, self._told = answer, pool, threads, most_waiting, told
         self._waiting: deque[Waiting] = deque()
         self._busy = 0
+        self._called = False
         self._seconds = BATCH_SECONDS / LEAST  # per query, as it was measured
 
     def __len__(self) -> int:
@@ -69,9 +80,18 @@ class Batches:
         loop = asyncio.get_running_loop()
         one = Waiting(kind, what, until, loop.create_future())
         self._waiting.append(one)
-        if self._busy < self._threads:
-            self._start(loop)
+        if not self._called:
+            self._called = True
+            loop.call_soon(self._look, loop)  # once all that has arrived is here
         return await one.done
+
+    def _look(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Start as many threads as what waits is worth."""
+        self._called = False
+        while self._waiting and self._busy < self._threads:
+            if self._busy and len(self._waiting) * self._seconds < WORTH_A_THREAD:
+                return
+            self._start(loop)
 
     def _start(self, loop: asyncio.AbstractEventLoop) -> None:
         """Search for those that wait longest, and others of their kind, in one thread."""
@@ -111,7 +131,7 @@ class Batches:
             answers = self._answer(batch[0].kind, [one.what for one in batch], max(one.until for one in batch))
         except Exception as error:  # noqa: BLE001 (it is raised again for each that waits)
             answers = [error] * len(batch)
-        took = (time.perf_counter() - began) / len(batch)
+        took = time.perf_counter() - began
         with suppress(RuntimeError):  # the loop is gone
             loop.call_soon_threadsafe(self._finish, batch, answers, took, loop)
 
@@ -119,11 +139,11 @@ class Batches:
         self, batch: list[Waiting], answers: Sequence[Any], took: float, loop: asyncio.AbstractEventLoop
     ) -> None:
         self._busy -= 1
-        self._seconds = MEMORY * self._seconds + (1 - MEMORY) * took
-        if self._waiting:
-            self._start(loop)
+        self._seconds = MEMORY * self._seconds + (1 - MEMORY) * took / len(batch)
+        self._look(loop)
         for one, answer in zip(batch, answers, strict=True):
             _settle(one, answer)
+        self._told(answers, took)
 
 
 def _settle(one: Waiting, answer: Any) -> None:

@@ -16,7 +16,8 @@ import numpy as np
 from ..inputs import as_array
 from ..types import AnyArray, Explain, Hits, Record
 from ..wire import BINARY, JSON, MSGPACK, Plan, RecordEntry, Records, Result, decode, encode, pack_rows, unpack_rows
-from .visit import Headers, Reply, Visit
+from .transports import Headers
+from .visit import Reply, Visit
 
 SHORT = 256  # bytes of arguments that are worth keeping
 AT_ONCE = 1 << 16  # bytes of a body that the event loop reads itself

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import errno
-from http import HTTPStatus
-
-from starlette.exceptions import HTTPException
 
 from .. import errors
 from ..errors import CoreNNError
@@ -55,9 +52,6 @@ def refused(error: BaseException) -> RefusedError | None:
     """What to answer after an error; None for one that is a fault of ours."""
     if isinstance(error, RefusedError):
         return error
-    if isinstance(error, HTTPException):  # of the router: no such route, or not with this method
-        message = f"{HTTPStatus(error.status_code).phrase}: see /openapi.json for what there is"
-        return RefusedError(error.status_code, errors.InvalidArgumentError(message), dict(error.headers or {}))
     if isinstance(error, WireError):
         return RefusedError(400, errors.InvalidArgumentError(f"the body is malformed: {error}"))
     if isinstance(error, CoreNNError):

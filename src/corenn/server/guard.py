@@ -7,10 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Callable
-from http import HTTPStatus
-
-from starlette.types import ASGIApp, Receive, Scope, Send
+from collections.abc import Awaitable, Callable
 
 from ..errors import AccessError, InvalidArgumentError, OverloadedError, ServerError
 from ..wire import BINARY, JSON, MSGPACK, ErrorBody, Fault, encode
@@ -20,6 +17,7 @@ from .limits import Limits
 from .log import Journal
 from .metrics import Metrics
 from .traces import Traces
+from .transports import Transport
 from .visit import Reply, Visit
 
 OPEN = {"/healthz", "/readyz"}
@@ -36,37 +34,33 @@ class Guard:
     """Who may come in, how many at a time, and what they are told when something goes wrong."""
 
     def __init__(
-        self, inner: ASGIApp, keys: Keys, limits: Limits, metrics: Metrics, journal: Journal,
+        self, inner: Callable[[Visit], Awaitable[None]], keys: Keys, limits: Limits, metrics: Metrics, journal: Journal,
         closing: Callable[[], bool], *, local: bool,
     ) -> None:  # fmt: skip
-        """local: whether only who names this machine as localhost is served: without keys, a page that a browser has
-        from elsewhere could ask in its name.
+        """inner: serves a request that was let in. local: whether only who names this machine as localhost is served:
+        without keys, a page that a browser has from elsewhere could ask in its name.
         """
         self._inner, self._keys, self._limits, self._metrics, self._journal = inner, keys, limits, metrics, journal
         self._closing, self._local = closing, local
         self.inside = 0
         self._traces = Traces()
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def serve(self, transport: Transport) -> None:
         """Serve one request."""
-        if scope["type"] != "http":
-            await self._inner(scope, receive, send)
-            return
-        visit = Visit(scope, receive, send, self._limits)
+        visit = Visit(transport, self._limits)
         self.inside += 1
         try:
             with self._traces.of(visit):
-                await self._served(scope, visit)
+                await self._served(visit)
         finally:
             self.inside -= 1
             self._metrics.served(visit)
             self._journal.served(visit)
 
-    async def _served(self, scope: Scope, visit: Visit) -> None:
+    async def _served(self, visit: Visit) -> None:
         try:
             self._admit(visit)
-            scope["app"], scope["visit"] = self, visit
-            await self._inner(scope, visit.receive, visit.send)
+            await self._inner(visit)
         except Exception as error:  # noqa: BLE001 (whatever it is, it becomes an answer)
             await self._refuse(visit, error)
         except asyncio.CancelledError:
@@ -115,4 +109,4 @@ class Guard:
             await visit.drain()
         visit.note["error"] = type(answer.error).__name__
         body = ErrorBody(Fault(type(answer.error).__name__, told(answer.error), visit.id))
-        await visit.answer(Reply(encode(body), JSON, HTTPStatus(answer.status), {**SAFE, **answer.headers}))
+        await visit.answer(Reply(encode(body), JSON, answer.status, {**SAFE, **answer.headers}))

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import resource
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from itertools import accumulate
 from typing import Any
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.process_collector import ProcessCollector
 from prometheus_client.utils import floatToGoString
 
 from ..durations import BOUNDS
-from ..types import Explain, Recall, Stats, Timings
+from ..types import Recall, Stats, Timings
+from .spread import Spreads
 from .visit import Visit
 
 TEXT = "text/plain; version=0.0.4; charset=utf-8"
@@ -36,25 +37,27 @@ class Metrics:
             "corenn_requests", "Requests, by what they were answered.", ["method", "endpoint", "status"],
             registry=registry,
         )  # fmt: skip
-        self._took = Histogram(
+        self._took = Spreads(
             "corenn_request_duration_seconds", "From the headers of a request to its answer.", ["endpoint"],
             buckets=SECONDS, registry=registry,
         )  # fmt: skip
-        self._query = Histogram(
+        self._query = Spreads(
             "corenn_query_duration_seconds", "Time of a query in the engine, with the others of its batch.",
             buckets=SECONDS, registry=registry,
-        )  # fmt: skip
-        self._batch = Histogram(
+        ).labels()  # fmt: skip
+        self._batch = Spreads(
             "corenn_query_batch_size", "Queries that were answered together.", buckets=MANY[:7], registry=registry
-        )
-        self._distances = Histogram(
+        ).labels()
+        self._distances = Spreads(
             "corenn_query_distance_computations", "Distances of a query.", buckets=MANY, registry=registry
-        )
-        self._hops = Histogram("corenn_query_hops", "Nodes that a query expands.", buckets=MANY[:8], registry=registry)
-        self._pages = Histogram(
+        ).labels()
+        self._hops = Spreads(
+            "corenn_query_hops", "Nodes that a query expands.", buckets=MANY[:8], registry=registry
+        ).labels()
+        self._pages = Spreads(
             "corenn_query_page_reads", "Pages of 4 KiB that a query reads.", buckets=(0, *MANY[:8]), registry=registry
-        )
-        self._write = Histogram(
+        ).labels()
+        self._write = Spreads(
             "corenn_write_duration_seconds", "From handing in a write until it is committed and linked.",
             ["operation"], buckets=SECONDS, registry=registry,
         )  # fmt: skip
@@ -72,11 +75,15 @@ class Metrics:
         series[0].inc()
         series[1].observe(time.monotonic() - visit.started)
 
-    def searched(self, explains: list[Explain], seconds: float) -> None:
-        """Queries have been answered together."""
+    def searched(self, found: Sequence[Any], seconds: float) -> None:
+        """Queries have been answered together. found: the hits of each, or why there are none."""
+        every = [each.explain for hits in found if not isinstance(hits, Exception) for each in hits]
+        explains = [each for each in every if each is not None]
+        if not explains:
+            return
         self._batch.observe(len(explains))
+        self._query.observe(seconds, len(explains))
         for each in explains:
-            self._query.observe(seconds)
             self._distances.observe(each.distances)
             self._hops.observe(each.hops)
             self._pages.observe(each.pages)

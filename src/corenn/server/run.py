@@ -11,8 +11,8 @@ import socket
 from dataclasses import dataclass
 from pathlib import Path
 
+import uvloop
 from granian.constants import HTTPModes, Interfaces
-from granian.errors import FatalError
 from granian.http import HTTP1Settings
 from granian.server.embed import Server
 
@@ -68,7 +68,8 @@ def run(path: Path, address: Address, options: Options) -> None:
     """
     _try(address)
     _raise_files(options.limits.connections + FILES * options.limits.open_collections)
-    asyncio.run(_serve(path, address, options))
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(_serve(path, address, options))
 
 
 def _try(address: Address) -> None:
@@ -93,20 +94,36 @@ def _raise_files(wanted: int) -> None:
 
 
 async def _serve(path: Path, address: Address, options: Options) -> None:
-    application = Application(path, options)
-    # HTTP/2 would multiply what one connection may ask for, and waits without end for its first bytes.
-    server = Server(
-        application, address.host, address.port, interface=Interfaces.ASGI, http=HTTPModes.http1, backlog=BACKLOG,
-        backpressure=options.limits.connections,
-        http1_settings=HTTP1Settings(header_read_timeout=HEADER_SECONDS * 1000), websockets=False, log_enabled=False,
-        ssl_cert=address.certificate, ssl_key=address.key,
-    )  # fmt: skip
-    loop = asyncio.get_running_loop()
+    ended, loop = asyncio.Event(), asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, server.stop)
+        loop.add_signal_handler(number, ended.set)
     scheme = "http" if address.certificate is None else "https"
     log.info("serving %s at %s://%s:%d", path, scheme, address.host, address.port)
+    await serve(Application(path, options), address, ended)
+
+
+async def serve(application: Application, address: Address, ended: asyncio.Event) -> None:
+    """Serve until `ended` is set; then finish what is under way, and bring everything to the disk."""
+    limits = application.service.limits
+    # HTTP/2 would multiply what one connection may ask for, and waits without end for its first bytes.
+    server = Server(
+        application, address.host, address.port, interface=Interfaces.RSGI, http=HTTPModes.http1, backlog=BACKLOG,
+        backpressure=limits.connections, http1_settings=HTTP1Settings(header_read_timeout=HEADER_SECONDS * 1000),
+        websockets=False, log_enabled=False, ssl_cert=address.certificate, ssl_key=address.key,
+    )  # fmt: skip
+    await application.start()
+    ending = asyncio.create_task(_end(application, server, ended))
     try:
         await server.serve()
-    except FatalError as error:
-        raise application.failure or error from None
+    finally:
+        ended.set()
+        await ending
+        # Not before: the thread of granian must not be met by the end of the interpreter while it still lets go.
+        await application.stop()
+
+
+async def _end(application: Application, server: Server, ended: asyncio.Event) -> None:
+    """Once that is asked for, finish what is under way, then close connections: whoever comes meanwhile is told."""
+    await ended.wait()
+    await application.drain()
+    server.stop()  # type: ignore[no-untyped-call]

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import count
-from time import perf_counter
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
@@ -14,12 +13,11 @@ from ..database import CoreNN
 from ..deadline import deadline
 from ..errors import InvalidArgumentError
 from ..inputs import as_queries
-from ..types import AnyArray, Explain, Hits, Key
+from ..types import AnyArray, Hits, Key
 from ..wire import QueryRequest, encode
 from .calls import Call
 from .limits import Limits
 
-Searched: TypeAlias = Callable[[list[Explain], float], None]
 _alone = count(1)
 
 
@@ -146,22 +144,17 @@ def _text_bytes(filter: Any) -> int:
 class Searcher:
     """Answers questions of one kind together. Called by any thread."""
 
-    def __init__(self, database: CoreNN, searched: Searched) -> None:
-        """searched: told how queries were answered, and the seconds that it took."""
-        self._database, self._searched = database, searched
+    def __init__(self, database: CoreNN) -> None:
+        self._database = database
 
     def answer(self, kind: Kind, questions: Sequence[Question], until: float) -> list[list[Hits]]:
         """The hits of each vector of each question, before a moment of `time.monotonic()`."""
         options = {**kind.options(), "explain": True}
-        began = perf_counter()
         with deadline(until):
-            if len(questions) > 1:
-                vectors = np.concatenate([each.vectors for each in questions if each.vectors is not None])
-                found = [[hits] for hits in self._database.query(vectors, threads=1, **options)]
-            else:
-                found = [self._one(questions[0], options)]
-        self._searched([hits.explain for each in found for hits in each if hits.explain], perf_counter() - began)
-        return found
+            if len(questions) == 1:
+                return [self._one(questions[0], options)]
+            vectors = np.concatenate([each.vectors for each in questions if each.vectors is not None])
+            return [[hits] for hits in self._database.query(vectors, threads=1, **options)]
 
     def _one(self, question: Question, options: dict[str, Any]) -> list[Hits]:
         vectors = question.vectors

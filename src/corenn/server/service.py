@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import Executor, ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -84,16 +84,17 @@ class Service:
         if self.options.measure_recall:
             self._measuring = asyncio.create_task(self._measure_recall(self.options.measure_recall))
 
-    async def stop(self, inside: Callable[[], int]) -> None:
-        """Take in nothing more, finish what is under way, and bring everything to the disk. inside: requests that are
-        being served.
-        """
+    async def drain(self, inside: Callable[[], int]) -> None:
+        """Take in nothing more, and finish what is under way. inside: requests that are being served."""
         self.closing = True
         if self._measuring is not None:
             self._measuring.cancel()
         until = time.monotonic() + DRAIN_SECONDS
         while inside() and time.monotonic() < until:
             await asyncio.sleep(0.01)
+
+    async def stop(self) -> None:
+        """Bring everything to the disk, and close the root."""
         if not self.started:
             return
         for entry in list(self.shelf.open.values()):
@@ -105,12 +106,13 @@ class Service:
         log.info("all collections are closed")
 
     def _batches(self, database: CoreNN) -> Batches:
-        searcher = Searcher(database, self.metrics.searched)
-        return Batches(searcher.answer, self._searchers, self._threads, self.limits.queries)
+        searcher = Searcher(database)
+        return Batches(
+            searcher.answer, self._searchers, self._threads, self.limits.queries, self.metrics.searched
+        )  # fmt: skip
 
-    @contextmanager
-    def holding(self, size: int) -> Iterator[None]:
-        """Keep the body of a request, unless too much is being kept.
+    def hold(self, size: int) -> None:
+        """Keep the body of a request until `let_go`, unless too much is being kept.
 
         Raises:
             OverloadedError
@@ -118,10 +120,10 @@ class Service:
         if self._held and self._held + size > self.limits.bodies:
             raise OverloadedError(f"bodies of {self._held:,} bytes are being worked on, as many as this server takes")
         self._held += size
-        try:
-            yield
-        finally:
-            self._held -= size
+
+    def let_go(self, size: int) -> None:
+        """The body of a request is no longer needed."""
+        self._held -= size
 
     # --- threads ---------------------------------------------------------------------------------------------------
 

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from concurrent.futures import Executor
-from contextlib import asynccontextmanager
 from itertools import count
 from typing import TypeAlias, TypeVar
 
@@ -30,6 +29,10 @@ class Entry:
         self.users = self.used = self.writes = 0
         self.recall: Recall | None = None  # as it was measured last
 
+    def leave(self) -> None:
+        """One user less."""
+        self.users -= 1
+
 
 class Shelf:
     """Opens, closes, makes and drops the collections of a root. Used by the event loop alone; the rest is done in
@@ -42,9 +45,8 @@ class Shelf:
         self._turns = count()
         self._changing = asyncio.Lock()
 
-    @asynccontextmanager
-    async def using(self, name: str) -> AsyncIterator[Entry]:
-        """A collection, opened if it is not, and kept open meanwhile.
+    async def enter(self, name: str) -> Entry:
+        """A collection, opened if it is not, and kept open until its `leave` is called.
 
         Raises:
             CollectionNotFoundError, OverloadedError, and what opening raises
@@ -54,10 +56,7 @@ class Shelf:
             entry = await self._opened(name)
         entry.users += 1
         entry.used = next(self._turns)
-        try:
-            yield entry
-        finally:
-            entry.users -= 1
+        return entry
 
     async def create(self, name: str, make: Callable[[], CoreNN]) -> CoreNN:
         """Make a collection, unless there are as many as there may be.

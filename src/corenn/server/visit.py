@@ -10,9 +10,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from itertools import count
 from types import MappingProxyType
-from typing import Any, NamedTuple, TypeAlias
-
-from starlette.types import Receive, Scope, Send
+from typing import Any, NamedTuple
 
 from ..errors import DeadlineError, InvalidArgumentError, LimitError
 from ..once import Token
@@ -20,12 +18,12 @@ from ..wire import BINARY, JSON, MSGPACK
 from .faults import RefusedError
 from .keys import ANYBODY, Holder
 from .limits import Limits
+from .patience import Patience
+from .transports import Transport
 
-Headers: TypeAlias = dict[str, str]
 _ID = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 _START, _COUNT = secrets.token_hex(4), count(1)
 DRAIN_SECONDS = 5.0
-_LATE = "the body is late"
 
 
 class Reply(NamedTuple):
@@ -41,24 +39,22 @@ class Visit:
     """One request: what its headers say, who sends it, and what becomes of it. Used by one task at a time."""
 
     __slots__ = (
-        "collection", "content", "deadline", "ended", "headers", "holder", "id", "length", "limits", "method", "note",
-        "path", "receive", "route", "send", "sent", "size", "started",
-        "token",
+        "_transport", "chunked", "collection", "content", "deadline", "ended", "headers", "holder", "id", "length",
+        "limits", "method", "note", "path", "route", "sent", "size", "started", "token",
     )  # fmt: skip
 
-    def __init__(self, scope: Scope, receive: Receive, send: Send, limits: Limits) -> None:
+    def __init__(self, transport: Transport, limits: Limits) -> None:
         self.started = time.monotonic()
-        self.method: str = scope["method"]
-        self.path: str = scope["path"]
-        self.headers: Headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
-        given = self.headers.get("x-request-id", "")
-        self.id = given if _ID.fullmatch(given) else f"{_START}-{next(_COUNT):x}"
-        self.receive, self.send, self.limits = receive, send, limits
+        self._transport, self.limits = transport, limits
+        self.method, self.path, self.headers = transport.method, transport.path, transport.headers
+        given = self.headers.get("x-request-id")
+        self.id = given if given and _ID.fullmatch(given) else f"{_START}-{next(_COUNT):x}"
         self.holder: Holder = ANYBODY
         self.route = self.collection = ""
         self.note: dict[str, Any] = {}  # what the log is to say of it
         self.content = ""  # the form of the body, once it has been checked
         self.length = self.size = 0  # of the body, as it is announced and as it has come
+        self.chunked = False  # whether the body does not say how long it is
         self.ended = False  # whether the whole body has been read
         self.token: Token | None = None  # of a write that is to be done once
         self.sent = 0  # the status that was sent
@@ -98,56 +94,37 @@ class Visit:
         Raises:
             RefusedError: with 413 if it is too long.
         """
-        text = self.headers.get("content-length", "")
-        if text.isascii() and text.isdigit():
+        text = self.headers.get("content-length")
+        if text is not None and text.isascii() and text.isdigit():
             self.length = int(text[:20])
             if self.length > self.limits.body:
                 raise self._too_long(self.length)
         elif "transfer-encoding" in self.headers:
-            self.length = self.limits.body
+            self.length, self.chunked = self.limits.body, True
 
-    async def body(self) -> bytes:
+    async def body(self, patience: Patience) -> bytes:
         """The body, whole.
 
         Raises:
             RefusedError: with 413 if it is too long.
             DeadlineError: if it does not come in time.
         """
-        task, seconds = asyncio.current_task(), self.limits.body_seconds
-        assert task is not None
-        # A timer of its own costs a third of what asyncio.timeout does, which every request would pay.
-        late = asyncio.get_running_loop().call_later(seconds, task.cancel, _LATE)
         try:
-            return await self._read()
-        except asyncio.CancelledError as error:
-            if error.args != (_LATE,):
-                raise
-            task.uncancel()
+            whole = await patience.wait(self._in_parts() if self.chunked else self._transport.whole())
+        except DeadlineError:
             self.ended = True  # nothing more is waited for
-            raise DeadlineError(f"the body did not arrive within {seconds:g} seconds") from None
-        finally:
-            late.cancel()
+            raise
+        self.ended, self.size = True, len(whole)
+        return whole
 
-    async def _read(self) -> bytes:
-        message = await self.receive()
-        if message["type"] == "http.request" and not message.get("more_body"):
-            self.ended, whole = True, bytes(message.get("body", b""))
-            self.size = len(whole)
-            if self.size > self.limits.body:
-                raise self._too_long(self.size)
-            return whole
+    async def _in_parts(self) -> bytes:
         parts = []
-        while True:
-            if message["type"] != "http.request":
-                raise InvalidArgumentError("the connection was closed before the body had come")
-            parts.append(message.get("body", b""))
-            self.size += len(parts[-1])
+        async for part in self._transport.parts():
+            parts.append(part)
+            self.size += len(part)
             if self.size > self.limits.body:
                 raise self._too_long(self.size)
-            if not message.get("more_body"):
-                self.ended = True
-                return b"".join(parts)
-            message = await self.receive()
+        return b"".join(parts)
 
     def _too_long(self, length: int) -> RefusedError:
         return RefusedError(
@@ -161,21 +138,16 @@ class Visit:
     async def drain(self) -> None:
         """Read what is left of the body, within bounds: a client that is still sending does not see an answer."""
         left = self.limits.body
-        with suppress(TimeoutError):
+        with suppress(TimeoutError, InvalidArgumentError):
             async with asyncio.timeout(DRAIN_SECONDS):
-                while not self.ended and left > 0:
-                    message = await self.receive()
-                    left -= len(message.get("body", b""))
-                    self.ended = message["type"] != "http.request" or not message.get("more_body")
+                async for part in self._transport.parts():
+                    left -= len(part)
+                    if left <= 0:
+                        return
+                self.ended = True
 
     async def answer(self, reply: Reply) -> None:
         """Send the answer."""
-        headers = [
-            (b"content-type", reply.form.encode()),
-            (b"content-length", str(len(reply.body)).encode()),
-            (b"x-request-id", self.id.encode()),
-            *((name.encode(), value.encode("latin-1", "replace")) for name, value in reply.headers.items()),
-        ]
+        headers = [("content-type", reply.form), ("x-request-id", self.id), *reply.headers.items()]
         self.sent = reply.status
-        await self.send({"type": "http.response.start", "status": reply.status, "headers": headers})
-        await self.send({"type": "http.response.body", "body": b"" if self.method == "HEAD" else reply.body})
+        await self._transport.send(reply.status, headers, reply.body)
