@@ -74,6 +74,8 @@ ROUTES: tuple[Entrance, ...] = (
     _operation(operations.delete, wire.DeleteRequest, wire.Deleted, writes=True),
     _operation(operations.get, wire.GetRequest, wire.Records, binary="gives"),
     _operation(operations.scroll, wire.ScrollRequest, wire.Records, binary="gives"),
+    _operation(operations.sample, wire.SampleRequest, wire.Records, binary="gives"),
+    _operation(operations.map, wire.SampleRequest, wire.Map),
     _operation(operations.count, wire.CountRequest, wire.Count),
     _operation(operations.facets, wire.FacetsRequest, wire.Facets),
     _operation(operations.recall, wire.RecallRequest, wire.RecallResult, long=True),
