@@ -26,7 +26,7 @@ class Entrance(NamedTuple):
     """One route.
 
     does: an operation (service, visit, entry, call) if it opens a collection, else a page (service, visit, call).
-    takes: the type of the body, None for no body. gives: the type of the answer, or its media type. writes: whether it
+    takes: the type of the body, None for no body. gives: the type of the answer, or its media types. writes: whether it
     changes anything. binary: whether bodies, or answers, may have the binary form. long: whether it takes as long as a
     job may. default: whether it goes to the default collection.
     """
@@ -90,6 +90,8 @@ ROUTES: tuple[Entrance, ...] = (
     Entrance("GET", "/healthz", pages.healthz, None, wire.Health, Reach.OPEN),
     Entrance("GET", "/readyz", pages.readyz, None, wire.Health, Reach.OPEN),
     Entrance("GET", "/metrics", pages.metrics, None, "text/plain", Reach.SERVER),
+    Entrance("GET", "/console", pages.console, None, "text/html", Reach.ANY),
+    Entrance("GET", "/console/{file}", pages.console_file, None, "text/javascript, text/css, image/svg+xml", Reach.ANY),
     Entrance("GET", "/openapi.json", pages.openapi, None, "application/json", Reach.ANY),
     Entrance(
         "POST", "/insert", operations.legacy_insert, wire.LegacyInsert, wire.Done, opens=True, writes=True, default=True

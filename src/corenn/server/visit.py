@@ -6,7 +6,6 @@ import asyncio
 import re
 import secrets
 import time
-from collections.abc import Mapping
 from contextlib import suppress
 from itertools import count
 from types import MappingProxyType
@@ -16,7 +15,7 @@ from starlette.types import Receive, Scope, Send
 
 from ..errors import DeadlineError, InvalidArgumentError, LimitError
 from ..wire import BINARY, JSON, MSGPACK
-from .faults import RefusedError
+from .faults import HeaderLines, RefusedError
 from .keys import ANYBODY, Holder
 from .limits import Limits
 
@@ -33,7 +32,7 @@ class Reply(NamedTuple):
     body: bytes
     form: str = JSON
     status: int = 200
-    headers: Mapping[str, str] = MappingProxyType({})
+    headers: HeaderLines = MappingProxyType({})
 
 
 class Visit:
@@ -171,7 +170,11 @@ class Visit:
             (b"content-type", reply.form.encode()),
             (b"content-length", str(len(reply.body)).encode()),
             (b"x-request-id", self.id.encode()),
-            *((name.encode(), value.encode("latin-1", "replace")) for name, value in reply.headers.items()),
+            *(
+                (name.encode(), value.encode("latin-1", "replace"))
+                for name, values in reply.headers.items()
+                for value in ((values,) if isinstance(values, str) else values)
+            ),
         ]
         self.sent = reply.status
         await self.send({"type": "http.response.start", "status": reply.status, "headers": headers})
