@@ -22,6 +22,12 @@ async def list_collections(service: Service, visit: Visit, call: Call) -> Any:
     return wire.Collections([name for name in await service.shelf.names() if visit.holder.sees(name)])
 
 
+async def rights(service: Service, visit: Visit, call: Call) -> Any:
+    """What the key that was sent may do; on a server without keys, everything."""
+    holder = visit.holder
+    return wire.Rights(holder.writes, None if holder.collections is None else sorted(holder.collections))
+
+
 async def create(service: Service, visit: Visit, call: Call) -> Any:
     """Make a collection."""
     asked: wire.CreateRequest = call.arguments

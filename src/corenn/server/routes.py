@@ -83,6 +83,7 @@ ROUTES: tuple[Entrance, ...] = (
     _operation(operations.snapshot, wire.SnapshotRequest, wire.Copy, writes=True, long=True),
     _operation(operations.compact, wire.Nothing, wire.Done, writes=True, long=True),
     _operation(operations.checkpoint, wire.Nothing, wire.Done, writes=True, long=True),
+    Entrance("GET", "/v1/rights", pages.rights, None, wire.Rights, Reach.ANY),
     Entrance("GET", "/v1/collections", pages.list_collections, None, wire.Collections, Reach.ANY),
     Entrance("POST", "/v1/collections", pages.create, wire.CreateRequest, wire.Created, Reach.ANY, writes=True),
     Entrance("GET", "/v1/collections/{name}", operations.describe, None, wire.State, opens=True),

@@ -36,6 +36,7 @@ from .messages import (
     Records,
     Result,
     Results,
+    Rights,
     SampleRequest,
     ScrollRequest,
     SnapshotRequest,
@@ -48,6 +49,6 @@ __all__ = [
     "Curve", "DeleteRequest", "Deleted", "Done", "ErrorBody", "FacetEntry", "Facets", "FacetsRequest", "Fault",
     "GetRequest", "Health", "InsertRequest", "LegacyInsert", "LegacyQuery", "LegacyResults", "LegacyVector", "Map",
     "Nothing", "PayloadRequest", "Plan", "Point", "QueryRequest", "RecallRequest", "RecallResult", "RecordEntry",
-    "Records", "Result", "Results", "SampleRequest", "ScrollRequest", "SnapshotRequest", "State", "WireError",
+    "Records", "Result", "Results", "Rights", "SampleRequest", "ScrollRequest", "SnapshotRequest", "State", "WireError",
     "decode", "encode", "pack_rows", "rows_of", "unpack_rows",
 ]  # fmt: skip

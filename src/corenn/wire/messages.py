@@ -175,6 +175,13 @@ class Collections(Struct):
     collections: list[str]
 
 
+class Rights(Struct):
+    """What the key that was sent may do. collections: those that it is for, sorted; null for all."""
+
+    writes: bool
+    collections: list[str] | None
+
+
 class Created(Struct):
     """A collection as it is: its settings."""
 

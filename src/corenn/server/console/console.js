@@ -62,12 +62,13 @@ function collection(name, which, given) {
     if (told) {
       const { settings, stats } = told;
       about.textContent = [`${number(stats.dim)} dimensions`, stats.metric, stats.dtype, stats.compression_mode !== "none" && `codes ${stats.compression_mode}`, settings.text_fields?.length && `text: ${settings.text_fields.join(", ")}`].filter(Boolean).join(" · ");
-      put(figures, tiles(told));
     }
+    put(figures, tiles(told?.stats ?? {}, told?.memory));
     inner.news();
   }
 
-  function tiles({ stats, memory }) {
+  /** Figures, or their places while nothing has been told: what lies below does not move. */
+  function tiles(stats, memory) {
     const series = (field) => live.series(`${name}/${field}`);
     const waiting = live.server?.collections[name]?.waiting;
     return [
@@ -75,7 +76,7 @@ function collection(name, which, given) {
       tile("Unlinked", number(stats.pending), series("pending"), "committed, and scanned"),
       tile("Deleted", number(stats.tombstones), series("tombstones"), `${bytes(stats.reclaimable_bytes)} to reclaim`),
       tile("Memory", bytes(memory), series("memory"), stats.memory_limit ? `limit ${bytes(stats.memory_limit)}` : "no limit"),
-      tile("Disk", bytes(stats.disk_bytes), series("disk_bytes"), stats.durability),
+      tile("Disk", bytes(stats.disk_bytes), series("disk_bytes"), stats.durability ?? ""),
       tile("Commit", number(stats.commit), series("commit"), waiting == null ? `generation ${number(stats.generation)}` : `${number(waiting)} waiting`),
     ];
   }
@@ -92,6 +93,11 @@ function news() {
   }
   chooser.parentElement.hidden = !live.names.length;
   chooser.value = live.names.includes(name) ? name : "";
+  if (live.rights) {
+    const { writes, collections } = live.rights;
+    document.getElementById("rights").textContent = `${writes ? "Reading and writing" : "Reading"} ${collections ? collections.join(", ") : "all collections"}; this page changes no rows.`;
+    document.getElementById("metrics").hidden = !live.allowed;
+  }
   view?.news();
 }
 

@@ -52,7 +52,7 @@ export const time = (seconds) => (seconds == null || Number.isNaN(seconds) ? "�
 export const percent = (share, digits = 3) => `${Number((share * 100).toPrecision(digits))} %`;
 
 /** A recall, in as many digits as tell it from 1. */
-export const recall = (value) => (value == null ? "–" : value.toFixed(value >= 0.9995 ? 4 : 3));
+export const recall = (value) => (value == null ? "–" : value === 1 ? "1" : value.toFixed(value >= 0.9995 ? 4 : 3));
 
 // --- recurring parts -------------------------------------------------------------------------------------------------
 
@@ -92,7 +92,16 @@ export const clipped = (text, most) => (text.length > most ? `${text.slice(0, mo
 export const fault = (error) => h("p", { class: "fault", role: "alert" }, h("b", {}, error.code ?? "Error"), " ", error.message);
 
 /** A labelled control. */
-export const labelled = (label, control, hint) => h("label", { class: "control" }, h("span", {}, label), control, hint && h("small", {}, hint));
+export const labelled = (label, control) => h("label", { class: "control" }, h("span", {}, label), control);
+
+let hints = 0;
+
+/** The same with a line below that is no part of its name. */
+export function hinted(label, control, hint) {
+  const id = `hint-${++hints}`;
+  control.setAttribute("aria-describedby", id);
+  return h("div", { class: "control" }, labelled(label, control), h("small", { id }, hint));
+}
 
 /** A table with a caption for whoever does not see. columns: heading, or [heading, class]. rows: lists of cells. */
 export function table(caption, columns, rows, attributes = {}) {

@@ -5,7 +5,7 @@ import * as api from "./api.js";
 const EVERY = 2000;
 const LATELY = 15;  // moments over which the times of queries are told: half a minute
 const KEPT = 90;  // moments of each series: three minutes
-const DESCRIBED = 16;  // collections that a key without /metrics has described
+const DESCRIBED = 16;  // collections that are described for a key which may not see /metrics
 
 /** The lines of a text for Prometheus: name, labels and value of each. */
 export function parseFigures(text) {
@@ -74,7 +74,7 @@ export class Live extends EventTarget {
   states = {};  // by collection, as GET describes them
   server = null;  // the last moment, null for a key that may not see it
   rates = null;
-  allowed = true;
+  rights = null;  // what the key may do
   #moments = [];  // the last ones
   #series = new Map();
   #timer = 0;
@@ -100,6 +100,11 @@ export class Live extends EventTarget {
     this.dispatchEvent(new Event("news"));
   }
 
+  /** Whether the figures of the whole server may be seen. */
+  get allowed() {
+    return this.rights != null && this.rights.collections === null;
+  }
+
   /** The values of a series, oldest first. */
   series(name) {
     return this.#series.get(name) ?? [];
@@ -111,6 +116,7 @@ export class Live extends EventTarget {
   }
 
   async #round() {
+    this.rights ??= await api.read("v1/rights");
     this.names = await api.collections();
     await Promise.all([this.#figures(), ...this.#wanted().map((name) => this.#describe(name))]);
     this.fault = null;
@@ -124,21 +130,15 @@ export class Live extends EventTarget {
 
   async #figures() {
     if (!this.allowed) return;
-    try {
-      const now = { ...moment(parseFigures(await api.read("metrics"))), at: performance.now() };
-      if (this.server) {
-        this.rates = between(this.#moments[0], this.server, now);
-        for (const [name, value] of Object.entries(this.rates)) this.#keep(name, value);
-      }
-      this.server = now;
-      this.#moments = [...this.#moments, now].slice(-LATELY);
-      this.#keep("resident", now.resident);
-      this.#keep("open", now.open);
-    } catch (error) {
-      if (error.status !== 403) throw error;
-      this.allowed = false;
-      await Promise.all(this.#wanted().map((name) => this.#describe(name)));
+    const now = { ...moment(parseFigures(await api.read("metrics"))), at: performance.now() };
+    if (this.server) {
+      this.rates = between(this.#moments[0], this.server, now);
+      for (const [name, value] of Object.entries(this.rates)) this.#keep(name, value);
     }
+    this.server = now;
+    this.#moments = [...this.#moments, now].slice(-LATELY);
+    this.#keep("resident", now.resident);
+    this.#keep("open", now.open);
   }
 
   async #describe(name) {

@@ -15,9 +15,14 @@ export function overview(live) {
   const made = h("section", {}, h("h1", { class: "unseen" }, "Overview"), figures, h("h2", {}, "Collections"), list);
 
   function news() {
-    put(figures, live.allowed ? tiles(live) : h("p", { class: "faint" }, "This key is for some collections alone: they are shown by what they tell of themselves."));
-    if (!live.names.length) put(list, h("p", { class: "faint" }, "There is no collection yet, or none that this key may see."));
-    else keepingFocus(list, () => put(list, collectionTable(live)));
+    figures.hidden = !live.allowed;
+    put(figures, tiles(live));
+    if (!live.rights) put(list);
+    else if (!live.names.length) put(list, h("p", { class: "faint" }, "There is no collection yet, or none that this key may see."));
+    else {
+      const drawn = h("div", {}, collectionTable(live));
+      if (!list.firstChild?.isEqualNode(drawn)) keepingFocus(list, () => put(list, drawn));  // a click is not cut in two
+    }
   }
   return { made, news };
 }
@@ -26,11 +31,11 @@ function tiles(live) {
   const rates = live.rates ?? {};
   return [
     tile("Queries", `${short(rates.queries ?? NaN)} / s`, live.series("queries"), "answered by the engine"),
-    tile("Time of a query", time(rates.median), live.series("median"), Number.isFinite(rates.slow) ? `99 of 100 within ${time(rates.slow)}` : "none in half a minute"),
+    tile("Query time", time(rates.median), live.series("median"), Number.isFinite(rates.slow) ? `99 of 100 within ${time(rates.slow)}` : "none in half a minute"),
     tile("Requests", `${short(rates.operations ?? NaN)} / s`, live.series("operations"), "to collections"),
-    tile("Refused or failed", `${short(rates.refused ?? NaN)} / s`, live.series("refused"), "429, 500 and above"),
+    tile("Refused", `${short(rates.refused ?? NaN)} / s`, live.series("refused"), "429, 500 and above"),
     tile("Memory", bytes(live.server?.resident), live.series("resident"), "resident, of the process"),
-    tile("Open collections", number(live.server?.open), live.series("open"), `of ${number(live.names.length)}`),
+    tile("Open", number(live.server?.open), live.series("open"), `of ${number(live.names.length)} collections`),
   ];
 }
 
@@ -44,7 +49,7 @@ function collectionTable(live) {
       cell("memory", bytes), cell("disk_bytes", bytes), cell("commit", number), cell("recall", recall), cell("waiting", number),
     ];
   });
-  const heads = ["Name", ["Rows", "figure"], ["Unlinked", "figure"], ["Deleted", "figure"], ["Memory", "figure"], ["Disk", "figure"], ["Commit", "figure"], ["recall@10", "figure"], ["Waiting", "figure"]];
+  const heads = ["Name", ["Rows", "figure"], ["Unlinked", "figure lesser"], ["Deleted", "figure lesser"], ["Memory", "figure"], ["Disk", "figure"], ["Commit", "figure lesser"], ["recall@10", "figure lesser"], ["Waiting", "figure lesser"]];
   const closed = live.allowed && live.names.some((name) => !live.server?.collections[name]);
   return [table("Collections, and what each tells of itself", heads, rows, { class: "rows" }), closed && h("p", { class: "faint" }, "– a collection that is closed, or has not been measured: to look at it opens it.")];
 }

@@ -16,7 +16,7 @@ function steps(explain, asked, rows, found) {
   const vector = explain.plan !== "text" && explain.plan !== "empty";
   const lanes = [];
   if (vector) lanes.push({ name: "distances", count: explain.distances });
-  if (asked.text != null) lanes.push({ name: "have words of it", count: explain.text_matches });
+  if (asked.text != null) lanes.push({ name: "have its words", count: explain.text_matches });
   if (lanes.length) made.push(lanes);
   made.push([{ name: found === 1 ? "hit" : "hits", count: found, last: true }]);
   return made;

@@ -1,7 +1,7 @@
 // A query by key, vector or text, with a filter: its hits, and how it was answered.
 
 import * as api from "./api.js";
-import { clipped, fault, h, keyText, labelled, number, payload, put, say, table, time, typedKey } from "./dom.js";
+import { clipped, fault, h, hinted, keyText, labelled, number, payload, put, say, table, time, typedKey } from "./dom.js";
 import { link } from "./overview.js";
 import { drawPlan } from "./plan.js";
 
@@ -16,10 +16,10 @@ export function query(live, name, given) {
   const recall = h("input", { name: "min_recall", type: "number", min: 0.01, max: 1, step: "any", placeholder: "auto" });
   const list = h("input", { name: "search_list", type: "number", min: 1, placeholder: "auto" });
   const exact = h("input", { name: "exact", type: "checkbox" });
-  const counted = h("small", {});
+  const counted = h("span", {});
   const byText = labelled("Text", text);
-  const byKey = labelled("Key", key, "Digits are a number; the text of digits is quoted, as \"7\".");
-  const byVector = h("label", { class: "control", hidden: true }, h("span", {}, "Vector"), vector, counted);
+  const byKey = hinted("Key", key, "Digits are a number; the text of digits is quoted, as \"7\".");
+  const byVector = hinted("Vector", vector, counted);
   const answer = h("div", { class: "answer", "aria-live": "polite" });
   const kinds = ["key", "vector"].map((kind) => h("label", {}, h("input", { type: "radio", name: "by", value: kind, checked: kind === "key", onchange: choose }), kind === "key" ? "Key" : "Vector"));
   const go = h("button", { class: "go", type: "submit" }, "Query");
