@@ -93,6 +93,10 @@ class Visitor:
         expect(self.page.locator("#pulse")).to_have_text("live")
         return self.page
 
+    def later(self) -> None:
+        """Two seconds later, by the clock of the page: it asks again."""
+        self.page.clock.fast_forward(2_000)
+
     def check(self) -> None:
         """Nothing was complained of, nobody else was asked."""
         assert not self.complaints
@@ -164,13 +168,17 @@ def test_the_overview_shows_collections_and_leads_to_them(served: Served, visit:
 
 
 def test_figures_are_live(served: Served, visit: Visit) -> None:
-    page = visit().go("changing")
+    visitor = visit()
+    visitor.page.clock.install()
+    page = visitor.go("changing")
     rows = page.locator(".tile").first.locator("strong")
     expect(rows).to_have_text("20")
     with served.client(WRITE) as client:
         client["changing"].upsert(range(10, 30), ROWS[:20])
+        visitor.later()
         expect(rows).to_have_text("30")
         client["changing"].delete([1])
+        visitor.later()
     expect(rows).to_have_text("29")
     expect(page.locator(".tile").first.locator("polyline")).to_be_attached()
 
@@ -476,13 +484,16 @@ def test_nothing_that_it_asks_changes_anything(served: Served, visit: Visit) -> 
 
 def test_it_says_when_the_server_is_out_of_reach_and_goes_on_when_it_is_back(visit: Visit) -> None:
     visitor = visit(checked=False)
+    visitor.page.clock.install()
     page = visitor.go("mine/query")
     page.context.set_offline(True)
+    visitor.later()
     expect(page.locator("#alarm")).to_contain_text("The server has not answered since")
     expect(page.locator("#pulse")).to_have_text("out of reach")
     page.get_by_role("button", name="Any row").click()
     expect(page.locator(".answer .fault")).to_contain_text("the server does not answer")
     page.context.set_offline(False)
+    visitor.later()
     expect(page.locator("#pulse")).to_have_text("live")
     expect(page.locator("#alarm")).to_be_hidden()
     page.get_by_role("button", name="Any row").click()
@@ -491,8 +502,11 @@ def test_it_says_when_the_server_is_out_of_reach_and_goes_on_when_it_is_back(vis
 
 def test_it_says_when_the_server_has_ended(tmp_path: Path, visit: Visit) -> None:
     with serving(tmp_path / "root") as short:
-        page = visit(checked=False, url=short.url).go()
+        visitor = visit(checked=False, url=short.url)
+        visitor.page.clock.install()
+        page = visitor.go()
         expect(page.get_by_text("There is no collection yet")).to_be_visible()
+    visitor.later()
     expect(page.locator("#alarm")).to_contain_text("The server has not answered since")
 
 
