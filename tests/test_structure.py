@@ -17,9 +17,9 @@ import corenn
 SOURCE = Path(corenn.__file__).parent
 # From the bottom up; a layer imports itself and what stands before it.
 LAYERS = (
-    "errors", "names", "deadline", "once", "sizes", "config", "types", "durations", "kernels", "storage", "filters",
-    "graph", "writer", "compact", "repair", "inputs", "build", "warmup", "copies", "database", "root", "wire", "client",
-    "__init__", "datasets", "measure", "plan", "migrate", "server", "bench", "cli", "__main__",
+    "errors", "names", "deadline", "once", "sizes", "config", "types", "durations", "projection", "kernels", "storage",
+    "filters", "graph", "writer", "compact", "repair", "inputs", "build", "warmup", "copies", "database", "root",
+    "wire", "client", "__init__", "datasets", "measure", "plan", "migrate", "server", "bench", "cli", "__main__",
 )  # fmt: skip
 
 

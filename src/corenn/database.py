@@ -55,7 +55,7 @@ from .graph.mend import Mender
 from .graph.meter import Meter
 from .graph.query import DISTANCES, FOUND, HOPS, PAGES, Answers, Searcher, scans, scattered
 from .graph.scratch import ScratchPool
-from .graph.selection import keys_within, scroll_page, select_rows
+from .graph.selection import Page, keys_within, sample_page, scroll_page, select_rows
 from .graph.threads import Helpers
 from .graph.view import View, failing, take_view
 from .kernels.rows import NORM, decode_rows
@@ -501,14 +501,30 @@ class CoreNN:
             InvalidFilterError, InvalidArgumentError, CorruptionError: as `get`.
         """
         self._check_open()
-        tree = None if filter is None else as_filter(filter)
         limit, after = inputs.as_count(limit, "limit", MAX_K), None if cursor is None else Cursor.unpack(cursor)
-        again = iter(range(PAYLOAD_TRIES))
+        return self._records(filter, lambda view, ids: scroll_page(view, self._store.generation, ids, limit, after))
+
+    def sample(self, size: int = 1000, filter: Any = None) -> list[Record]:
+        """Rows at random, of all or of those that a filter selects: `size` of them, or all if there are no more.
+
+        In the order of insertion; each row is as likely as any other. The same rows as long as nothing is written.
+
+        Raises:
+            InvalidFilterError, InvalidArgumentError, CorruptionError: as `get`.
+        """
+        self._check_open()
+        size = inputs.as_count(size, "size", MAX_K)
+        return self._records(filter, lambda view, ids: sample_page(view, ids, size))[0]
+
+    def _records(self, filter: Any, choose: Callable[[View, UInt32s], Page]) -> tuple[list[Record], str | None]:
+        """Some rows of all, or of those that a filter selects, and where to go on. choose: those of ascending ids that
+        are wanted; called again if they change meanwhile.
+        """
+        tree, again = None if filter is None else as_filter(filter), iter(range(PAYLOAD_TRIES))
         while True:
             with self._view(with_metadata=True) as view:
                 within = None if tree is None else self._selected(view, tree).settled
-                ids = np.flatnonzero(view.alive()).astype(np.uint32) if within is None else within.ids
-                page = scroll_page(view, self._store.generation, ids, limit, after)
+                page = choose(view, np.flatnonzero(view.alive()).astype(np.uint32) if within is None else within.ids)
                 vectors = self._vectors(view, page.ids)
                 payloads = view.metadata.payloads(page.ids.tolist(), view.head.commit)
                 looked = NO_IDS if within is None else within.looked

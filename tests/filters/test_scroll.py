@@ -51,6 +51,18 @@ def test_all_rows_in_order(db: CoreNN) -> None:
     assert db.scroll(F("n") < 0) == ([], None)
 
 
+def test_samples_are_of_the_rows_that_there_are(db: CoreNN) -> None:
+    assert [record.key for record in db.sample(60)] == list(range(60))
+    db.delete(range(0, 60, 2))
+    db.upsert([1], np.zeros((1, DIM)), [{"n": 1}])
+    assert [record.key for record in db.sample(60)] == [*range(3, 60, 2), 1]
+    seen = {record.key for size in range(1, 30) for record in db.sample(size)}
+    assert len(seen) > 25
+    some = db.sample(7, F("n") < 20)
+    assert len({record.key for record in some}) == 7
+    assert all(record.payload == {"n": record.key} and record.key < 20 for record in some)
+
+
 def test_a_row_that_stays_is_given_once(db: CoreNN) -> None:
     first, cursor = db.scroll(limit=25)
     db.delete([3, 24, 26, 40])

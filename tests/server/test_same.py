@@ -132,6 +132,21 @@ class Conformance:
         assert db.delete(filter={"$not": {"$text": "red"}}) == 300 - len(with_words(*RED))
         assert set(db.query(text="shoes", k=300).keys) == with_words(*RED & SHOES)
 
+    def test_samples(self, db: Any) -> None:
+        some = db.sample(40)
+        assert len({record.key for record in some}) == 40
+        assert [KEYS.index(record.key) for record in some] == sorted(KEYS.index(record.key) for record in some)
+        assert [record.key for record in db.sample(40)] == [record.key for record in some]
+        for record in some:
+            assert record.payload == PAYLOADS[KEYS.index(record.key)]
+            np.testing.assert_array_equal(record.vector, ROWS[KEYS.index(record.key)])
+        assert [record.key for record in db.sample()] == KEYS
+        within = db.sample(10, F("tag") == "a")
+        assert (len(within), {record.payload["tag"] for record in within}) == (10, {"a"})
+        assert db.sample(10, {"n": -1}) == []
+        with pytest.raises(InvalidArgumentError):
+            db.sample(0)
+
     def test_counts_facets_and_scrolls(self, db: Any) -> None:
         assert (len(db), db.count(), db.count(F("n") >= 200)) == (300, 300, sum(n % 4 > 0 for n in range(200, 300)))
         assert KEYS[0] in db

@@ -76,6 +76,24 @@ def held(served: Served, name: str = "some") -> Iterator[None]:
         go.set()
 
 
+@pytest.mark.parametrize("metric", ["l2", "cosine", "ip"])
+def test_a_map_says_where_any_vector_lies(tmp_path: Path, metric: str) -> None:
+    with serving(tmp_path / "root") as served, served.client() as client:
+        made = client.create("some", dim=4, metric=metric)
+        made.insert(range(40), ROWS, [{"n": n} for n in range(40)])
+        found = ask(served, "map", {"size": 15, "filter": {"n": {"$lt": 30}}}).body
+        assert (found["rows"], len(found["points"]), found["unit"]) == (30, 15, metric == "cosine")
+        assert 0 < sum(found["shares"]) <= 1
+        for point in found["points"]:
+            vector = ROWS[point["key"]].astype(np.float64)
+            vector /= np.linalg.norm(vector) if found["unit"] else 1
+            place = np.array(found["axes"]) @ (vector - found["origin"])
+            np.testing.assert_allclose(place, (point["x"], point["y"]), atol=1e-5)
+            assert point["payload"] == {"n": point["key"]}
+        nothing = ask(served, "map", {"filter": {"n": -1}}).body
+        assert (nothing["points"], nothing["rows"]) == ([], 0)
+
+
 def ask(served: Served, operation: str, body: Any, name: str = "some", **more: str) -> Any:
     return request(served.port, "POST", f"/v1/collections/{name}/{operation}", body, **more)
 

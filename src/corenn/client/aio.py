@@ -188,6 +188,10 @@ class AsyncCollection:
             if cursor is None:
                 return
 
+    async def sample(self, size: int = 1000, filter: Any = None) -> list[Record]:
+        """Rows at random: see `CoreNN.sample`."""
+        return await self._send(calls.sample(self.name, size, filter))
+
     async def query(
         self, vectors: Any = None, k: int = 10, *, key: Key | None = None, text: str | list[str] | None = None,
         min_recall: float | None = None, search_list: int | None = None, exact: bool = False,

@@ -131,6 +131,15 @@ def scroll(name: str, filter: Any, limit: int, cursor: str | None) -> Call[tuple
     return _json(name, "scroll", {"filter": _filter(filter), "limit": limit, "cursor": cursor}, read, accept=BINARY)
 
 
+def sample(name: str, size: int, filter: Any) -> Call[list[Record]]:
+    """Rows at random."""
+
+    def read(answer: Answer) -> list[Record]:
+        return [each for each in answers.records(answer)[0] if each is not None]
+
+    return _json(name, "sample", {"size": size, "filter": _filter(filter)}, read, accept=BINARY)
+
+
 def query(name: str, vectors: Any, options: dict[str, Any]) -> Call[Hits | HitsList]:
     """The nearest rows. options: what `CoreNN.query` takes beside vectors, but for None."""
     asked = {**options}

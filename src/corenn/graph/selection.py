@@ -1,4 +1,4 @@
-"""What a filter selects in a view: its rows, their keys, and one page of them after the other."""
+"""What a filter selects in a view: its rows, their keys, a sample, and one page of them after the other."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ from ..storage.keys import KeyColumn
 from ..storage.state import commit_of
 from ..types import Key, UInt32s
 from .view import View
+
+SAMPLE_SEED = 0x5A3B1E
 
 
 class Page(NamedTuple):
@@ -47,6 +49,16 @@ def scroll_page(view: View, generation: int, ids: UInt32s, limit: int, cursor: C
     last = int(found[-1])
     born = int(commit_of(view.live.state[last, 0]))
     return Page(found, keys, Cursor(born, last, generation, keys[-1]).pack())
+
+
+def sample_page(view: View, ids: UInt32s, size: int) -> Page:
+    """`size` of `ids`, ascending, at random, in the order of insertion; all if there are no more."""
+    chosen = ids
+    if size < len(ids):
+        rng = np.random.default_rng(SAMPLE_SEED)
+        chosen = ids[np.sort(rng.choice(len(ids), size, replace=False, shuffle=False))]
+    found, _ = next_page(chosen, view.live.state, None, size)
+    return Page(found, list(KeyColumn(view.keys[found], view.heap)), None)
 
 
 def _after(view: View, generation: int, cursor: Cursor | None) -> tuple[int, int] | None:

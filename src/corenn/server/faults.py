@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import errno
+from collections.abc import Mapping
+from typing import TypeAlias
 
 from .. import errors
 from ..errors import CoreNNError
 from ..wire import WireError
 
+HeaderLines: TypeAlias = Mapping[str, str | tuple[str, ...]]  # a tuple stands for several headers of one name
 # The first class that fits counts, from the leaves up.
 STATUSES: dict[type[Exception], int] = {
     errors.DuplicateKeyError: 409,
@@ -38,9 +41,10 @@ MAX_MESSAGE = 1_000
 class RefusedError(Exception):
     """An error of ours with a status of its own, and headers."""
 
-    def __init__(self, status: int, error: CoreNNError, headers: dict[str, str] | None = None) -> None:
+    def __init__(self, status: int, error: CoreNNError, headers: HeaderLines | None = None) -> None:
         super().__init__(str(error))
-        self.status, self.error, self.headers = status, error, headers or {}
+        self.status, self.error = status, error
+        self.headers: HeaderLines = headers or {}
 
 
 def busy(what: str) -> RefusedError:

@@ -22,7 +22,8 @@ from .visit import Reply, Visit
 
 OPEN = {"/healthz", "/readyz"}
 FORMS = {JSON, MSGPACK, BINARY}
-CHALLENGE = 'Bearer realm="corenn", Basic realm="corenn", charset="UTF-8"'
+# Each in a header of its own: browsers look at the first alone of several in one, and ask for a password for Basic.
+CHALLENGES = ('Bearer realm="corenn"', 'Basic realm="corenn", charset="UTF-8"')
 _LOCAL = re.compile(r"(localhost|127\.\d+\.\d+\.\d+|\[::1\])(:\d+)?")
 SAFE = {
     "x-content-type-options": "nosniff",
@@ -78,7 +79,7 @@ class Guard:
         try:
             visit.holder = self._keys.holder(visit.headers.get("authorization"))
         except AccessError as error:
-            raise RefusedError(401, error, {"www-authenticate": CHALLENGE}) from None
+            raise RefusedError(401, error, {"www-authenticate": CHALLENGES}) from None
         if self._closing():
             raise OverloadedError("the server is shutting down; try again")
         if self.inside > self._limits.requests:

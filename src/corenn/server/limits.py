@@ -33,7 +33,7 @@ class Limits:
     dim: int = limit(8_192, "Dimensions of a new collection.")
     k: int = limit(10_000, "Hits of one query, values of a field.")
     hits: int = limit(1_000_000, "Hits of all vectors or texts of one query together.")
-    rows: int = limit(2_000, "Rows that come with their payloads in one answer of get, scroll or query.")
+    rows: int = limit(2_000, "Rows that come with their payloads in one answer of get, scroll, sample, map or query.")
     search_list: int = limit(16_384, "Search list of a query.")
     samples: int = limit(10_000, "Samples by which recall is measured.")
     filter_bytes: int = limit(1 << 20, "Bytes of a filter, as JSON.", size=True)

@@ -16,6 +16,7 @@ import msgspec
 
 from ..wire import BINARY, JSON, MSGPACK, ErrorBody
 from ..wire.rows import DTYPES
+from .assets import FILES
 from .routes import ROUTES, Entrance, Reach
 
 _REFERENCE = "#/components/schemas/{name}"
@@ -100,6 +101,8 @@ def _parameters(route: Entrance) -> list[Mapping[str, Any]]:
     if "{name}" in route.path:
         schema = {"type": "string", "minLength": 1, "maxLength": 128}
         found.append({"name": "name", "in": "path", "required": True, "schema": schema})
+    if "{file}" in route.path:
+        found.append({"name": "file", "in": "path", "required": True, "schema": {"type": "string", "enum": FILES}})
     if route.writes and route.takes is not None:
         schema = {"type": "string", "minLength": 1, "maxLength": 128, "pattern": "^[!-~]+$"}
         found.append({"name": "Idempotency-Key", "in": "header", "schema": schema})
@@ -113,7 +116,7 @@ def _answer(route: Entrance) -> dict[str, Any]:
     }
     if isinstance(route.gives, str):
         kind = "object" if route.gives == JSON else "string"
-        return {**answer, "content": {route.gives: {"schema": {"type": kind}}}}
+        return {**answer, "content": {form: {"schema": {"type": kind}} for form in route.gives.split(", ")}}
     schema = _schema(route.gives)
     answer["content"] = {JSON: schema, MSGPACK: schema}
     if route.binary == "gives":

@@ -15,14 +15,15 @@ from ..database import CoreNN
 from ..deadline import deadline
 from ..errors import InvalidArgumentError
 from ..once import once
-from ..types import Recall
+from ..projection import project
+from ..types import Recall, Record
 from ..wire import encode
-from .calls import Call, as_rows, fields_of, reply_records, result
+from .calls import Call, as_rows, fields_of, reply, reply_records, result
 from .faults import busy
 from .search import as_filter_text, as_question
 from .service import Service
 from .shelf import Entry
-from .visit import Visit
+from .visit import Reply, Visit
 
 T = TypeVar("T")
 
@@ -141,6 +142,40 @@ async def scroll(service: Service, visit: Visit, entry: Entry, call: Call) -> An
         service, visit, lambda: entry.database.scroll(asked.filter, asked.limit, asked.cursor)
     )  # fmt: skip
     return reply_records(visit, records, cursor)
+
+
+async def sample(service: Service, visit: Visit, entry: Entry, call: Call) -> Any:
+    """Rows at random."""
+    return reply_records(visit, await _read(service, visit, lambda: _sample(service, entry.database, call.arguments)))
+
+
+async def map(service: Service, visit: Visit, entry: Entry, call: Call) -> Any:
+    """A sample of rows on the plane on which they are spread the most."""
+    asked: wire.SampleRequest = call.arguments
+    database = entry.database
+
+    def draw() -> Reply:
+        records = _sample(service, database, asked)
+        rows = np.stack([each.vector for each in records]) if records else np.empty((0, database.settings.dim))
+        unit = database.settings.metric == "cosine"
+        if unit:
+            rows = rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), np.finfo(np.float32).tiny)
+        plane = project(rows)
+        points = [
+            wire.Point(each.key, x, y, each.payload)
+            for each, (x, y) in zip(records, plane.places.tolist(), strict=True)
+        ]
+        of = database.count(asked.filter)
+        found = wire.Map(points, of, plane.shares.tolist(), plane.origin.tolist(), plane.axes.tolist(), unit)
+        return reply(visit, found)
+
+    return await _read(service, visit, draw)
+
+
+def _sample(service: Service, database: CoreNN, asked: wire.SampleRequest) -> list[Record]:
+    _check_answer(service, database, asked.size)
+    as_filter_text(asked.filter, service.limits)
+    return database.sample(asked.size, asked.filter)
 
 
 async def count(service: Service, visit: Visit, entry: Entry, call: Call) -> Any:

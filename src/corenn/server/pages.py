@@ -8,8 +8,10 @@ from typing import Any
 
 from .. import wire
 from ..config import Settings
-from ..errors import OverloadedError
+from ..errors import InvalidArgumentError, OverloadedError
+from .assets import FILES, PAGE, asset
 from .calls import Call, fields_of
+from .faults import RefusedError
 from .metrics import TEXT
 from .service import Service
 from .visit import Reply, Visit
@@ -18,6 +20,12 @@ from .visit import Reply, Visit
 async def list_collections(service: Service, visit: Visit, call: Call) -> Any:
     """The names of all collections that the key may see."""
     return wire.Collections([name for name in await service.shelf.names() if visit.holder.sees(name)])
+
+
+async def rights(service: Service, visit: Visit, call: Call) -> Any:
+    """What the key that was sent may do; on a server without keys, everything."""
+    holder = visit.holder
+    return wire.Rights(holder.writes, None if holder.collections is None else sorted(holder.collections))
 
 
 async def create(service: Service, visit: Visit, call: Call) -> Any:
@@ -53,6 +61,19 @@ async def readyz(service: Service, visit: Visit, call: Call) -> Any:
 async def metrics(service: Service, visit: Visit, call: Call) -> Any:
     """Figures for Prometheus."""
     return Reply(await service.figures(), TEXT)
+
+
+async def console(service: Service, visit: Visit, call: Call) -> Any:
+    """A page to look at collections with, for a browser."""
+    return asset(PAGE)
+
+
+async def console_file(service: Service, visit: Visit, call: Call) -> Any:
+    """A part of that page."""
+    name = visit.path.rpartition("/")[2]
+    if name not in FILES:
+        raise RefusedError(404, InvalidArgumentError(f"the console has no file {name[:80]!r}"))
+    return asset(name)
 
 
 async def openapi(service: Service, visit: Visit, call: Call) -> Any:

@@ -26,7 +26,7 @@ class Entrance(NamedTuple):
     """One route.
 
     does: an operation (service, visit, entry, call) if it opens a collection, else a page (service, visit, call).
-    takes: the type of the body, None for no body. gives: the type of the answer, or its media type. writes: whether it
+    takes: the type of the body, None for no body. gives: the type of the answer, or its media types. writes: whether it
     changes anything. binary: whether bodies, or answers, may have the binary form. long: whether it takes as long as a
     job may. default: whether it goes to the default collection.
     """
@@ -74,6 +74,8 @@ ROUTES: tuple[Entrance, ...] = (
     _operation(operations.delete, wire.DeleteRequest, wire.Deleted, writes=True),
     _operation(operations.get, wire.GetRequest, wire.Records, binary="gives"),
     _operation(operations.scroll, wire.ScrollRequest, wire.Records, binary="gives"),
+    _operation(operations.sample, wire.SampleRequest, wire.Records, binary="gives"),
+    _operation(operations.map, wire.SampleRequest, wire.Map),
     _operation(operations.count, wire.CountRequest, wire.Count),
     _operation(operations.facets, wire.FacetsRequest, wire.Facets),
     _operation(operations.recall, wire.RecallRequest, wire.RecallResult, long=True),
@@ -81,6 +83,7 @@ ROUTES: tuple[Entrance, ...] = (
     _operation(operations.snapshot, wire.SnapshotRequest, wire.Copy, writes=True, long=True),
     _operation(operations.compact, wire.Nothing, wire.Done, writes=True, long=True),
     _operation(operations.checkpoint, wire.Nothing, wire.Done, writes=True, long=True),
+    Entrance("GET", "/v1/rights", pages.rights, None, wire.Rights, Reach.ANY),
     Entrance("GET", "/v1/collections", pages.list_collections, None, wire.Collections, Reach.ANY),
     Entrance("POST", "/v1/collections", pages.create, wire.CreateRequest, wire.Created, Reach.ANY, writes=True),
     Entrance("GET", "/v1/collections/{name}", operations.describe, None, wire.State, opens=True),
@@ -88,6 +91,8 @@ ROUTES: tuple[Entrance, ...] = (
     Entrance("GET", "/healthz", pages.healthz, None, wire.Health, Reach.OPEN),
     Entrance("GET", "/readyz", pages.readyz, None, wire.Health, Reach.OPEN),
     Entrance("GET", "/metrics", pages.metrics, None, "text/plain", Reach.SERVER),
+    Entrance("GET", "/console", pages.console, None, "text/html", Reach.ANY),
+    Entrance("GET", "/console/{file}", pages.console_file, None, "text/javascript, text/css, image/svg+xml", Reach.ANY),
     Entrance("GET", "/openapi.json", pages.openapi, None, "application/json", Reach.ANY),
     Entrance(
         "POST", "/insert", operations.legacy_insert, wire.LegacyInsert, wire.Done, opens=True, writes=True, default=True

@@ -6,7 +6,6 @@ import asyncio
 import re
 import secrets
 import time
-from collections.abc import Mapping
 from contextlib import suppress
 from itertools import count
 from types import MappingProxyType
@@ -15,7 +14,7 @@ from typing import Any, NamedTuple
 from ..errors import DeadlineError, InvalidArgumentError, LimitError
 from ..once import Token
 from ..wire import BINARY, JSON, MSGPACK
-from .faults import RefusedError
+from .faults import HeaderLines, RefusedError
 from .keys import ANYBODY, Holder
 from .limits import Limits
 from .patience import Patience
@@ -32,7 +31,7 @@ class Reply(NamedTuple):
     body: bytes
     form: str = JSON
     status: int = 200
-    headers: Mapping[str, str] = MappingProxyType({})
+    headers: HeaderLines = MappingProxyType({})
 
 
 class Visit:
@@ -148,6 +147,14 @@ class Visit:
 
     async def answer(self, reply: Reply) -> None:
         """Send the answer."""
-        headers = [("content-type", reply.form), ("x-request-id", self.id), *reply.headers.items()]
+        headers = [
+            ("content-type", reply.form),
+            ("x-request-id", self.id),
+            *(
+                (name, value)
+                for name, values in reply.headers.items()
+                for value in ((values,) if isinstance(values, str) else values)
+            ),
+        ]
         self.sent = reply.status
         await self._transport.send(reply.status, headers, reply.body)

@@ -24,9 +24,11 @@ from .messages import (
     LegacyQuery,
     LegacyResults,
     LegacyVector,
+    Map,
     Nothing,
     PayloadRequest,
     Plan,
+    Point,
     QueryRequest,
     RecallRequest,
     RecallResult,
@@ -34,6 +36,8 @@ from .messages import (
     Records,
     Result,
     Results,
+    Rights,
+    SampleRequest,
     ScrollRequest,
     SnapshotRequest,
     State,
@@ -41,10 +45,10 @@ from .messages import (
 from .rows import DTYPES, pack_rows, rows_of, unpack_rows
 
 __all__ = [
-    "BINARY", "DTYPES", "JSON", "MSGPACK", "Collections", "Copy", "Count", "CountRequest", "CreateRequest",
-    "Created", "Curve", "DeleteRequest", "Deleted", "Done", "ErrorBody", "FacetEntry", "Facets", "FacetsRequest",
-    "Fault", "GetRequest", "Health", "InsertRequest", "LegacyInsert", "LegacyQuery", "LegacyResults",
-    "LegacyVector", "Nothing", "PayloadRequest", "Plan", "QueryRequest", "RecallRequest", "RecallResult",
-    "RecordEntry", "Records", "Result", "Results", "ScrollRequest", "SnapshotRequest", "State", "WireError",
+    "BINARY", "DTYPES", "JSON", "MSGPACK", "Collections", "Copy", "Count", "CountRequest", "CreateRequest", "Created",
+    "Curve", "DeleteRequest", "Deleted", "Done", "ErrorBody", "FacetEntry", "Facets", "FacetsRequest", "Fault",
+    "GetRequest", "Health", "InsertRequest", "LegacyInsert", "LegacyQuery", "LegacyResults", "LegacyVector", "Map",
+    "Nothing", "PayloadRequest", "Plan", "Point", "QueryRequest", "RecallRequest", "RecallResult", "RecordEntry",
+    "Records", "Result", "Results", "Rights", "SampleRequest", "ScrollRequest", "SnapshotRequest", "State", "WireError",
     "decode", "encode", "pack_rows", "rows_of", "unpack_rows",
 ]  # fmt: skip

@@ -82,6 +82,13 @@ class ScrollRequest(_Request):
     cursor: str | None = None
 
 
+class SampleRequest(_Request):
+    """Rows at random."""
+
+    size: Positive = 1000
+    filter: Fields | None = None
+
+
 class CountRequest(_Request):
     """How many rows there are, or a filter selects."""
 
@@ -168,6 +175,13 @@ class Collections(Struct):
     collections: list[str]
 
 
+class Rights(Struct):
+    """What the key that was sent may do. collections: those that it is for, sorted; null for all."""
+
+    writes: bool
+    collections: list[str] | None
+
+
 class Created(Struct):
     """A collection as it is: its settings."""
 
@@ -230,6 +244,30 @@ class Facets(Struct):
     """The values of a field, the most frequent first."""
 
     facets: list[FacetEntry]
+
+
+class Point(Struct, omit_defaults=True):
+    """Where a row lies on a map. payload: missing where there is none."""
+
+    key: str | int
+    x: float
+    y: float
+    payload: Fields | None = None
+
+
+class Map(Struct):
+    """A sample of rows on a plane: that on which they are spread the most.
+
+    rows: as many as the sample was taken from. shares: of the variance of the sample, along x and y. A vector lies at
+    its products with both axes, origin taken off, brought to unit length before where `unit` is true.
+    """
+
+    points: list[Point]
+    rows: int
+    shares: list[float]
+    origin: list[float]
+    axes: list[list[float]]
+    unit: bool
 
 
 class Plan(Struct):
