@@ -34,7 +34,9 @@ from .served_race import generated as run_generator
 from .systems.base import EFFORTS
 
 K = 10
-HEAD: dict[str, Any] = {"k": K, "min_recall": 0.95}
+RECALL = 0.95  # that is enough
+Head = dict[str, Any]  # what goes with each query, beside its vector
+WARM_SECONDS = 1.0  # of load before any is measured: kernels are loaded, and files mapped
 CONNECTIONS = 32
 BATCH = 1_000
 NAME = "bench"
@@ -55,13 +57,7 @@ def serving(root: Path) -> Iterator[tuple[int, subprocess.Popen[bytes]]]:
         process.wait(60)
 
 
-def generated(port: int, queries: Path, seconds: float, connections: int, rate: float | None = None) -> Measured:
-    """What a generator in a process of its own has measured."""
-    command = load_command(port, queries, HEAD, seconds, connections)
-    return run_generator([*command, *([] if rate is None else ["--rate", str(rate)])])
-
-
-def load_command(port: int, queries: Path, head: dict[str, Any], seconds: float, connections: int) -> list[str]:
+def load_command(port: int, queries: Path, head: Head, seconds: float, connections: int) -> list[str]:
     """The generator's module and arguments for vectors in the binary form."""
     return [
         "corenn.bench.http_load", "--port", str(port), "--path", f"/v1/collections/{NAME}/query", "--vectors",
@@ -69,16 +65,24 @@ def load_command(port: int, queries: Path, head: dict[str, Any], seconds: float,
     ]  # fmt: skip
 
 
-def queries_served(port: int, queries: Path, sample: Sample, seconds: float, alone: float) -> list[Row]:
+def queries_served(
+    port: int, queries: Path, sample: Sample, head: Head, seconds: float, alone: float
+) -> list[Row]:  # fmt: skip
     """Single queries: as fast as they go, at half of that, and one at a time. alone: milliseconds of one, embedded."""
+
+    def generated(seconds: float, connections: int, *rate: str) -> Measured:
+        return run_generator([*load_command(port, queries, head, seconds, connections), *rate])
+
     with Client(f"http://127.0.0.1:{port}") as client:
-        found = client[NAME].query(sample.queries, **HEAD)
+        found = client[NAME].query(sample.queries, **head)
         recall = recall_by_distance(found.distances, sample.truth, K)
-        full = generated(port, queries, seconds, CONNECTIONS)
-        half = generated(port, queries, seconds, CONNECTIONS, full.per_second / 2)
-        one = generated(port, queries, seconds, 1)
-        through = _through_client(client[NAME], sample, seconds)
-    note = f"recall@{K} {recall:.4f}; p50 {full.p50:.2f} ms, p99 {full.p99:.2f} ms; {full.refused} refused"
+        generated(WARM_SECONDS, CONNECTIONS)
+        full = generated(seconds, CONNECTIONS)
+        half = generated(seconds, CONNECTIONS, "--rate", str(full.per_second / 2))
+        one = generated(seconds, 1)
+        through = _through_client(client[NAME], sample, head, seconds)
+    reached = f"recall@{K} {recall:.4f} by a list of {head['search_list']}"
+    note = f"{reached}; p50 {full.p50:.2f} ms, p99 {full.p99:.2f} ms; {full.refused} refused"
     offered = f"{full.per_second / 2:,.0f} per second; p50 {half.p50:.2f} ms"
     return [
         Row(name=f"queries, {CONNECTIONS} connections", figure=full.per_second, goal=5_000, unit="/s", note=note),
@@ -91,23 +95,23 @@ def queries_served(port: int, queries: Path, sample: Sample, seconds: float, alo
     ]  # fmt: skip
 
 
-def _through_client(collection: Collection, sample: Sample, seconds: float) -> float:
+def _through_client(collection: Collection, sample: Sample, head: Head, seconds: float) -> float:
     """Queries per second of one thread."""
     done, end = 0, time.perf_counter() + seconds
     while time.perf_counter() < end:
-        collection.query(sample.queries[done % len(sample.queries)], **HEAD)
+        collection.query(sample.queries[done % len(sample.queries)], **head)
         done += 1
     return done / seconds
 
 
-def embedded(root: Path, sample: Sample, seconds: float) -> float:
+def embedded(root: Path, sample: Sample, head: Head, seconds: float) -> float:
     """Milliseconds of one query in this process, the middle of them."""
     with CoreNN.open(root / NAME, mode="r") as db:
         taken: list[float] = []
         end = time.perf_counter() + seconds
         while time.perf_counter() < end:
             began = time.perf_counter()
-            db.query(sample.queries[len(taken) % len(sample.queries)], **HEAD)
+            db.query(sample.queries[len(taken) % len(sample.queries)], **head)
             taken.append(time.perf_counter() - began)
     return float(np.median(taken)) * 1e3
 
@@ -134,9 +138,9 @@ def inserts(port: int, root: Path, sample: Sample, rows: int) -> Row:
     )  # fmt: skip
 
 
-def malformed(port: int, pid: int, sample: Sample, count: int) -> list[Row]:
+def malformed(port: int, pid: int, sample: Sample, head: Head, count: int) -> list[Row]:
     """Requests with bytes changed at random: faults of the server, and what becomes of its memory."""
-    requests = malformed_requests(f"/v1/collections/{NAME}/query", sample.queries, json.dumps(HEAD).encode())
+    requests = malformed_requests(f"/v1/collections/{NAME}/query", sample.queries, json.dumps(head).encode())
     sent = refused = faults = before = 0
     process = psutil.Process(pid)
     while sent < count:
@@ -168,7 +172,7 @@ def killed(root: Path, sample: Sample, seconds: float, every: float) -> list[Row
                 try:
                     collection.upsert(keys, sample.base[batch % 1000 : batch % 1000 + 20])
                     acknowledged.append(batch)
-                    collection.query(sample.queries[batch % len(sample.queries)], **HEAD)
+                    collection.query(sample.queries[batch % len(sample.queries)], k=K)
                 except Exception as error:  # noqa: BLE001 (of whatever kind: it is counted)
                     if not stop.is_set():
                         faults.append(f"{type(error).__name__}: {error}")
@@ -194,13 +198,18 @@ def killed(root: Path, sample: Sample, seconds: float, every: float) -> list[Row
     ]
 
 
-def ours(root: Path, queries: Path, sample: Sample) -> list[Entrant]:
-    """Ourselves in a race, asked in two forms, with the shortest search list that reaches the recall."""
+def least(root: Path, sample: Sample) -> Head:
+    """The shortest search list that reaches the recall."""
     with CoreNN.open(root / NAME, mode="r") as db:
         for length in (each for each in EFFORTS if each >= K):
-            head: dict[str, Any] = {"k": K, "search_list": length}
-            if recall_by_distance(db.query(sample.queries, **head).distances, sample.truth, K) >= HEAD["min_recall"]:
+            head: Head = {"k": K, "search_list": length}
+            if recall_by_distance(db.query(sample.queries, **head).distances, sample.truth, K) >= RECALL:
                 break
+    return head
+
+
+def ours(root: Path, queries: Path, sample: Sample, head: Head) -> list[Entrant]:
+    """Ourselves in a race, asked in two forms."""
 
     @contextmanager
     def served() -> Iterator[tuple[int, int]]:
@@ -219,7 +228,7 @@ def ours(root: Path, queries: Path, sample: Sample) -> list[Entrant]:
         template = f'{json.dumps(head)[:-1]}, "vector": {PLACE}}}'
         return [*as_rows(port, seconds), "--template", template]
 
-    about = {"version": version_of("corenn"), "effort": length}
+    about = {"version": version_of("corenn"), "effort": head["search_list"]}
     return [
         Entrant("CoreNN", "raw sockets, vectors as bytes", served, recall, as_rows, about),
         Entrant("CoreNN, JSON", "raw sockets, JSON", served, recall, as_json, about),
@@ -240,18 +249,19 @@ def prepare(sample: Sample, root: Path, queries: Path) -> None:
     """Build what is served, and the queries that it is asked."""
     np.save(queries, sample.queries)
     dim = sample.base.shape[1]
-    CoreNN.build(root / NAME, range(len(sample.base)), sample.base, dim=dim, metric=sample.metric).close()
-    with CoreNN.open(root / NAME) as db:
-        db.query(sample.queries, **HEAD)  # by a curve that is kept from then on
+    with CoreNN.build(root / NAME, range(len(sample.base)), sample.base, dim=dim, metric=sample.metric) as db:
+        db.recall_curve(K)  # which is kept: in idle time it would be measured beside what is timed
 
 
-def measure(sample: Sample, root: Path, queries: Path, seconds: float, minutes: float, attacks: int) -> list[Row]:
+def measure(
+    sample: Sample, root: Path, queries: Path, head: Head, seconds: float, minutes: float, attacks: int
+) -> list[Row]:  # fmt: skip
     """What serving costs, and what the server bears."""
-    alone = embedded(root, sample, seconds)
+    alone = embedded(root, sample, head, seconds)
     with serving(root) as (port, process):
-        rows = queries_served(port, queries, sample, seconds, alone)
+        rows = queries_served(port, queries, sample, head, seconds, alone)
         rows.append(inserts(port, root, sample, min(20 * BATCH, len(sample.base))))
-        rows += malformed(port, process.pid, sample, attacks) if attacks else []
+        rows += malformed(port, process.pid, sample, head, attacks) if attacks else []
     return rows + (killed(root, sample, 60 * minutes, 30.0) if minutes else [])
 
 
@@ -265,7 +275,7 @@ def theirs(
         if name in names:
             peer = kind(kept / name, sample, K, cores(), pythons.get(name))
             try:
-                found.append(entrant(peer, queries, CONNECTIONS, HEAD["min_recall"]))
+                found.append(entrant(peer, queries, CONNECTIONS, RECALL))
             except Fault as fault:
                 failed[kind.name] = f"{fault.reason}: {fault.message}"
     return found
@@ -309,10 +319,11 @@ def main(given: Sequence[str] | None = None) -> None:
         kept = (asked.keep or Path(folder)).absolute() / "-".join(map(str, about.values()))
         failed: dict[str, str] = {}
         others = theirs(asked.beside.split(","), dict(asked.python), kept, queries, sample, failed)
-        entrants = race([*ours(root, queries, sample), *others], asked.turns, asked.seconds, failed)
+        head = least(root, sample)
+        entrants = race([*ours(root, queries, sample, head), *others], asked.turns, asked.seconds, failed)
         rows = beside(entrants)
         if not asked.only_beside:
-            rows = measure(sample, root, queries, asked.seconds, asked.minutes, asked.malformed) + rows
+            rows = measure(sample, root, queries, head, asked.seconds, asked.minutes, asked.malformed) + rows
     print_race(entrants, failed)
     print_rows(rows)
     if asked.json:
