@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import ClosedError, CoreNNError
+from ..errors import ClosedError
 from ..filters.sets import spread
 from ..kernels.carve import assign, leaders_of, place_rows, table
 from ..kernels.cells import FARS, STRAYS, Cells, count_strays, look_up_chances
@@ -81,11 +81,10 @@ class Partition:
             with self._making:
                 self._make(view)
             return None if self._division is None else self._with_late(self._division, view)
-        if not self._closed and self._making.acquire(blocking=False):
-            try:
-                threading.Thread(target=self._make_beside, args=(view,), name="corenn-cells", daemon=True).start()
-            except RuntimeError:  # the interpreter is on its way out
-                self._making.release()
+        # By a helper, not a thread of its own: the interpreter waits for these when it ends.
+        free = not self._closed and self._making.acquire(blocking=False)
+        if free and not self._helpers.later(lambda: self._make_beside(view)):
+            self._making.release()
         return cells
 
     def shape(self, view: View) -> CellsShape | None:
@@ -123,7 +122,7 @@ class Partition:
     def _make_beside(self, view: View) -> None:
         try:
             self._make(view)
-        except (CoreNNError, MemoryError):
+        except Exception:  # nobody else would tell of it
             if not self._closed:
                 log.warning("the cells of the rows could not be made; filtered queries go other ways", exc_info=True)
         finally:

@@ -78,6 +78,14 @@ class Helpers:
                 if other is not None and not other.cancel():
                     other.result()
 
+    def later(self, work: Callable[[], None]) -> bool:
+        """Have a helper do some work, which tells nobody how it went; False where none does any more."""
+        try:
+            self._pool.submit(work)
+        except RuntimeError:
+            return False
+        return True
+
     def _submit(self, drain: Callable[[], None]) -> Future[None] | None:
         try:
             return self._pool.submit(copy_context().run, drain)
