@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from http import HTTPStatus
 
@@ -9,17 +10,18 @@ from ..errors import InvalidArgumentError
 from .faults import RefusedError
 from .routes import Entrance
 
-NAME = "{name}"
+NAME = "{name}"  # that of a collection
+PART = re.compile(r"(\{\w+\})")
 
 
 class Router:
-    """Routes by their paths, of which a part may be the name of a collection."""
+    """Routes by their paths, of which a part may be a name, as that of a collection."""
 
     def __init__(self, entrances: Iterable[Entrance]) -> None:
         self._fixed: dict[str, dict[str, Entrance]] = {}
         self._named: dict[str, dict[str, dict[str, Entrance]]] = {}  # by what stands before the name, and behind it
         for each in entrances:
-            before, name, behind = each.path.partition(NAME)
+            before, name, behind = re.split(PART, each.path, maxsplit=1) if "{" in each.path else (each.path, "", "")
             routes = (
                 self._named.setdefault(before, {}).setdefault(behind, {})
                 if name
@@ -30,7 +32,7 @@ class Router:
                 routes["HEAD"] = each
 
     def find(self, method: str, path: str) -> tuple[Entrance, str]:
-        """The route, and the name in its path, "" if it has none.
+        """The route, and the name of a collection in its path, "" if it has none.
 
         Raises:
             RefusedError: with 404 or 405.
@@ -47,7 +49,7 @@ class Router:
         found = routes.get(method)
         if found is None:
             raise _refused(HTTPStatus.METHOD_NOT_ALLOWED, {"allow": ", ".join(sorted(routes))})
-        return found, name
+        return found, name if NAME in found.path else ""
 
 
 def _refused(status: HTTPStatus, headers: dict[str, str]) -> RefusedError:
