@@ -36,6 +36,7 @@ ROUNDS = 8  # of k-means
 ASKED = 256  # rows that stand for queries, where it is counted how rows stray from their cells
 UNCOUNTED = 0.01  # rows that may stray so although none was counted
 NEAREST, MISSED = 10, 0.08  # rows of the sample that are sought, and the share missed, to tell how many cells it takes
+USUAL = 0.6  # times as many cells take the queries that were measured: docs/performance.md
 SUPPOSED = 45.0  # cells, before that is known
 LATE = 32  # a share of the rows that may be late, before they are given cells
 GROWTH = 1.5  # of the rows, after which the centres are found anew
@@ -221,7 +222,7 @@ def _reach(places: Float32s, cells: Cells, sizes: Float64s, asked: Int64s) -> fl
     left = chances * sizes
     order = np.argsort(apart + spreads, axis=1)
     beyond = np.take_along_axis(left, order, axis=1)[:, ::-1].cumsum(axis=1)
-    return float((beyond >= MISSED * NEAREST).sum(axis=1).mean())
+    return USUAL * float((beyond >= MISSED * NEAREST).sum(axis=1).mean())
 
 
 def _fits(division: _Division, view: View) -> bool:

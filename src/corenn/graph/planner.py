@@ -29,7 +29,7 @@ class Costs(NamedTuple):
     scanned: float = 0.24
     measured: float = 0.6
     walk: float = 0.5
-    leap: float = 2.8
+    leap: float = 4.3
     sparse: float = 0.03
     page: float = 1_500.0
     tested: float = 0.4
