@@ -306,7 +306,8 @@ def test_queries_by_text_that_wait_together_are_not_mixed_up(tmp_path: Path) -> 
         with ThreadPoolExecutor(len(asked)) as pool:
             with searching(served):
                 answers = [pool.submit(told, some, *each) for each in asked]
-                until(lambda: len(service.shelf.open["some"].batches) == len(asked) - service._threads)
+                # What came in one moment is searched together: how many wait by then hangs on that.
+                until(lambda: len(service.shelf.open["some"].batches) >= len(asked) // 4)
             assert [answer.result() for answer in answers] == alone
         assert batches() - answered < answered  # some were answered together
 
