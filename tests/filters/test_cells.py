@@ -16,10 +16,11 @@ import pytest
 
 from corenn import CoreNN, F
 from corenn.graph import planner
-from tests.conftest import COMPILED, Create, Sample
+from tests.conftest import Create, Sample
 
 K = 10
-ROWS = 6_000 if COMPILED else 400
+ROWS = 6_000
+pytestmark = pytest.mark.compiled  # to find centres takes minutes in plain Python
 CODED = {"compression_mode": "sq8", "compression_threshold": 0}
 
 
@@ -144,7 +145,6 @@ def test_readers_have_cells_of_their_own(tmp_path: Path, sift: Sample) -> None:
                 assert share_of(found, truth(db, queries, tree)) >= 0.95
 
 
-@pytest.mark.compiled
 def test_functions_are_put_to_what_is_met(memory: Create, sift: Sample) -> None:
     db = filled(memory(dim=128, metric="l2", **CODED), sift[0][:ROWS])
     queries = sift[1][:20]
