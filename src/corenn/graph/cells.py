@@ -29,14 +29,14 @@ from .view import View
 log = logging.getLogger("corenn.cells")
 
 FEWEST_ROWS = 8192  # below which a scan of all matches is as fast
-PER_ROOT = 1.0  # cells for each unit of the square root of the rows: docs/performance.md
+PER_ROOT = 1.0  # cells for each unit of the square root of the rows: ranking them costs what scanning one does
 MOST_CELLS = 1 << 10
 SAMPLED = 48  # rows for each centre, from which these are found
 ROUNDS = 8  # of k-means
 ASKED = 256  # rows that stand for queries, where it is counted how rows stray from their cells
 UNCOUNTED = 0.01  # rows that may stray so although none was counted
 NEAREST, MISSED = 10, 0.08  # rows of the sample that are sought, and the share missed, to tell how many cells it takes
-USUAL = 0.6  # times as many cells take the queries that were measured: docs/performance.md
+USUAL = 0.6  # of the cells that a row needs, a query does, as measured: docs/performance.md
 SUPPOSED = 45.0  # cells, before that is known
 LATE = 32  # a share of the rows that may be late, before they are given cells
 GROWTH = 1.5  # of the rows, after which the centres are found anew
