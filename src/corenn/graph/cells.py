@@ -29,7 +29,7 @@ from .view import View
 log = logging.getLogger("corenn.cells")
 
 FEWEST_ROWS = 8192  # below which a scan of all matches is as fast
-PER_ROOT = 1.0  # cells for each unit of the square root of the rows: ranking them costs what scanning one does
+PER_ROOT = 1.0  # cells for each unit of the square root of the rows: about as many as each has rows
 MOST_CELLS = 1 << 10
 SAMPLED = 48  # rows for each centre, from which these are found
 ROUNDS = 8  # of k-means
