@@ -16,6 +16,7 @@ import pytest
 
 from corenn import CoreNN, F
 from corenn.graph import planner
+from corenn.graph import query as query_module
 from tests.conftest import Create, Sample
 
 K = 10
@@ -61,6 +62,33 @@ def test_the_nearest_are_found_under_every_metric(memory: Create, metric: str, d
         found = db.query(queries, k=K, filter=tree, plan="cells", explain=True)
         assert {hits.explain.plan for hits in found} == {"cells"}
         assert share_of(found, truth(db, queries, tree)) >= 0.95
+
+
+def test_matches_around_the_query_are_walked_to(photos: CoreNN, sift: Sample, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Unless cells were asked for: those of some queries of a batch, and of one alone."""
+    rows, query = sift[0][:ROWS], sift[0][7]
+    near = np.argsort(((rows - query) ** 2).sum(axis=1))
+    photos.set_payload(near[: ROWS // 10].tolist(), [{"mark": 2000}] * (ROWS // 10))
+    tree, queries = F("mark") == 2000, np.stack([query, rows[near[-1]]])
+    photos.query(query, filter=tree, plan="cells")
+    monkeypatch.setattr(planner, "COSTS", planner.Costs(scanned=1e6, walk=1e9, leap=1e9, cell=0.0, looked=0.0))
+    division = photos._searcher.partition._division
+    assert division is not None
+    photos._searcher.partition._division = division._replace(shape=division.shape._replace(reach=1.0))
+    for asked, plans in ((queries[:1], {"graph"}), (queries[1:], {"cells"}), (queries, {"cells"})):
+        found = photos.query(asked, k=K, filter=tree, explain=True)
+        assert {hits.explain.plan for hits in found} == plans
+        assert share_of(found, truth(photos, asked, tree)) >= 0.95
+    assert photos.query(query, filter=tree, plan="cells", explain=True).explain.plan == "cells"
+
+
+def test_more_matches_than_one_call_may_score(photos: CoreNN, sift: Sample, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are scanned in parts."""
+    queries, tree = sift[1][:5], F("mark") >= 0
+    photos.query(queries[0], filter=tree, plan="cells")
+    monkeypatch.setattr(query_module, "SLICE_SECONDS", 1e-9)
+    found = photos.query(queries, k=K, filter=tree & (F("mark") < 999), plan="cells")
+    assert share_of(found, truth(photos, queries, tree & (F("mark") < 999))) == 1
 
 
 @pytest.mark.parametrize("k", [1, 10, 100])
@@ -160,7 +188,7 @@ def test_they_are_made_beside_queries(photos: CoreNN, sift: Sample, monkeypatch:
     partition = photos._searcher.partition
 
     def asked() -> Any:
-        return photos.query(sift[1][0], k=K, search_list=K, filter=F("mark") < 500, explain=True)
+        return photos.query(sift[1][0], k=K, search_list=K, filter=F("mark") < 300, explain=True)
 
     assert asked().explain.plan in ("scan", "cells")
     until = time.monotonic() + 200  # the kernels may have to be compiled

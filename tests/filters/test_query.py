@@ -205,6 +205,23 @@ def test_rows_that_are_read_from_the_disk(
                         assert plan != "graph" or found[0].explain.pages > 0
 
 
+@pytest.mark.parametrize("plan", [None, *PLANS])
+def test_more_hits_are_no_worse(photos: Any, sift: Sample, plan: str | None) -> None:
+    """As k grows there are no fewer hits, and those of a smaller k are among them as often as before."""
+    db, _, made = photos
+    tree, queries = F("any") < 0.2, sift[1][:30]
+    matches = sum(each["any"] < 0.2 for row, each in enumerate(made) if row % 10)
+    truth = [set(keys[:5]) for keys in (hits.keys for hits in db.query(queries, k=5, filter=tree, plan="exact"))]
+    before = 0.0
+    for k in (5, 10, 40, 10_000) if COMPILED else (5, 10_000):
+        found = db.query(queries, k=k, filter=tree, plan=plan)
+        assert {len(hits) for hits in found} == {min(k, matches)}
+        share = float(np.mean([len(near & set(hits.keys)) / 5 for near, hits in zip(truth, found, strict=True)]))
+        assert share >= before
+        before = share
+    assert before == 1
+
+
 def test_the_row_itself_and_a_bound_on_the_distance(photos: Any) -> None:
     db, rows, _ = photos
     hits = db.query(key=11, k=3, filter=F("any") < 0.5, max_distance=float(np.inf))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, TypeGuard
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +21,7 @@ from ..kernels.cells import FARS, STRAYS, Cells, count_strays, look_up_chances
 from ..kernels.clusters import add_up
 from ..kernels.search import BORN
 from ..storage.commit import NO_IDS, Metadata
+from ..storage.platform import memory_bytes
 from ..types import Float32s, Float64s, Int64s, UInt32s
 from .planner import CellsShape
 from .threads import Helpers
@@ -31,7 +32,7 @@ log = logging.getLogger("corenn.cells")
 FEWEST_ROWS = 8192  # below which a scan of all matches is as fast
 PER_ROOT = 1.0  # cells for each unit of the square root of the rows: about as many as each has rows
 MOST_CELLS = 1 << 10
-SAMPLED = 48  # rows for each centre, from which these are found
+SAMPLED, MOST_SAMPLED = 48, 1 << 24  # rows for each centre, from which these are found; numbers that they hold at most
 ROUNDS = 8  # of k-means
 ASKED = 256  # rows that stand for queries, where it is counted how rows stray from their cells
 UNCOUNTED = 0.01  # rows that may stray so although none was counted
@@ -71,17 +72,14 @@ class Partition:
 
     def cells(self, view: View, *, wait: bool = False) -> Cells | None:
         """The cells for a view; None while there are none, or none yet. wait: until they are made."""
-        division = self._division
-        if division is not None and _fits(division, view):
-            cells = self._with_late(division, view)
-            if len(cells.late) * LATE <= len(cells.order):
-                return cells
-        else:
-            cells = None
+        cells = self._present(view)
+        if _whole(cells):
+            return cells
         if wait:
             with self._making:
-                self._make(view)
-            return None if self._division is None else self._with_late(self._division, view)
+                if not _whole(self._present(view)):  # nobody else has made them meanwhile
+                    self._make(view)
+            return self._present(view)
         # By a helper, not a thread of its own: the interpreter waits for these when it ends.
         free = not self._closed and self._making.acquire(blocking=False)
         if free and not self._helpers.later(lambda: self._make_beside(view)):
@@ -92,6 +90,8 @@ class Partition:
         """What the planner has to know, or may suppose before they are made; None where there cannot be any."""
         if view.codes is None or view.disk is not None or view.live.rows < self.fewest:
             return None
+        if view.live.rows * view.rows.vectors.strides[0] > memory_bytes() // 2:
+            return None  # to make them would push what is in use out of memory
         division = self._division
         return CellsShape(_count(view.live.rows), SUPPOSED) if division is None else division.shape
 
@@ -100,12 +100,17 @@ class Partition:
         division = self._division
         if division is None:
             return 0
-        return sum(part.nbytes for part in (*division.cells, division.labels))
+        return division.labels.nbytes + sum(part.nbytes for part in division.cells if isinstance(part, np.ndarray))
 
     def clear(self) -> None:
         """Keep none, and make none any more: a thread that does ends soon, and views stay valid until then."""
         self._closed = True
         self._division = self._late = None
+
+    def _present(self, view: View) -> Cells | None:
+        """Those that there are, with the rows that are late in a view; None if they do not fit."""
+        division = self._division
+        return None if division is None or not _fits(division, view) else self._with_late(division, view)
 
     def _with_late(self, division: _Division, view: View) -> Cells:
         known = self._late
@@ -114,8 +119,9 @@ class Partition:
             return known[2]
         late = NO_IDS
         if int(view.live.snapshot) > division.seen:
-            born = view.live.state[: view.live.rows, BORN]
-            late = np.flatnonzero(born > np.uint64(division.seen)).astype(np.uint32)
+            first = 0 if view.reused else len(division.labels)
+            born = view.live.state[first : view.live.rows, BORN]
+            late = (first + np.flatnonzero(born > np.uint64(division.seen))).astype(np.uint32)
         cells = division.cells._replace(late=late)
         self._late = (*snapshot, cells)
         return cells
@@ -144,7 +150,7 @@ class Partition:
         starts = np.zeros(len(centres) + 1, np.int64)
         np.cumsum(np.bincount(labels, minlength=len(centres)), out=starts[1:])
         order = np.argsort(labels, kind="stable").astype(np.uint32)
-        cells = Cells(centres, spreads, chances, order, starts, NO_IDS)
+        cells = Cells(centres, spreads, chances, order, starts, int(np.diff(starts).max()), NO_IDS)
         if self._closed:
             return
         self._division = _Division(
@@ -154,7 +160,7 @@ class Partition:
     def _centres(self, view: View) -> tuple[Float32s, Float32s, Float32s, CellsShape]:
         """Centres by k-means (Lloyd 1982) over an even sample of the rows, and how the rows lie around them."""
         count = _count(view.live.rows)
-        sample = spread(SAMPLED * count, view.live.rows)
+        sample = spread(min(SAMPLED * count, max(MOST_SAMPLED // view.width, 4 * count)), view.live.rows)
         places = np.empty((len(sample), view.width), np.float32)
         place_rows(view.rows, sample, np.zeros(places.shape[1], np.float32), places)
         places[~np.isfinite(places)] = 0  # a damaged row may hold anything
@@ -177,7 +183,7 @@ class Partition:
         above = strays[:, ::-1].cumsum(axis=1)[:, ::-1]
         # Where nothing was counted there may be something all the same.
         chances = ((above + UNCOUNTED) / (above[:, :1] + UNCOUNTED)).astype(np.float32)
-        cells = Cells(centres, spreads, chances, NO_IDS, np.zeros(count + 1, np.int64), NO_IDS)
+        cells = Cells(centres, spreads, chances, NO_IDS, np.zeros(count + 1, np.int64), 0, NO_IDS)
         sizes = counts.astype(np.float64) * (view.live.rows / len(sample))
         shape = CellsShape(count, _reach(places, cells, sizes, asked[::4]))
         return centres, spreads, chances, shape
@@ -223,6 +229,11 @@ def _reach(places: Float32s, cells: Cells, sizes: Float64s, asked: Int64s) -> fl
     order = np.argsort(apart + spreads, axis=1)
     beyond = np.take_along_axis(left, order, axis=1)[:, ::-1].cumsum(axis=1)
     return USUAL * float((beyond >= MISSED * NEAREST).sum(axis=1).mean())
+
+
+def _whole(cells: Cells | None) -> TypeGuard[Cells]:
+    """Whether there are cells, and few rows without."""
+    return cells is not None and len(cells.late) * LATE <= len(cells.order)
 
 
 def _fits(division: _Division, view: View) -> bool:

@@ -91,9 +91,11 @@ def _estimates(
     return tuple(sorted(found, key=lambda each: each.cost))
 
 
-def estimate_of(plan: str, matches: int, live: int, search_list: int) -> Estimate:
+def estimate_of(
+    plan: str, matches: int, live: int, search_list: int, cells: CellsShape | None = None
+) -> Estimate:  # fmt: skip
     """What is expected of one plan, whichever is the cheapest."""
-    for each in estimates(matches, live, search_list):
+    for each in estimates(matches, live, search_list, cells=cells):
         if each.plan == plan:
             return each
     return Estimate(plan, search_list * SCORED_PER_HOP, search_list * SCORED_PER_HOP * COSTS.leap)

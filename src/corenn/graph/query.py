@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..filters.sets import spread
-from ..kernels.cells import Cells, scan_cells
+from ..kernels.cells import CROWDED, Cells, scan_cells
 from ..kernels.codes import search_codes
 from ..kernels.disk import search_disk
 from ..kernels.jit import entry_point
@@ -61,7 +61,7 @@ SCANNED = 32  # matches that are scanned sooner than a walk is repeated with a p
 SCANNED_ALL = 2  # in the place of STARVED: a scan has completed the answer
 SURELY = 2  # times as many matches as are wanted, by a sample, where a walk tests what it meets
 MISSED, MISSED_PER_LIST = 0.16, 1.6  # of the hits, that may be expected in the cells which a scan leaves out, at most
-SECONDS_PER_LOOK = 2e-9  # a row of a cell, asked whether it matches, and sometimes scored
+EVERYWHERE = 2.0  # a share that no matches are
 CELLED_AT_ONCE = 16  # queries that go over cells, in one call
 ROUNDED = 16  # rows beyond the k nearest that rounding may have put behind them
 EXACT_QUERIES = 16  # queries that share one pass over the rows
@@ -129,11 +129,12 @@ class Searcher:
         likely = planner.estimates(
             matches, live, length, coded=coded, on_disk=on_disk, untested=untested, cells=shape
         )  # fmt: skip
-        estimate = likely[0] if way is None else planner.estimate_of(way, matches, live, length)
+        estimate = likely[0] if way is None else planner.estimate_of(way, matches, live, length, shape)
         if estimate.plan == planner.CELLS:
             cells = None if shape is None else self.partition.cells(view, wait=way is not None)
             if cells is not None and (matches >= SURELY * wanted or not within.open):
-                return self._celled(view, cells, queries, wanted, length, threads, estimate.distances)
+                crowd = MOSTLY if way is None else EVERYWHERE
+                return self._celled(view, cells, queries, wanted, length, threads, estimate.distances, crowd)
             estimate = likely[1] if likely[0].plan == planner.CELLS else likely[0]
         if within.open and (estimate.plan == planner.SCAN or matches < SURELY * wanted):
             view = view.filtered(within.settled)
@@ -366,24 +367,29 @@ class Searcher:
         return Answers(planner.SCAN, 0, *results, fewest, estimated)
 
     def _celled(
-        self, view: View, cells: Cells, queries: Float32s, k: int, search_list: int, threads: int, estimated: int
-    ) -> Answers:
-        """The nearest of the rows that a filter selects, in the nearest cells."""
+        self, view: View, cells: Cells, queries: Float32s, k: int, search_list: int, threads: int, estimated: int,
+        crowd: float,
+    ) -> Answers:  # fmt: skip
+        """The nearest of the rows that a filter selects, in the nearest cells. crowd: of the rows near a query, a share
+        of matches from which on it is answered by a walk over all rows.
+        """
         assert view.within is not None
         assert view.codes is not None
         results, masked, codes = _results(len(queries), k), view.masked(), view.codes
         length, matches = max(2 * k, search_list, LEAST_CHOSEN), view.expected
         plan = _listing(length, view.beam_width, view.metric, k)
-        most, missing = int(SLICE_SECONDS / SECONDS_PER_LOOK), k * min(MISSED, MISSED_PER_LIST / search_list)
+        missing = k * min(MISSED, MISSED_PER_LIST / search_list)
+        scored = min(view.selected, int(SLICE_SECONDS / SECONDS_PER_VALUE / view.settings.dim))
+        room = scored + len(cells.late) + cells.widest + 1
 
         def scan_part(start: int, stop: int) -> int:
             part = Results(results.ids[start:stop], results.distances[start:stop], results.info[start:stop])
             size, scratch = self._scratches.take(view, plan)
             asked = self._scratches.take_asked(codes)
             keys = self._scratches.take_candidates(len(cells.spreads))
-            candidates = self._scratches.take_candidates(view.selected + len(cells.late) + 1)
+            candidates = self._scratches.take_candidates(room)
             fewest = self._call(
-                scan_cells, view.rows, codes, masked.live, plan, queries[start:stop], cells, matches, missing, most,
+                scan_cells, view.rows, codes, masked.live, plan, queries[start:stop], cells, matches, missing, crowd,
                 keys[: len(cells.spreads)], candidates, scratch, asked, part,
             )  # fmt: skip
             for each in (keys, candidates):
@@ -398,11 +404,20 @@ class Searcher:
         else:
             self._helpers.run(scan_part, len(queries), CELLED_AT_ONCE, threads)
             fewest = int(results.info[:, FOUND].min())
-        if fewest < k:
-            short = np.flatnonzero(results.info[:, FOUND] < k)
+        if fewest == k:
+            return Answers(planner.CELLS, 0, *results, fewest, estimated)
+        crowded = np.flatnonzero(results.info[:, STARVED] == CROWDED)
+        if len(crowded):
+            some = np.ascontiguousarray(queries[crowded])
+            walked = self._walked_within(view, some, k, search_list, threads, planner.WALK)
+            if len(crowded) == len(queries):
+                return walked._replace(estimated=estimated)
+            for part, found in zip(results, (walked.ids, walked.distances, walked.info), strict=True):
+                part[crowded] = found
+        short = np.flatnonzero(results.info[:, FOUND] < k)
+        if len(short):
             self._complete(view, queries, results, short, threads)
-            fewest = int(results.info[:, FOUND].min())
-        return Answers(planner.CELLS, 0, *results, fewest, estimated)
+        return Answers(planner.CELLS, 0, *results, int(results.info[:, FOUND].min()), estimated)
 
     def _scan_listed(self, view: View, queries: Float32s, ids: UInt32s, length: int, results: Results) -> int:
         """The nearest of some rows for each query; returns the fewest hits that one has found. length: how many are

@@ -40,7 +40,8 @@ class View(NamedTuple):
     tombstones: whether walks may meet rows that the snapshot does not see. growth: see growth_of. codes: over which
     walks go, None while there are none. book: the word of their codebook, 0 if they have none. disk: where walks over
     codes read the rows, None while these are mapped. payload_index: of the rows with these ids, None if there is none.
-    within: the rows that a filter selects; None for all.
+    reused: whether ids of dead rows may have been given to others. within: the rows that a filter selects; None for
+    all.
     """
 
     head: Head
@@ -58,6 +59,7 @@ class View(NamedTuple):
     disk: OnDisk | None
     metadata: Metadata
     payload_index: PayloadIndex | None = None
+    reused: bool = False
     within: Selected | None = None
 
     def filtered(self, within: Selected) -> View:
@@ -254,4 +256,5 @@ def take_view(store: Store, head: Head, pending: UInt32s, uncounted: UInt32s = N
         disk=disk_for(store),
         metadata=store.metadata,
         payload_index=store.payload_index if isinstance(store.payload_index, PayloadIndex) else None,
+        reused=store.horizon > 0,
     )

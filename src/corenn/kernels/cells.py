@@ -30,13 +30,15 @@ LEAST_CELLS = 8  # a tight group of rows may lie on the border of several, whate
 NEAREST = 4  # cells by which it is told what share of the rows near the query matches, wherever they are
 AT_ONCE = 128  # matches that are gathered before they are scored: so many lines are on their way at once
 FADING = np.float32(0.9)  # of the share of matches in the cells before the last one
+SHORT, CROWDED = 1, 2  # as STARVED: what is asked for does not fit, or the matches lie around the query
 
 
 class Cells(NamedTuple):
     """centres: float32 (cells, width), in the graph's geometry, the lift last where rows have one. spreads: float32
     (cells,), the mean of the squared distances of their rows. chances: float32 (FARS, STRAYS), of the rows of a cell so
     far for its size, the share that strays by so much or more. order: uint32, ids by cell; starts: int64 (cells + 1,),
-    where those of each begin. late: uint32, ids that are in no cell, or that were given to another row since.
+    where those of each begin; widest: rows of the largest. late: uint32, ids that are in no cell, or that were given to
+    another row since.
     """
 
     centres: Float32s
@@ -44,19 +46,21 @@ class Cells(NamedTuple):
     chances: Float32s
     order: UInt32s
     starts: Int64s
+    widest: int
     late: UInt32s
 
 
 @kernel
 def scan_cells(
-    rows: Any, codes: Any, live: Any, plan: Any, queries: Any, cells: Any, matches: Any, missing: Any, most: Any,
+    rows: Any, codes: Any, live: Any, plan: Any, queries: Any, cells: Any, matches: Any, missing: Any, crowd: Any,
     keys: Any, candidates: Any, scratch: Any, asked: Any, results: Any,
 ) -> Any:  # fmt: skip
     """Answer queries, float32 (n, dim), by the rows that a filter lets through; returns the fewest hits found.
 
     matches: how many there are, about. missing: of the k nearest that the cells left out may hold, as is to be
-    expected. most: rows that are looked at for a query, at most: one that needs more is STARVED, and has no hits. keys:
-    uint64 (cells,), candidates: uint64, one more than rows may match: working memory.
+    expected. crowd: of the rows in the nearest cells, a share of matches from which on a query is CROWDED, and left to
+    others. keys: uint64 (cells,), working memory. candidates: uint64, room for late rows and one more; a query whose
+    matches may not fit into the rest is SHORT. Both have no hits.
     """
     fewest, k = results.ids.shape[1], results.ids.shape[1]
     scorer, pool, capacity = scorer_of(codes, asked), scratch.pool, plan.search_list
@@ -69,11 +73,14 @@ def scan_cells(
             _rank(cells, scratch.query, rows.dim, keys)
             waiting = _gather(live, cells.late, 0, cells.late.shape[0], candidates, 0)
             score(scorer, scratch.query, lift, candidates, waiting)
-            late, count = waiting, _keep(candidates, 0, waiting, pool, 0, capacity)
-            looked, rate, here, at = 0, np.float32(0), np.float32(0), 0
+            count = _keep(candidates, 0, waiting, pool, 0, capacity)
+            looked, rate, here, at = 0, np.float32(0), np.float32(-1), 0
             while at < keys.shape[0]:
                 before = waiting
-                while at < keys.shape[0] and waiting < before + AT_ONCE:
+                while at < keys.shape[0] and (waiting < before + AT_ONCE or at < NEAREST):
+                    if waiting + cells.widest >= candidates.shape[0]:
+                        info[STARVED] = SHORT
+                        break
                     cell, gathered = id_of(keys[at]), waiting
                     first, last = cells.starts[cell], cells.starts[cell + 1]
                     waiting = _gather(live, cells.order, first, last, candidates, waiting)
@@ -81,8 +88,12 @@ def scan_cells(
                         rate = FADING * rate + (1 - FADING) * np.float32(waiting - gathered) / np.float32(last - first)
                     looked += last - first
                     at += 1
-                    if at == NEAREST:
-                        here = np.float32(waiting - late) / np.float32(max(looked, 1))
+                if here < 0:
+                    here = np.float32(waiting - before) / np.float32(max(looked, 1))
+                    if here > crowd:
+                        info[STARVED] = CROWDED
+                if info[STARVED] != 0:
+                    break
                 score(scorer, scratch.query, lift, candidates[before:], waiting - before)
                 count = _keep(candidates, before, waiting, pool, count, capacity)
                 if at < LEAST_CELLS:
@@ -91,9 +102,6 @@ def scan_cells(
                     left = np.float32(matches - waiting) / np.float32(max(cells.order.shape[0] - looked, 1))
                     if _few_left(cells, keys, at, distance_of(pool[k - 1]), max(here, rate, left), missing):
                         break
-                if looked > most:
-                    info[STARVED] = 1
-                    break
             info[HOPS], info[DISTANCES] = at, waiting + keys.shape[0]
             if info[STARVED] == 0:
                 info[FOUND] = finish(
@@ -167,7 +175,7 @@ def _few_left(cells: Any, keys: Any, first: Any, last: Any, rate: Any, missing: 
 def _classes(mean: Any, spread: Any, found: Any) -> Any:
     """The classes of a cell, whose rows are at a mean squared distance, and of a row found at another one."""
     scale = np.float32(math.sqrt(max(mean - spread, np.float32(0)) * spread))
-    if not scale > 0:
+    if not 0 < scale < np.inf:
         return 0, (0 if found >= mean else STRAYS - 1)
     far = min(scale / spread * np.float32(FARS / 4), np.float32(FARS - 1))
     stray = (mean - found) / scale * np.float32(STRAYS / 4) + np.float32(STRAYS / 2)
