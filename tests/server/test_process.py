@@ -231,8 +231,10 @@ def test_what_cannot_be_served_is_one_line(tmp_path: Path, options: list[str], s
 
 def test_a_port_that_is_taken_and_a_root_that_is_none_are_one_line(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
+    handlers = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         assert "in use" in refused(str(tmp_path / "root"), "--port", str(taken.getsockname()[1]))
     assert "is a file" in refused(str(tmp_path / "file"), "--port", str(free_port()), "--log-level", "error")
+    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == handlers

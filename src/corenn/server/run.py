@@ -23,6 +23,7 @@ from .service import Options
 log = logging.getLogger("corenn.server")
 BACKLOG = 1024  # connections that wait to be accepted
 HEADER_SECONDS = 10  # in which the headers of a request, or of the next one, have to come
+ENDING = (signal.SIGTERM, signal.SIGINT)
 FILES = 256  # that the process keeps open beside its connections, for each collection that may be
 
 
@@ -95,11 +96,15 @@ def _raise_files(wanted: int) -> None:
 
 async def _serve(path: Path, address: Address, options: Options) -> None:
     ended, loop = asyncio.Event(), asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, ended.set)
     scheme = "http" if address.certificate is None else "https"
     log.info("serving %s at %s://%s:%d", path, scheme, address.host, address.port)
-    await serve(Application(path, options), address, ended)
+    try:
+        for number in ENDING:
+            loop.add_signal_handler(number, ended.set)
+        await serve(Application(path, options), address, ended)
+    finally:
+        for number in ENDING:  # uvloop leaves them to a loop that is closed: Ctrl-C would do nothing from then on
+            loop.remove_signal_handler(number)
 
 
 async def serve(application: Application, address: Address, ended: asyncio.Event) -> None:
