@@ -23,7 +23,7 @@ from corenn import CoreNN, F
 from corenn.filters import columns, fields, index
 from corenn.filters.columns import NUMBERS, TEXTS, Column
 from corenn.filters.index import ALL, PayloadIndex
-from corenn.filters.sets import RowSet, as_ids, as_words, of_any, of_list, of_sorted, of_words, words_of
+from corenn.filters.sets import RowSet, as_ids, as_words, common, of_any, of_list, of_sorted, of_words, words_of
 from corenn.storage.rocks import RocksMetadata
 from tests.conftest import COMPILED, Create
 from tests.filters.made import TEXTS as SOME_TEXTS
@@ -31,6 +31,7 @@ from tests.filters.made import change, filters, payloads
 from tests.oracle import meets
 
 DIM = 2
+FORMS = ("members", "ids", "words")
 
 
 @pytest.fixture(autouse=True)
@@ -99,16 +100,36 @@ def test_containers_of_any_size(rng: np.random.Generator, members: int) -> None:
     assert np.array_equal(words_of(of_words(words), len(mask)), words)
 
 
-@given(st.sets(st.integers(0, 299)), st.sets(st.integers(0, 299)), st.sampled_from(["members", "ids", "words"]))
-def test_rows_are_the_same_in_every_form(some: set[int], others: set[int], form: str) -> None:
+def formed(some: set[int], form: str) -> Any:
+    """Rows as one of the forms of a RowSet."""
     ids = np.array(sorted(some), np.uint32)
-    given_as: Any = {"members": of_list(sorted(some)), "ids": ids, "words": as_words(ids, 300)}[form]
+    return {"members": of_list(sorted(some)), "ids": ids, "words": as_words(ids, 300)}[form]
+
+
+@given(st.sets(st.integers(0, 299)), st.sets(st.integers(0, 299)), st.sampled_from(FORMS))
+def test_rows_are_the_same_in_every_form(some: set[int], others: set[int], form: str) -> None:
+    given_as = formed(some, form)
     for left, made in (
         (some, RowSet(300, **{form: given_as})),
         (some - others, RowSet(300, **{form: given_as}).without(of_list(sorted(others)))),
     ):
         assert made.count == len(left) and set(made.members) == left and made.ids.tolist() == sorted(left)
         assert np.array_equal(made.words, as_words(np.array(sorted(left), np.uint32), 300))
+
+
+@given(
+    st.lists(st.tuples(st.sets(st.integers(0, 299)), st.sampled_from(FORMS)), min_size=1, max_size=4),
+    st.sampled_from([0, 1 << 20]),
+)
+def test_what_sets_have_in_common_is_the_same_in_every_form(sets: list[tuple[set[int], str]], sparse: int) -> None:
+    given_as = [RowSet(300, **{form: formed(some, form)}) for some, form in sets]
+    before = [each.ids.tolist() for each in given_as]
+    left = set.intersection(*(some for some, _ in sets))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("corenn.filters.sets.SPARSE", sparse)
+        found = common(given_as)
+    assert found.count == len(left) and found.ids.tolist() == sorted(left) and set(found.members) == left
+    assert [each.ids.tolist() for each in given_as] == before
 
 
 @given(

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from corenn import CoreNN, F
 from corenn.filters.columns import Column
 from corenn.filters.expression import And, Condition, Filter
+from corenn.filters.index import PayloadIndex
 from corenn.filters.ranges import Range, joined
 from tests.filters.made import numbers, texts
 from tests.oracle import meets
@@ -68,3 +69,20 @@ def test_one_slice_where_no_row_has_two_values(monkeypatch: pytest.MonkeyPatch, 
         db.insert(range(9), np.zeros((9, 1)), [{"n": row} for row in range(8)] + [{"n": [0, 9] if lists else 8}])
         tree = And((F("n") >= 3, F("n") < 5))  # which two elements of the list meet, one each
         assert db.count(tree) == (3 if lists else 2) and len(calls) == slices
+
+
+def test_conditions_that_hold_together_are_not_evaluated_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A slice of a column and a value of another, of which no bitmap of the slice is made; and one that has a list."""
+    monkeypatch.setattr(PayloadIndex, "_answer", lambda *given: pytest.fail("evaluated"))
+    payloads = [{"n": row, "of": ["few", "many"][row % 3 > 0], "at": [row] if row == 7 else row} for row in range(300)]
+    with CoreNN.in_memory(dim=1, metric="l2") as db:
+        db.insert(range(300), np.zeros((300, 1)), payloads)
+        db.delete([4])
+        for tree in (
+            And((F("n") >= 3, F("n") < 9, F("of") == "many")),
+            And((F("of") == "many", F("n") < 9, F("n") > 2)),
+        ):
+            assert [record.key for record in db.scroll(tree, limit=300)[0]] == [5, 7, 8]
+        assert db.count(And((F("of") == "none", F("n") < 9))) == db.count(And((F("n") > 400, F("of") == "few"))) == 0
+        with pytest.raises(pytest.fail.Exception):
+            db.count(And((F("at") < 9, F("of") == "few")))

@@ -20,12 +20,11 @@ from pyroaring import BitMap
 from ..kernels.bits import mark_ids
 from ..storage.commit import NO_IDS
 from ..types import AnyArray, UInt32s, UInt64s
-from .sets import RowSet, as_words, clear_from, of_any, of_list, words_for
+from .sets import SPARSE, RowSet, as_words, clear_from, of_any, of_list, words_for
 
 FREQUENT = 64  # rows of a value from which on it has a bitmap
 STEPS = 16  # parts of a run before each of which the set of all rows is kept
 LEAST_STEPPED = 4096  # entries of a run for which that is done
-SPARSE = 32  # rows for each id from which on ids are sorted, rather than marked as bits
 GROWTH = 4  # a run is merged with the one before it unless that is so many times as large
 NUMBERS: Any = np.dtype(np.float64)
 TEXTS: Any = np.dtypes.StringDType()

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from .expression import And, Condition, Filter
+from .expression import Condition, Filter
 
 UPWARD, DOWNWARD = ("gt", "gte"), ("lt", "lte")
 
@@ -41,14 +41,13 @@ def joined(parts: Sequence[Filter]) -> list[Filter]:
     return found
 
 
-def bounds_of(tree: Filter) -> tuple[Condition | None, Condition | None] | None:
-    """The lower bound and the upper one, if a filter says nothing but that a field lies within them."""
-    parts = joined(tree.parts) if isinstance(tree, And) else [tree]
-    match parts:
-        case [Range(lower, upper)]:
+def bounds_of(part: Filter) -> tuple[Condition | None, Condition | None] | None:
+    """The lower bound and the upper one, if a part of a filter says nothing but that a field lies within them."""
+    match part:
+        case Range(lower, upper):
             return lower, upper
-        case [Condition(operator=operator) as bound] if operator in UPWARD:
-            return bound, None
-        case [Condition(operator=operator) as bound] if operator in DOWNWARD:
-            return None, bound
+        case Condition(operator=operator) if operator in UPWARD:
+            return part, None
+        case Condition(operator=operator) if operator in DOWNWARD:
+            return None, part
     return None

@@ -129,9 +129,9 @@ def select(index: PayloadIndex, tree: Filter, live: LiveView, commit: int, metad
     if isinstance(kept, Selected):
         return kept
     version, before = index.version, index.unknown(commit, live.rows)
-    sliced = index.sliced(tree, commit, live.rows)
-    if sliced is not None:
-        found = Selected(sliced)
+    certain = index.certain(tree, commit, live.rows)
+    if certain is not None:
+        found = Selected(certain)
         if name is not None:
             index.remember(name, version, commit, live.rows, found)
         return found

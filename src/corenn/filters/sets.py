@@ -14,10 +14,20 @@ from functools import cached_property, lru_cache
 import numpy as np
 from pyroaring import BitMap
 
-from ..kernels.bits import CONTAINER_BYTES, CONTAINER_WORDS, MOST_LISTED, clear_ids, list_ids, list_members, mark_ids
+from ..kernels.bits import (
+    CONTAINER_BYTES,
+    CONTAINER_WORDS,
+    MOST_LISTED,
+    clear_ids,
+    keep_ids,
+    list_ids,
+    list_members,
+    mark_ids,
+)
 from ..types import Int64s, UInt32s, UInt64s
 
 SORTED_BELOW = 512  # ids that are sorted rather than marked
+SPARSE = 32  # rows for each id from which on ids are looked at one by one, rather than as bits
 GOLDEN = (5**0.5 - 1) / 2
 _COOKIE, _CONTAINER = 12346, 1 << 16
 _HEAD = struct.Struct("<II")
@@ -191,3 +201,23 @@ class RowSet:
         held = self.__dict__
         words = self.words.nbytes if "words" in held else 0
         return words + 4 * self.count * ("ids" in held) + 2 * self.count * ("members" in held)
+
+
+def common(sets: Sequence[RowSet]) -> RowSet:
+    """The rows that are in all of some sets, one at least, of the same `rows`."""
+    bitmaps = [each.members for each in sets if "members" in each.__dict__]
+    parts = [each for each in sets if "members" not in each.__dict__]
+    if bitmaps:
+        parts.append(RowSet(sets[0].rows, members=BitMap.intersection(*bitmaps)))
+    least, *others = sorted(parts, key=lambda each: each.count)
+    if not others or not least.count:
+        return least
+    if SPARSE * least.count < least.rows:
+        ids = least.ids.copy()
+        for other in others:
+            ids = ids[: keep_ids(ids, other.words)]
+        return RowSet(least.rows, ids=ids)
+    words = least.words & others[0].words
+    for other in others[1:]:
+        words &= other.words
+    return RowSet(least.rows, words=words)

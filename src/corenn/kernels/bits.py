@@ -41,6 +41,18 @@ def clear_ids(ids: Any, words: Any) -> None:
 
 
 @kernel
+def keep_ids(ids: Any, words: Any) -> int:
+    """Move the ids, uint32, that are in a set, uint64 words, to the front, in their order; returns how many there are.
+    All are within its end.
+    """
+    kept = 0
+    for at in range(ids.shape[0]):
+        ids[kept] = ids[at]
+        kept += has_bit(words, np.int64(ids[at]))
+    return kept
+
+
+@kernel
 def list_ids(words: Any, out: Any) -> None:
     """Write the ids of a set, ascending, as uint32: as many as out has room for."""
     place = 0
