@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 import subprocess
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -51,16 +52,25 @@ def pytest_configure(config: pytest.Config) -> None:
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         # A shell starts what it puts into the background deaf to Ctrl-C, and the programs under test would inherit it.
         signal.signal(signal.SIGINT, signal.default_int_handler)
-    config.addinivalue_line("markers", "compiled: too much work for kernels that are not compiled")
 
 
+@pytest.hookimpl(tryfirst=True)  # before those that are slow are left out
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Without the JIT a kernel is hundreds of times slower: leave out what needs thousands of rows."""
-    if COMPILED:
-        return
+    """Of tests with many cases of which few will do, make the others slow: the last is kept, and some between.
+
+    Without the JIT a kernel is hundreds of times slower: leave out what needs thousands of rows.
+    """
+    cases = defaultdict[str, list[pytest.Item]](list)
     for item in items:
-        if item.get_closest_marker("compiled"):
+        if item.get_closest_marker("few") and not item.get_closest_marker("slow"):
+            cases[item.nodeid.partition("[")[0]].append(item)
+        if item.get_closest_marker("compiled") and not COMPILED:
             item.add_marker(pytest.mark.skip(reason="needs compiled kernels (NUMBA_DISABLE_JIT is set)"))
+    for each in cases.values():
+        (count,) = next(each[0].iter_markers("few")).args
+        kept = {len(each) - 1 - step * len(each) // count for step in range(count)}
+        for place in set(range(len(each))) - kept:
+            each[place].add_marker(pytest.mark.slow)
 
 
 @pytest.fixture(params=["memory", "disk"])

@@ -84,6 +84,7 @@ def test_sizes_of_product_codes(dim: int) -> None:
     assert len(sizes) == 1 or sizes[0] < Form(dim, 4).row_bytes, "else sq4 would do"
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize(("dim", "small"), [(128, 32), (96, 32), (128, 16)])
 def test_vectors_of_few_bytes_get_codes_where_memory_is_scarce(
     tmp_path: Path, sift: Sample, any_limit: None, dim: int, small: int
@@ -199,6 +200,7 @@ def test_a_limit_is_weighed_by_the_codes_that_there_may_be(
 # --- disk.slab beside steady writes -----------------------------------------------------------------------------------
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("batch", [20, 250])
 def test_disk_slab_keeps_up_with_inserts(
     tmp_path: Path, sift: Sample, any_limit: None, monkeypatch: pytest.MonkeyPatch, batch: int

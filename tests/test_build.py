@@ -448,6 +448,7 @@ except KeyboardInterrupt:
 """
 
 
+@pytest.mark.few(2)
 @pytest.mark.compiled
 @pytest.mark.parametrize("kill", [signal.SIGINT, signal.SIGKILL])
 @pytest.mark.parametrize("step", ["rows", "ring"])
@@ -486,6 +487,7 @@ db.insert(range(2000), np.random.default_rng(0).normal(size=(2000, 8)))
 """
 
 
+@pytest.mark.few(1)
 @pytest.mark.compiled
 @pytest.mark.parametrize("step", ["leaves", "reverse", "ring"])
 def test_rows_of_a_killed_first_insert_are_linked_in_bulk(

@@ -602,6 +602,7 @@ def test_eval_counts_what_is_missing(tmp_path: Path, matrices: dict[str, Path], 
 
 
 @pytest.mark.compiled
+@pytest.mark.slow  # all kernels of f16 are compiled for it
 def test_eval_of_half_floats(tmp_path: Path, matrices: dict[str, Path]) -> None:
     for name in ("vectors", "queries"):
         np.fromfile(matrices[name], np.float32).astype(np.float16).tofile(matrices[name])

@@ -67,6 +67,7 @@ def matryoshka(sift: Sample) -> Sample:
     return tuple(each * 0.96 ** np.arange(128, dtype=np.float32) for each in sift)  # type: ignore[return-value]
 
 
+@pytest.mark.few(4)
 @pytest.mark.parametrize(("name", "mode", "metric"), diagonal(["sift", "embeddings"], FAITHFUL, METRICS, rounds=2))
 def test_recall_on_real_vectors(
     memory: Create, request: pytest.FixtureRequest, name: str, mode: str, metric: str
@@ -81,6 +82,7 @@ def test_recall_on_real_vectors(
     assert found(db, rows, queries) >= FLOOR[mode]
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("metric", METRICS)
 def test_recall_of_truncated_vectors(memory: Create, matryoshka: Sample, metric: str) -> None:
     rows, queries = matryoshka[0][:2_500], matryoshka[1]
@@ -92,6 +94,7 @@ def test_recall_of_truncated_vectors(memory: Create, matryoshka: Sample, metric:
     assert found(db, rows, queries) >= 0.98
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize("mode", TRAINED)
 @pytest.mark.parametrize(("dim", "pieces", "width"), [(128, 30, 32), (100, 33, 48), (128, 1, 16), (7, 500, 16)])
 def test_any_number_of_subspaces_will_do(
@@ -142,6 +145,7 @@ def test_rows_without_a_direction_are_found(memory: Create, matryoshka: Sample, 
     assert db.verify().ok
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize(("mode", "dtype", "metric"), diagonal(["pq", "trunc"], LARGE_KERNEL_DTYPES, METRICS, rounds=2))
 def test_every_stored_type_has_codes(memory: Create, matryoshka: Sample, mode: str, dtype: str, metric: str) -> None:
     rows, queries = matryoshka[0][:MANY], matryoshka[1][:40]
@@ -158,6 +162,7 @@ def test_every_stored_type_has_codes(memory: Create, matryoshka: Sample, mode: s
     assert np.mean(share) >= FLOOR[mode]
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize(("mode", "dtype"), diagonal(MODES, LARGE_KERNEL_DTYPES))
 def test_distances_are_those_of_the_vectors(memory: Create, sift: Sample, mode: str, dtype: str) -> None:
     rows, queries = sift[0][:MANY], sift[1][:20]
@@ -193,6 +198,7 @@ def test_auto_declines_codes_that_tell_rows_apart_badly(memory: Create, rng: np.
     assert found(db, rows.astype(np.float32), queries) >= 0.95
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize(("create", "mode"), diagonal(STORED, MODES), indirect=["create"])
 def test_codes_keep_up_with_live_changes(create: Create, matryoshka: Sample, mode: str) -> None:
     rows, queries = matryoshka[0][:3_000].copy(), matryoshka[1][:60]
@@ -223,6 +229,7 @@ def test_codes_are_there_after_reopening_and_for_readers(tmp_path: Path, sift: S
         assert db.stats().compression_mode == mode
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize(("create", "mode"), diagonal(STORED, TRAINED), indirect=["create"])
 def test_another_codebook_is_trained_when_rows_have_become_many(create: Create, sift: Sample, mode: str) -> None:
     rows, queries = sift
@@ -325,6 +332,7 @@ def test_codes_that_were_cut_off_are_made_at_the_next_opening(tmp_path: Path, si
         assert book(db).version == 2
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize(("create", "mode"), diagonal(STORED, MODES), indirect=["create"])
 def test_codes_survive_a_compaction_and_a_snapshot(
     create: Create, tmp_path: Path, matryoshka: Sample, mode: str
@@ -493,6 +501,7 @@ def test_the_number_of_pieces_is_fixed_at_creation(memory: Create) -> None:
             memory(dim=4, compression_mode="sq8").configure(**{name: 2})
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize(("create", "before"), diagonal(STORED, ["none", "sq4", "pq", "auto"]), indirect=["create"])
 def test_the_mode_can_be_changed(create: Create, sift: Sample, before: str) -> None:
     rows, queries = sift[0][:3_000], sift[1][:60]

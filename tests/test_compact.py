@@ -47,6 +47,7 @@ def rows() -> Rows:
 # --- nothing is lost --------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.few(4)
 @pytest.mark.parametrize(
     ("create", "metric", "dtype"), diagonal(STORED, METRICS, DTYPES, rounds=2), indirect=["create"]
 )
@@ -137,6 +138,7 @@ def test_rows_that_wait_are_linked_first(create: Create, rows: Rows) -> None:
     assert sorted(db.keys()) == list(range(COUNT))
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize("share", [0.5, 0.9])
 @pytest.mark.parametrize("metric", METRICS)
 def test_recall_is_as_before(memory: Create, sift: Sample, metric: str, share: float) -> None:

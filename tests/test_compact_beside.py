@@ -36,6 +36,7 @@ def rows() -> Rows:
 # --- beside it --------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("on_disk", [False, True])
 def test_queries_during_compactions_return_live_rows_with_their_own(tmp_path: Path, on_disk: bool) -> None:
     """Key n of round r has the vector and the payload that say so; a query sees of each key one that was live."""

@@ -145,6 +145,7 @@ def look_around(db: CoreNN, history: History, done: threading.Event, exact: bool
                 assert np.array_equal(record.vector, history.vectors[key, record.payload["version"]])
 
 
+@pytest.mark.few(1)
 def test_readers_among_writers_see_only_what_was_there(create: Create) -> None:
     history, done, writers = History(60), threading.Event(), 4
     db = create(dim=DIM, metric="l2")

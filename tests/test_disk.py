@@ -92,6 +92,7 @@ def check_answers(db: CoreNN, rows: Rows, queries: Rows, least: float = 0.95, ke
     assert recall(metric, rows, queries, ids, 10) >= least
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize("dtype", LARGE_KERNEL_DTYPES)
 @pytest.mark.parametrize("metric", METRICS)
 def test_answers_are_those_of_walks_in_memory(tmp_path: Path, sift: Sample, metric: str, dtype: str) -> None:
@@ -124,6 +125,7 @@ def test_answers_are_those_of_walks_in_memory(tmp_path: Path, sift: Sample, metr
         assert one == pytest.approx(other, rel=1e-5, abs=1e-5)
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("metric", METRICS)
 def test_distances_and_recall_against_numpy(tmp_path: Path, embeddings: Sample, metric: str) -> None:
     rows, queries = embeddings[0][:MANY], embeddings[1]
@@ -133,6 +135,7 @@ def test_distances_and_recall_against_numpy(tmp_path: Path, embeddings: Sample, 
         check_answers(settle(db), rows, queries)
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize(("dim", "dtype"), [(2, "u8"), (70, "f32"), (1_100, "f32"), (2_100, "f32")])
 def test_rows_of_any_size(tmp_path: Path, rng: np.random.Generator, dim: int, dtype: str) -> None:
     """Many to a page, and several pages to a row."""
@@ -234,6 +237,7 @@ def test_rows_of_former_owners_are_not_taken_for_the_present_ones(tmp_path: Path
         check_answers(db, rows[2_000:4_000], queries, keys=range(2_000, 4_000))
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize("damage", ["bytes", "truncated", "header", "empty", "missing", "foreign", "zeros", "bits"])
 def test_damage(tmp_path: Path, sift: Sample, rng: np.random.Generator, damage: str) -> None:
     rows, queries, path = sift[0][:1_200], sift[1], tmp_path / "db"
@@ -386,6 +390,7 @@ with CoreNN.open(sys.argv[1], memory_limit=1) as db:
 """
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("writes", [1, 7, 40])
 def test_a_process_that_is_killed_while_it_writes(tmp_path: Path, sift: Sample, writes: int) -> None:
     rows, queries, path = sift[0][:2_000], sift[1], tmp_path / "db"
@@ -472,6 +477,7 @@ def failing(*_: object) -> None:
     raise StorageError("it cannot be done")
 
 
+@pytest.mark.few(2)
 @pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="only Linux tells which files are open")
 @pytest.mark.parametrize("mode", ["rw", "r"])
 @pytest.mark.parametrize("step", ["_recover", "open_disk"])
@@ -618,6 +624,7 @@ def resident(path: Path) -> dict[str, int]:
     return found
 
 
+@pytest.mark.few(1)
 @pytest.mark.skipif(not Path("/proc/self/smaps").exists(), reason="the system does not tell what is resident")
 @pytest.mark.parametrize("mode", ["rw", "r"])
 def test_nothing_of_the_files_becomes_resident(tmp_path: Path, sift: Sample, mode: Any) -> None:

@@ -256,6 +256,7 @@ def test_a_soft_slab_of_a_twin_is_made_again(path: Path, tmp_path: Path, name: s
         assert db.verify().ok
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("name", ["vectors.slab", "seals.slab"])
 def test_the_slab_of_another_database_is_refused(path: Path, tmp_path: Path, name: str) -> None:
     with CoreNN.create(tmp_path / "other", dim=DIM + 4, metric="cosine", dtype="f16") as other:
@@ -283,6 +284,7 @@ def test_damaged_metadata_is_reported(path: Path) -> None:
 # --- torn tails: garbage behind the last committed row ----------------------------------------------------------------
 
 
+@pytest.mark.few(4)
 @pytest.mark.parametrize("name", HARD + SOFT)
 @pytest.mark.parametrize("tail", [b"\xff" * 37, b"\xa5" * 5000, b"\0" * 9999], ids=["ones", "noise", "zeros"])
 def test_a_torn_tail_does_not_matter(path: Path, rows: Rows, name: str, tail: bytes) -> None:
@@ -417,6 +419,7 @@ def test_all_soft_files_lost_at_once_are_rebuilt(path: Path, rows: Rows) -> None
     mended(path, rows)
 
 
+@pytest.mark.few(4)
 @pytest.mark.parametrize("name", SOFT)
 @pytest.mark.parametrize("left", [0, 100, PAGE, PAGE + 500])
 def test_a_truncated_soft_file_is_rebuilt(path: Path, rows: Rows, name: str, left: int) -> None:
@@ -555,6 +558,7 @@ def fill(path: Path, durability: str, batch: int, results: Any) -> None:
         results.put(type(caught).__name__)
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize(("durability", "batch"), [("os", 500), ("sync", 37)])
 def test_a_full_disk_is_an_error_and_loses_nothing(mount: Callable[..., Path], durability: str, batch: int) -> None:
     place = mount("size=6m")
@@ -607,6 +611,7 @@ def fill_and_go_on(place: Path, durability: str, batch: int, padding: int, resul
     results.put(count + 10)
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize(
     ("durability", "batch", "padding"), [("os", 500, 200), ("sync", 37, 200), ("os", 20, 40_000), ("sync", 200, 30_000)]
 )
@@ -665,6 +670,7 @@ def test_a_read_only_directory_is_an_error_for_writers(path: Path, rows: Rows) -
             place.chmod(modes[place])
 
 
+@pytest.mark.few(4)
 @pytest.mark.parametrize("metric", ["l2", "cosine", "ip"])
 @pytest.mark.parametrize("word", [0.0, 5.0, -1.0, np.inf, np.nan, 1e30])
 def test_a_damaged_radius_is_seen_and_mended(tmp_path: Path, metric: str, word: float) -> None:

@@ -70,6 +70,7 @@ def found(db: CoreNN, rows: Rows, queries: Rows, search_list: int = 32) -> float
     return recall(db.settings.metric, rows, queries, [list(each.keys) for each in hits], 10)
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize(("metric", "mode"), [*(("l2", mode) for mode in MODES), ("ip", "opq"), ("cosine", "rabitq")])
 def test_the_graph_finds_as_much_as_one_made_in_memory(tmp_path: Path, sift: Sample, metric: str, mode: str) -> None:
     rows, queries = sift[0][: BASE + MORE], sift[1][:100]

@@ -130,6 +130,7 @@ def test_dead_rows_of_a_page_are_not_found(tmp_path: Path, sift: Sample, monkeyp
         check_answers(db, rows[live], queries, keys=live)
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize("damage", ["bytes", "equal", "swapped", "high", "truncated", "missing", "header", "placed"])
 def test_damaged_slots_cost_time_only(tmp_path: Path, sift: Sample, rng: np.random.Generator, damage: str) -> None:
     rows, queries, path = sift[0][:2_000], sift[1], tmp_path / "db"
@@ -210,6 +211,7 @@ with CoreNN.open(sys.argv[1], memory_limit=1) as db:
 """
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize(("where", "calls"), [("give_back_slots", 3), ("write", 4)])
 def test_a_process_that_is_killed_between_slots_and_rows(tmp_path: Path, sift: Sample, where: str, calls: int) -> None:
     """Slots were given, and lie in no header yet; or in the header, and nothing lies in them."""

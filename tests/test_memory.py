@@ -278,6 +278,7 @@ def may_hold() -> bool:
         return platform.hold(memory)
 
 
+@pytest.mark.few(1)
 @needs_proc
 @pytest.mark.skipif(not may_hold(), reason="`ulimit -l` does not allow it")
 @pytest.mark.parametrize("mode", ["rw", "r"])

@@ -105,6 +105,7 @@ def check(db: CoreNN, keys: range) -> None:
 # --- space and recall -------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.few(1)
 def test_churn_takes_no_more_ids(create: Create) -> None:
     db = filled(create(dim=DIM, metric="l2"))
     left = churn(db, ROWS, 30)
@@ -133,6 +134,7 @@ def test_nothing_leads_to_what_is_buried(create: Create) -> None:
     assert not db._current().tombstones, "walks need not look out for the dead any more"
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize(("metric", "dtype"), diagonal(["l2", "cosine", "ip"], ["f32", "i8"]))
 def test_recall_does_not_decay(memory: Create, metric: str, dtype: str, rng: np.random.Generator) -> None:
     count = ROWS // 2

@@ -309,6 +309,7 @@ DAMAGED = {
 }
 
 
+@pytest.mark.few(4)
 @pytest.mark.compiled
 @pytest.mark.parametrize("raw", DAMAGED.values(), ids=DAMAGED)
 @pytest.mark.parametrize("mode", ["r", "rw"])

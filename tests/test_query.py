@@ -143,6 +143,7 @@ def test_recall_on_image_descriptors(photos: CoreNN, sift: Sample) -> None:
     assert photos.verify().ok
 
 
+@pytest.mark.few(2)
 @pytest.mark.compiled
 @pytest.mark.parametrize(("metric", "dtype"), [("l2", "u8"), ("ip", "u8"), ("cosine", "f32"), ("ip", "f32")])
 def test_recall_on_half_of_the_image_descriptors(memory: Create, sift: Sample, metric: str, dtype: str) -> None:
@@ -152,6 +153,7 @@ def test_recall_on_half_of_the_image_descriptors(memory: Create, sift: Sample, m
     assert default_recall(db, rows, queries) >= 0.95
 
 
+@pytest.mark.few(2)
 @pytest.mark.compiled
 @pytest.mark.parametrize("dtype", DTYPES[:4])
 def test_recall_on_embeddings(memory: Create, embeddings: Sample, dtype: str) -> None:
@@ -360,6 +362,7 @@ def test_recall_of_clusters_that_come_one_after_the_other(
     assert default_recall(db, rows, queries) >= 0.98
 
 
+@pytest.mark.few(1)
 @pytest.mark.compiled
 @pytest.mark.parametrize("metric", METRICS)
 def test_recall_where_distances_hardly_grow(memory: Create, rng: np.random.Generator, metric: str) -> None:
@@ -553,6 +556,7 @@ def history(db: CoreNN, rows: Rows) -> CoreNN:
     return db
 
 
+@pytest.mark.few(1)
 @pytest.mark.compiled
 @pytest.mark.parametrize("metric", METRICS)
 def test_the_same_calls_make_the_same_graph(

@@ -113,6 +113,7 @@ def data(name: str, request: pytest.FixtureRequest) -> tuple[Rows, Rows, str]:
     return rows[:4000], rows[4000:], "ip" if name == "ip" else "l2"
 
 
+@pytest.mark.few(2)
 @compiled
 @pytest.mark.parametrize(
     ("name", "mode"),
@@ -136,6 +137,7 @@ def test_unseen_queries_find_what_was_asked_for(
     assert found(db, rows, queries) >= db.settings.recall_target - 0.01
 
 
+@pytest.mark.few(1)
 @compiled
 @pytest.mark.parametrize("k", [1, 7, 50])
 def test_any_k(memory: Create, sift: Sample, k: int) -> None:

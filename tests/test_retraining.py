@@ -119,6 +119,7 @@ def due(create: Create, rows: Rows, **settings: Any) -> CoreNN:
     return fill(db, rows[few:], few)
 
 
+@pytest.mark.few(1)
 def test_queries_and_writes_go_on_over_the_old_codes(create: Create, sift: Sample) -> None:
     rows, queries = sift[0].copy(), sift[1][:60]
     with by_hand():
@@ -167,6 +168,7 @@ def test_a_row_that_takes_the_id_of_another_one_has_its_own_new_code(create: Cre
         assert db.verify().problems == ()
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize(("before", "after"), [("sq8", "opq"), ("pq", "sq4"), ("none", "pq"), ("rabitq", "sq8")])
 def test_another_mode_takes_the_place_of_the_old_at_once(create: Create, sift: Sample, before: str, after: str) -> None:
     rows, queries = sift[0][:3_000], sift[1][:40]
@@ -206,6 +208,7 @@ def test_a_change_of_mind_leaves_nothing_behind(tmp_path: Path, sift: Sample) ->
         assert db.stats().compression_mode == "none"
 
 
+@pytest.mark.few(1)
 def test_auto_moves_on_to_smaller_codes_when_rows_outgrow_the_memory(
     create: Create, sift: Sample, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -292,6 +295,7 @@ for step in range(100_000):
 """
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize("where", ["training", "encoding", "renaming", "renamed"])
 @pytest.mark.parametrize("restarted", [False, True])
 def test_a_killed_process_is_gone_on_with(tmp_path: Path, sift: Sample, where: str, *, restarted: bool) -> None:
@@ -328,6 +332,7 @@ def test_a_killed_process_is_gone_on_with(tmp_path: Path, sift: Sample, where: s
         assert not (tmp_path / "db" / DRAFT).exists()
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize("way", ["closed", "checkpoint", "written since"])
 @pytest.mark.parametrize("mode", ["sq8", "opq"])
 def test_codes_outlive_the_machine_if_all_of_them_are_on_the_disk(
@@ -480,6 +485,7 @@ def test_what_fails_on_the_way_goes_on_where_it_was(create: Create, sift: Sample
         assert db.verify().ok
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize("beside", [False, True])
 def test_no_write_fails_for_whatever_ends_it(create: Create, sift: Sample, *, beside: bool) -> None:
     def broken(*given: Any) -> None:
@@ -508,6 +514,7 @@ def test_a_reader_that_meets_the_moment_reads_the_new_file(tmp_path: Path, sift:
         slab.close()
 
 
+@pytest.mark.few(1)
 def test_no_room_for_a_codebook(create: Create, sift: Sample) -> None:
     with by_hand():
         db = due(create, sift[0][:5_000])
@@ -525,6 +532,7 @@ def test_no_room_for_a_codebook(create: Create, sift: Sample) -> None:
         assert db.verify().ok
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize("damage", ["cut", "header", "words", "far", "codebook", "empty"])
 def test_a_damaged_file_is_begun_anew(tmp_path: Path, sift: Sample, damage: str) -> None:
     rows, queries = sift[0][:5_000], sift[1][:40]
@@ -690,6 +698,7 @@ def turned(rows: Rows) -> Rows:
     return np.ascontiguousarray(rows[:, np.random.default_rng(7).permutation(rows.shape[1])])
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize("mode", ["pq", "opq"])
 def test_drift_is_noticed(create: Create, sift: Sample, mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(recode, "GROWN", 100)  # it is not by growth

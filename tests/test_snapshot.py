@@ -94,6 +94,7 @@ def key(number: int) -> Key:
 # --- what a snapshot holds --------------------------------------------------------------------------------------------
 
 
+@pytest.mark.few(4)
 @pytest.mark.parametrize("metric", METRICS)
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_a_snapshot_of_any_kind_answers_as_the_database_does(tmp_path: Path, metric: str, dtype: str) -> None:
@@ -519,6 +520,7 @@ SHARES = {
 }  # fmt: skip
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize("seed", range(4))
 def test_no_change_escapes_notice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int) -> None:
     """With blocks of 1 KiB, in which little is copied by chance, after any mix of calls."""
@@ -770,6 +772,7 @@ def test_an_error_at_any_step_of_the_first_leaves_nothing(
     assert looked_at(path) == content(db)
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("dead", [False, True])
 def test_an_error_at_any_step_of_another_leaves_the_old_one_or_the_new(
     db: CoreNN, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dead: bool

@@ -35,6 +35,7 @@ from tests.oracle import distances
 SECONDS = 3.0
 
 
+@pytest.mark.few(1)
 @pytest.mark.compiled
 @pytest.mark.parametrize(
     "settings",

@@ -302,6 +302,7 @@ def sound(path: Path, rows: bytes) -> int:
     return version
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("late", [False, True], ids=["early", "late"])
 def test_an_error_at_any_step_of_an_upgrade_leaves_one_version(
     path: Path, tmp_path: Path, future: list[str], late: bool

@@ -55,6 +55,7 @@ def asked(files: Path, *more: object, queries: str = "queries.npy", truth: str =
 # --- modes ------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.few(2)
 @pytest.mark.compiled
 @pytest.mark.parametrize(
     ("base", "queries", "truth", "more"),

@@ -163,6 +163,7 @@ def test_a_log_with_the_fewest_fields(tmp_path: Path) -> None:
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"report.md"}
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize(
     "points",
     [

@@ -143,6 +143,7 @@ def test_who_refuses_or_does_not_start_is_told_of_and_the_others_go_on(tmp_path:
 
 
 @pytest.mark.compiled
+@pytest.mark.slow
 def test_we_are_measured_and_who_is_not_installed_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     bare = tmp_path / "python"  # an interpreter with nothing but its own modules
     bare.write_text(f'#!/bin/sh\nexec "{sys.executable}" -I -S "$@"\n')

@@ -414,6 +414,7 @@ main()
 """
 
 
+@pytest.mark.few(4)
 @pytest.mark.parametrize(
     ("ending", "rows"),
     [(each, 80_000) for each in (".npy", ".fvecs", ".raw", ".hdf5", ".parquet", ".arrow")]

@@ -63,6 +63,7 @@ def test_whole_numbers_with_ties(
         assert np.array_equal(ids, oracle.nearest(oracle.distances(metric, base, asked), k))
 
 
+@pytest.mark.few(4)
 @pytest.mark.parametrize("metric", METRICS)
 @pytest.mark.parametrize("dtype", ["f4", "f8", "f2", "bf16", "i1", "u1", "i4", "u8", "<i2", ">f4"])
 def test_every_type(metric: str, dtype: str, rng: np.random.Generator) -> None:

@@ -141,6 +141,7 @@ def damage_all(
     return outcomes
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize("name", SLABS)
 def test_a_flipped_bit_in_a_slab(bases: Bases, place: Path, name: str) -> None:
     folder, states = bases["os"]
@@ -154,6 +155,7 @@ def test_a_slab_with_a_zeroed_page_or_cut_off(bases: Bases, place: Path, name: s
     damage_all(folder, "some", states["some"], place, damage, (name,), 4, 2)
 
 
+@pytest.mark.few(4)
 @pytest.mark.parametrize("damage", [flip, zero, cut])
 @pytest.mark.parametrize("pattern", TABLES)
 def test_damaged_metadata(bases: Bases, place: Path, pattern: str, damage: Damage) -> None:

@@ -149,6 +149,7 @@ def pull(place: Path, durability: str, seed: int, calls: int, often: float, monk
     return count
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("seed", [1, pytest.param(2, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("durability", ["os", "sync"])
 def test_a_loss_of_power_keeps_what_was_promised(

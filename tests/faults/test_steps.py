@@ -104,6 +104,7 @@ def sweep(case: str, attempt: Callable[[Faults], bool], kinds: list[tuple[int, b
     raise AssertionError("it never ends")
 
 
+@pytest.mark.few(4)
 @pytest.mark.parametrize("durability", ["os", "sync"])
 @pytest.mark.parametrize("name", OPERATIONS)
 def test_any_step_may_fail(bases: Bases, place: Path, name: str, durability: str) -> None:
@@ -172,6 +173,7 @@ def test_what_cannot_be_made_is_not_there_or_whole(place: Path, name: str) -> No
     assert sweep(name, attempt, KINDS) > 20
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("mode", ["rw", "rescue"])
 def test_what_cannot_be_opened_now_can_be_later(bases: Bases, place: Path, mode: str) -> None:
     """Among that what a killed process has left, which opening recovers."""
@@ -195,6 +197,7 @@ def test_what_cannot_be_opened_now_can_be_later(bases: Bases, place: Path, mode:
 # --- the last step of a process ---------------------------------------------------------------------------------------
 
 
+@pytest.mark.few(4)
 @pytest.mark.parametrize("durability", ["os", "sync"])
 @pytest.mark.parametrize("name", OPERATIONS)
 def test_any_step_may_be_the_last(bases: Bases, place: Path, name: str, durability: str) -> None:

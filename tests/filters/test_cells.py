@@ -91,6 +91,7 @@ def test_more_matches_than_one_call_may_score(photos: CoreNN, sift: Sample, monk
     assert share_of(found, truth(photos, queries, tree & (F("mark") < 999))) == 1
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("k", [1, 10, 100])
 def test_every_number_of_hits(photos: CoreNN, sift: Sample, k: int) -> None:
     queries, tree = sift[1][:30], F("mark") < 400

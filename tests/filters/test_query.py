@@ -77,6 +77,7 @@ def test_hits_match_and_are_the_nearest(photos: Any, sift: Sample, plan: str | N
         check(found, rows, queries, matching, K, 1.0 if plan == "exact" else 0.95)
 
 
+@pytest.mark.few(2)
 @pytest.mark.compiled
 @pytest.mark.parametrize("plan", [None, *PLANS])
 def test_matches_that_are_all_far_are_told_apart(
@@ -143,6 +144,7 @@ def test_more_hits_begin_with_fewer(photos: Any, sift: Sample) -> None:
             assert few.keys == many.keys[:k]
 
 
+@pytest.mark.few(4)
 @pytest.mark.compiled
 @pytest.mark.parametrize("metric", ["l2", "cosine", "ip"])
 @pytest.mark.parametrize("mode", ["none", "sq4", "opq"])

@@ -61,6 +61,7 @@ def test_the_folder_is_private_and_named_by_mode(first: tuple[str, str, Path], t
     assert plain.stat().st_mode & 0o077 == 0
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("ending", [".nbi", ".nbc"])
 def test_a_torn_file_is_compiled_again(folder: Path, tmp_path: Path, ending: str) -> None:
     for path in folder.glob(f"*{ending}"):

@@ -49,6 +49,7 @@ def both(sample: Sample, mode: str, dim: int, **options: Any) -> tuple[Any, Any,
     return rows, placed, made
 
 
+@pytest.mark.few(4)
 @pytest.mark.parametrize("dim", [128, 61])
 @pytest.mark.parametrize("mode", MISSED)
 def test_what_codes_stand_for(sift: Sample, mode: str, dim: int) -> None:

@@ -52,6 +52,7 @@ def measure(rows: Any, query: Any, lift: Any, out: Any) -> None:
         out[row, 2] = lift_of(rows, row)
 
 
+@pytest.mark.few(4)
 @pytest.mark.parametrize("kind", ["f32", "f16", "bf16", "i8", "u8"])
 @pytest.mark.parametrize("dim", DIMS)
 def test_distances_and_products_are_numpys(kind: str, dim: int) -> None:

@@ -53,6 +53,7 @@ def filled(path: Path, rows: int = 120, dim: int = 5, **given_settings: Any) -> 
 # --- the rows ---------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize(
     ("metric", "dtype"),
     [
