@@ -95,7 +95,7 @@ def test_vectors_of_few_bytes_get_codes_where_memory_is_scarce(
         db.insert(range(len(rows)), rows)
         assert coded(db) == ("none", 0), "walks measure them as quickly"
     with CoreNN.open(path, memory_limit=limit) as db:
-        assert coded(db) == ("opq", small)
+        assert comes_to(db, "opq", small)
         settle(db)
         found = [hits.keys for hits in db.query(queries, k=10, search_list=32)]
         assert recall("l2", rows, queries, found, 10) >= 0.95
@@ -107,7 +107,7 @@ def test_vectors_of_few_bytes_get_codes_where_memory_is_scarce(
         assert coded(db)[1] == small
         assert db.verify().ok
     with CoreNN.open(tmp_path / "snapshot", memory_limit=limit) as db:
-        assert coded(db) == ("opq", small)
+        assert comes_to(db, "opq", small)
         settle(db)
         again = [hits.keys for hits in db.query(queries, k=10, search_list=32)]  # other rows share its pages
         assert recall("l2", rows, queries, again, 10) >= recall("l2", rows, queries, found, 10) - 0.01
@@ -150,7 +150,7 @@ def test_codes_that_only_memory_asked_for_go_when_there_is_room(
         memory_limit=share(80, len(rows)),
     ) as db:  # fmt: skip
         db.insert(range(len(rows)), rows)
-        assert coded(db) == ("sq4", 80)
+        assert comes_to(db, "sq4", 80)
         db.configure(memory_limit=None)
         assert coded(db) == {"u8": ("none", 0), "f32": ("sq4", 80)}[dtype]
 
@@ -176,7 +176,7 @@ def test_a_number_that_was_asked_for_is_kept(tmp_path: Path, sift: Sample, any_l
         memory_limit=1,
     ) as db:  # fmt: skip
         db.insert(range(1_500), sift[0][:1_500])
-        assert coded(db) == ("opq" if mode == "auto" else mode, 32)
+        assert comes_to(db, "opq" if mode == "auto" else mode, 32)
         book = codebook.codebook_of(db._store, db._store.codes)
         assert book is not None and len(book.starts) == 25
 

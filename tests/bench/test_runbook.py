@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner, Result
 
@@ -265,6 +265,7 @@ def test_recall_is_that_of_an_oracle(sift: Sample, tmp_path: Path, on_disk: bool
 
 
 @settings(max_examples=25)
+@example(steps=[{"operation": "insert", "start": 0, "end": 2}, replace(0, 1, 1)], metric="l2")  # a row under two tags
 @given(steps=st.lists(OPERATIONS, min_size=1, max_size=8), metric=st.sampled_from(["l2", "cosine", "ip"]))
 def test_any_runbook_on_few_rows_has_full_recall(
     steps: list[dict[str, Any]], metric: str, tmp_path_factory: pytest.TempPathFactory

@@ -115,14 +115,14 @@ class Player:
         if count:
             truth = exact_truth(_Subset(self.base, live.rows()), self.queries, count, self.metric, threads=self.threads)
             assert truth.distances is not None
-            found = self._distances(rows)
+            found = self._distances(live.rows_of(once(tags)))  # a row may stand under several tags
             told["recall"] = recall_by_distance(found, truth.distances, count)
             told["recall_1"] = recall_by_distance(found, truth.distances, 1)
         return told
 
     def _distances(self, rows: Int64s) -> AnyArray:
-        """Exact distances of the rows found, each counted once."""
-        known, places = np.unique(once(rows), return_inverse=True)
+        """Exact distances of the rows found."""
+        known, places = np.unique(rows, return_inverse=True)
         vectors = np.array(_gather(self.base, known[known != NOTHING]), np.float32)
         shift = len(known) - len(vectors)  # NOTHING comes first if it is there, and becomes MISSING
         return distances_of(places.reshape(rows.shape) - shift, vectors, self.queries, self.metric)

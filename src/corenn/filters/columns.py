@@ -236,7 +236,7 @@ class Column:
 
     def sliced(self, low: Any, high: Any, *, above: bool, below: bool, rows: int) -> RowSet:
         """The same where no row has two values."""
-        parts, words = [], None
+        parts, words = list[UInt32s](), None
         for run, part in self._parts(low, high, above=above, below=below):
             wide = STEPS * (part.stop - part.start) > len(run.ids)
             if wide and len(run.ids) >= max(LEAST_STEPPED, rows // STEPS):
@@ -247,8 +247,7 @@ class Column:
             elif part.start < part.stop:
                 parts.append(run.ids[part])
         if words is None and SPARSE * sum(map(len, parts)) < rows:
-            ids = np.sort(np.concatenate([NO_IDS, *parts]))
-            return RowSet(rows, ids=ids[: ids.searchsorted(np.uint32(rows))])
+            return RowSet(rows, ids=_sorted(parts, rows))
         if words is None:
             words = as_words(NO_IDS, rows)
         for ids in parts:
@@ -333,6 +332,12 @@ def _by_row(run: Run) -> Run:
     order = np.argsort(run.ids, kind="stable")
     order = order[np.argsort(run.values[order], kind="stable")]
     return Run(run.values[order], run.ids[order])
+
+
+def _sorted(parts: Sequence[UInt32s], rows: int) -> UInt32s:
+    """The ids of all parts that are below `rows`, ascending."""
+    ids = np.sort(np.concatenate(parts) if len(parts) > 1 else parts[0]) if parts else NO_IDS
+    return ids[: ids.searchsorted(np.uint32(rows))] if len(ids) and ids[-1] >= rows else ids
 
 
 def _left(values: AnyArray, value: Any) -> int:

@@ -461,7 +461,7 @@ class PayloadIndex:
             found.append(each)
         if not found or self.unknown(snapshot, rows):
             return None
-        met = common(found)
+        met = common(found) if len(found) > 1 else found[0]
         return met.without(self._gone) if self._gone else met
 
     def _certain(self, part: Filter, rows: int) -> RowSet | None:

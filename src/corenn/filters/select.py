@@ -128,13 +128,14 @@ def select(index: PayloadIndex, tree: Filter, live: LiveView, commit: int, metad
     name, kept = index.recall(tree, commit, live.rows)
     if isinstance(kept, Selected):
         return kept
-    version, before = index.version, index.unknown(commit, live.rows)
+    version = index.version
     certain = index.certain(tree, commit, live.rows)
     if certain is not None:
         found = Selected(certain)
         if name is not None:
             index.remember(name, version, commit, live.rows, found)
         return found
+    before = index.unknown(commit, live.rows)
     told = _row_sets(index, tree, live, commit, metadata)
     known = _known(index, tree, live.rows, told)
     proven, unsure = index.select(tree, commit, live.rows, known.least, before)

@@ -156,9 +156,9 @@ class Searcher:
             astray = astray[found.info[astray, STARVED] != SCANNED_ALL]
             if len(astray):
                 self._complete(view, queries, Results(found.ids, found.distances, found.info), astray, threads)
-        if way is None and (found.info[:, STARVED] == SCANNED_ALL).all():
-            found = found._replace(plan=planner.SCAN)
-        return found._replace(estimated=estimate.distances)
+        ends = found.info[:, STARVED]
+        scanned = way is None and ends[0] == SCANNED_ALL and (ends == SCANNED_ALL).all()
+        return found._replace(plan=planner.SCAN if scanned else found.plan, estimated=estimate.distances)
 
     def _walked_within(
         self, view: View, queries: Float32s, wanted: int, length: int, threads: int, way: str
@@ -188,7 +188,7 @@ class Searcher:
             fewest = self._walk_all(view, plan, queries, results, threads, room)
         if view.disk is not None and view.disk.disk.vectors >= 0 and (lost := int(results.info[:, LOST].sum())):
             log.warning("%d rows could not be read from the disk, and were passed over by %d queries", lost, count)
-        if plan.tombstones and results.info[:, STARVED].any():
+        if plan.tombstones and np.count_nonzero(results.info[:, STARVED]):
             self._widen(view, plan, queries, results, threads, room)
             fewest = 0
         if fewest == wanted and not len(view.pending):

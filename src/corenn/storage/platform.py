@@ -62,6 +62,7 @@ def give_way() -> None:
     time.sleep(GIVE_WAY_SECONDS)
 
 
+@cache
 def memory_bytes() -> int:
     """Physical memory."""
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
