@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from pyroaring import BitMap
 
-from ..kernels.bits import mark_ids
+from ..kernels.bits import clear_ids, mark_ids
 from ..storage.commit import NO_IDS
 from ..types import AnyArray, UInt32s, UInt64s
 from .sets import SPARSE, RowSet, as_words, clear_from, of_any, of_list, words_for
@@ -91,19 +91,22 @@ class Run:
             return packed.frequent(self.ids)
         return ((value, None) for value in _repeated(self.values))
 
-    def up_to(self, place: int, rows: int) -> UInt64s:
-        """The rows of the entries before a place, as bits. Sets of all before each STEPS-th part are kept."""
+    def between(self, start: int, stop: int, rows: int) -> UInt64s:
+        """The rows of the entries from one place up to another, as bits; no row has two. Sets of all entries before
+        each STEPS-th part are kept.
+        """
         steps, size = self._steps, -(-len(self.ids) // STEPS)
         if steps is None or len(steps[0]) != words_for(rows):
             steps = [as_words(self.ids[:0], rows)]
-            for start in range(0, len(self.ids) - size, size):
+            for first in range(0, len(self.ids) - size, size):
                 words = steps[-1].copy()
-                mark_ids(self.ids[start : start + size], words)
+                mark_ids(self.ids[first : first + size], words)
                 steps.append(words)
             self._steps = steps
-        step = min(place // size, len(steps) - 1)
-        words = steps[step].copy()
-        mark_ids(self.ids[step * size : place], words)
+        low, high = (min(place // size, len(steps) - 1) for place in (start, stop))
+        words = steps[low] ^ steps[high]
+        mark_ids(self.ids[high * size : stop], words)
+        clear_ids(self.ids[low * size : start], words)
         return words
 
     def within(self, words: UInt64s) -> Run:
@@ -240,9 +243,7 @@ class Column:
         for run, part in self._parts(low, high, above=above, below=below):
             wide = STEPS * (part.stop - part.start) > len(run.ids)
             if wide and len(run.ids) >= max(LEAST_STEPPED, rows // STEPS):
-                found = run.up_to(part.stop, rows)
-                if part.start:
-                    found &= ~run.up_to(part.start, rows)
+                found = run.between(part.start, part.stop, rows)
                 words = found if words is None else words | found
             elif part.start < part.stop:
                 parts.append(run.ids[part])

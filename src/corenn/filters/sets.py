@@ -19,6 +19,7 @@ from ..kernels.bits import (
     CONTAINER_WORDS,
     MOST_LISTED,
     clear_ids,
+    count_bits,
     keep_ids,
     list_ids,
     list_members,
@@ -28,6 +29,7 @@ from ..types import Int64s, UInt32s, UInt64s
 
 SORTED_BELOW = 512  # ids that are sorted rather than marked
 SPARSE = 32  # rows for each id from which on ids are looked at one by one, rather than as bits
+FEW_IDS = 6_000  # that are sooner looked for one by one than sets are made and joined as bits
 GOLDEN = (5**0.5 - 1) / 2
 _COOKIE, _CONTAINER = 12346, 1 << 16
 _HEAD = struct.Struct("<II")
@@ -167,7 +169,7 @@ class RowSet:
             self.ids, self.count = ids, len(ids)
         else:
             assert words is not None
-            self.words, self.count = words, int(np.bitwise_count(words).sum())
+            self.words, self.count = words, count_bits(words)
 
     @cached_property
     def members(self) -> BitMap:
@@ -212,7 +214,7 @@ def common(sets: Sequence[RowSet]) -> RowSet:
     least, *others = sorted(parts, key=lambda each: each.count)
     if not others or not least.count:
         return least
-    if SPARSE * least.count < least.rows:
+    if least.count < FEW_IDS + least.rows // SPARSE:
         ids = least.ids.copy()
         for other in others:
             ids = ids[: keep_ids(ids, other.words)]
