@@ -16,13 +16,10 @@ import pytest
 from hypothesis import HealthCheck, settings
 from numpy.typing import NDArray
 
-from corenn import CoreNN, Root, database, warmup, writer
-from corenn.config import Settings
-from corenn.migrate import hnsw, snapshot
-from corenn.warmup import warm
+import tests.usual  # noqa: F401 - before anything is compiled
+from corenn import CoreNN, Root, writer
 
 DATA = Path(__file__).parent / "data"
-USUAL = ("f32", "u8")  # stored types of which all kernels are compiled before they are used
 COMPILED = os.environ.get("NUMBA_DISABLE_JIT", "0") in ("", "0")
 
 Create: TypeAlias = Callable[..., CoreNN]
@@ -37,14 +34,6 @@ settings.register_profile(
 settings.load_profile("corenn")
 
 
-def warm_what_is_usual(settings: Settings, **more: Any) -> None:
-    """A minute of compiling for each stored type is too much for the few kernels that most tests need of them."""
-    if settings.dtype in USUAL:
-        warm(settings, **more)
-
-
-for module in (warmup, database, hnsw, snapshot):
-    vars(module)["warm"] = warm_what_is_usual
 writer.IDLE_SECONDS = 3600.0  # nothing is measured in the background unless a test wants it: lists stay what they are
 
 

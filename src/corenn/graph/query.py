@@ -106,7 +106,7 @@ class Searcher:
             return _nothing(count)
         length = max(wanted, search_list)
         if view.within is not None and not view.within.open and live == view.head.live and way is None:
-            view = view._replace(within=None)  # every row matches
+            view = view.filtered(None)  # every row matches
         if view.within is not None:
             return self._query_within(view, queries, wanted, length, exact=exact, threads=threads, way=way)
         if exact or way == "exact" or (way is None and scans(live, wanted, search_list)):

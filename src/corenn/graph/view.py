@@ -62,8 +62,8 @@ class View(NamedTuple):
     reused: bool = False
     within: Selected | None = None
 
-    def filtered(self, within: Selected) -> View:
-        """The same view, of which queries see only what a filter selects."""
+    def filtered(self, within: Selected | None) -> View:
+        """The same view, of which queries see only what a filter selects; all of it if that is None."""
         return View._make((*self[:WITHIN], within))
 
     def masked(self) -> View:
