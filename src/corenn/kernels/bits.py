@@ -57,11 +57,16 @@ def count_bits(words: Any) -> Any:
     """How many ids a set has: uint64 words."""
     count = np.int64(0)
     for at in range(words.shape[0]):
-        word = words[at]  # by sums of ever wider fields, which compilers take for one instruction
+        word = words[at]  # by sums of ever wider fields
+        if word == 0:
+            continue
         word -= (word >> np.uint64(1)) & np.uint64(0x5555555555555555)
         word = (word & np.uint64(0x3333333333333333)) + ((word >> np.uint64(2)) & np.uint64(0x3333333333333333))
         word = (word + (word >> np.uint64(4))) & np.uint64(0x0F0F0F0F0F0F0F0F)
-        count += np.int64((word * np.uint64(0x0101010101010101)) >> np.uint64(56))
+        word += word >> np.uint64(8)
+        word += word >> np.uint64(16)
+        word += word >> np.uint64(32)
+        count += np.int64(word & np.uint64(0x7F))
     return count
 
 
