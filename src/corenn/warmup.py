@@ -11,7 +11,7 @@ import numpy as np
 
 from .config import Settings
 from .filters.select import Selected
-from .filters.sets import RowSet, as_words, of_any
+from .filters.sets import RowSet, as_words, common, of_any
 from .filters.tested import tests_of
 from .graph import codebook
 from .graph.adopt import Adopter
@@ -107,6 +107,7 @@ def _exercise(settings: Settings, progress: Callable[[str], None]) -> None:
     searcher.query(view._replace(disk=source_of(store)), queries, 5, 16, exact=False, threads=1)
     packed(store, view, ids[:0], ids[:1], 0)
     within = Selected(RowSet(rows, words=as_words(ids[:600], rows)).without(of_any([ids[:1]])))
+    common([within.found, RowSet(rows, ids=ids[:9])])
     for way in PLANS:
         searcher.query(view._replace(codes=None, within=within), queries, 5, 16, exact=False, threads=1, way=way)
         searcher.query(view.filtered(within), queries, 5, 16, exact=False, threads=1, way=way)

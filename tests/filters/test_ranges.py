@@ -6,6 +6,7 @@ two elements of a list may meet one by one, and one that is not joined at all.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import reduce
 from operator import and_
 from typing import Any
@@ -86,3 +87,33 @@ def test_conditions_that_hold_together_are_not_evaluated_one_by_one(monkeypatch:
         assert db.count(And((F("of") == "none", F("n") < 9))) == db.count(And((F("n") > 400, F("of") == "few"))) == 0
         with pytest.raises(pytest.fail.Exception):
             db.count(And((F("at") < 9, F("of") == "few")))
+
+
+@pytest.mark.parametrize("keys", [range(9), [1]])
+def test_a_row_that_is_replaced_while_a_filter_is_evaluated_is_not_lost(keys: Sequence[int]) -> None:
+    """The view is older than the commit, and what is taken from the index last knows of it."""
+    tree = And((F("n") >= 0, F("of") == "few"))
+    tree = tree if len(keys) == 9 else tree & F.keys(list(keys))
+    with CoreNN.in_memory(dim=1, metric="l2") as db:
+        db.insert(range(9), np.zeros((9, 1)), [{"n": 0, "of": "few"}] * 9)
+        assert db._writer is not None
+        index, waiting = db._writer.payload_index, [1]
+
+        class Interrupted(PayloadIndex):
+            """A commit comes in before it is told which rows are gone."""
+
+            @property
+            def _gone(self) -> Any:
+                for key in waiting[:]:
+                    waiting.clear()
+                    db.upsert([key], np.zeros((1, 1)), [{"n": 0, "of": "few"}])
+                return self.__dict__["_gone"]
+
+            @_gone.setter
+            def _gone(self, value: Any) -> None:
+                self.__dict__["_gone"] = value
+
+        index.__class__ = Interrupted
+        assert sorted(record.key for record in db.scroll(tree, limit=9)[0]) == list(keys)  # type: ignore[type-var]
+        assert not waiting
+        index.__class__ = PayloadIndex

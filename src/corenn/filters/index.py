@@ -91,11 +91,11 @@ class PayloadIndex:
 
     def _forget(self) -> None:
         settings = self._store.settings
+        self.covered = 0  # before anything is forgotten: who asks meanwhile is told that nothing is known
         self._wanted = Wanted(settings.index_fields, settings.no_index_fields)
         self.fields: dict[str, Field] = {}
         self.full = False  # whether there are fields that are not indexed, because there are too many
         self.commit = 0
-        self.covered = 0
         self._since = 0  # what is indexed of rows from `covered` on is as of this commit
         self._rows = 0  # ids from here on have no entries from then
         self._followed = 0  # rows when a reader last caught up
@@ -432,16 +432,14 @@ class PayloadIndex:
         before: what was `unknown` before anything was taken from the index.
         """
         found = self._answer(tree, rows, known)
-        unknown = before | self.unknown(snapshot, rows)
-        sure, unsure = below(found.sure - self._gone, rows), below(found.unsure, rows)
+        sure, unsure = below(found.sure - self._gone, rows), below(found.unsure - self._gone, rows)
+        unknown = before | self.unknown(snapshot, rows)  # behind all that is taken from the index
         if unknown:
             sure -= unknown
-            unsure = (unsure - self._gone) | unknown
+            unsure |= unknown
             for part in tree.parts if isinstance(tree, And) else (tree,):
                 if isinstance(part, Keys):
                     unsure &= known[id(part)].sure
-        elif unsure:
-            unsure = unsure - self._gone
         return Answer(sure, unsure)
 
     def certain(self, tree: Filter, snapshot: int, rows: int) -> RowSet | None:
@@ -451,18 +449,22 @@ class PayloadIndex:
         Half of the rows as a slice of a column take a tenth of what it takes to make a bitmap of them.
         """
         self.load()
-        if self.unknown(snapshot, rows):
+        parts = joined(tree.parts) if isinstance(tree, And) else [tree]
+        if not parts or self.unknown(snapshot, rows) or not all(isinstance(part, (Condition, Range)) for part in parts):
             return None
         found = list[RowSet]()
-        for part in joined(tree.parts) if isinstance(tree, And) else (tree,):
+        for part in parts:
             each = self._certain(part, rows)
             if each is None:
                 return None
             found.append(each)
-        if not found or self.unknown(snapshot, rows):
-            return None
+            if not each.count:
+                break
         met = common(found) if len(found) > 1 else found[0]
-        return met.without(self._gone) if self._gone else met
+        if self._gone:
+            met = met.without(self._gone)
+        # Behind all that is taken from the index, in which a commit may have come in between.
+        return None if self.unknown(snapshot, rows) else met
 
     def _certain(self, part: Filter, rows: int) -> RowSet | None:
         bounds = bounds_of(part)

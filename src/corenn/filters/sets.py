@@ -169,7 +169,7 @@ class RowSet:
             self.ids, self.count = ids, len(ids)
         else:
             assert words is not None
-            self.words, self.count = words, count_bits(words)
+            self.words, self.count = words, int(count_bits(words))  # not compiled, it gives one of NumPy's
 
     @cached_property
     def members(self) -> BitMap:
