@@ -19,7 +19,17 @@ from tests.conftest import Create
 from tests.filters.texts import DIM, FIELDS, by_tantivy, filled, made, payloads, queries, values_at, vectors
 from tests.oracle import fused, has_text
 
-ASKED = ("red", "red shoes", "w3 w17 hat", "sea sea w30", "nobody", "Red SHOES", 'sun "red blue"', '"old new"')
+ASKED = (
+    "red",
+    "red shoes",
+    "w3 w17 hat",
+    "sea sea w30",
+    "nobody",
+    "Red SHOES",
+    'sun "red blue"',
+    '"old new"',
+    'red "red"',
+)
 
 
 @pytest.fixture(scope="module")

@@ -21,7 +21,7 @@ _QUOTED = re.compile(r'"([^"]*)"')
 
 
 class Sought(NamedTuple):
-    """A text as it is looked for: words that stand alone, and phrases, each once, in their order."""
+    """A text as it is looked for: words that stand alone, and phrases, in their order."""
 
     parts: tuple[Words, ...]
 
@@ -37,14 +37,14 @@ def sought_in(text: str) -> Sought:
     Raises:
         MissingExtraError
     """
-    parts: list[Words] = []
+    parts: list[tuple[bool, Words]] = []  # each once, but a word in quotes beside the same without, as tantivy has it
     for number, piece in enumerate(_QUOTED.split(text)):
-        words = words_of(piece)
-        if number % 2 and len(words) > 1:
-            parts.append(words)
+        words, quoted = words_of(piece), number % 2 == 1
+        if quoted and len(words) > 1:
+            parts.append((True, words))
         else:
-            parts += [((0, word),) for _, word in words]
-    return Sought(tuple(dict.fromkeys(parts)))
+            parts += [(quoted, ((0, word),)) for _, word in words]
+    return Sought(tuple(words for _, words in dict.fromkeys(parts)))
 
 
 def words_of(text: str) -> Words:
