@@ -7,7 +7,7 @@ import shutil
 import signal
 import subprocess
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -45,7 +45,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(tryfirst=True)  # before those that are slow are left out
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Of tests with many cases of which few will do, make the others slow: the last is kept, and some between.
+    """Of tests with many cases of which few will do, make the others slow; those that are kept differ in all they can.
 
     Without the JIT a kernel is hundreds of times slower: leave out what needs thousands of rows.
     """
@@ -57,9 +57,24 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.skip(reason="needs compiled kernels (NUMBA_DISABLE_JIT is set)"))
     for each in cases.values():
         (count,) = next(each[0].iter_markers("few")).args
-        kept = {len(each) - 1 - step * len(each) // count for step in range(count)}
-        for place in set(range(len(each))) - kept:
-            each[place].add_marker(pytest.mark.slow)
+        for item in unlike(each)[count:]:
+            item.add_marker(pytest.mark.slow)
+
+
+def unlike(cases: Sequence[pytest.Item]) -> list[pytest.Item]:
+    """The last of some cases, and then always that with the most values that none before it has."""
+    left, found, seen = list(reversed(cases)), list[pytest.Item](), set[tuple[str, int]]()
+    while left:
+        found.append(max(left, key=lambda item: len(values_of(item) - seen)))
+        left.remove(found[-1])
+        seen |= values_of(found[-1])
+    return found
+
+
+def values_of(item: pytest.Item) -> set[tuple[str, int]]:
+    """The values of a case, each by its number."""
+    assert isinstance(item, pytest.Function)
+    return set(item.callspec.indices.items())
 
 
 @pytest.fixture(params=["memory", "disk"])

@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import COMPILED, USUAL
+from tests.conftest import COMPILED
 from tests.oracle import DTYPES
+from tests.usual import USUAL
 
 # Each of these kernels takes ten seconds to compile for a type. What differs between types is in small ones, which have
 # tests of their own for all.

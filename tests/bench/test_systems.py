@@ -114,7 +114,6 @@ def check(name: str, sample: Sample, metric: str, folder: Path) -> None:
         peer.process.kill()
 
 
-@pytest.mark.few(4)
 @pytest.mark.compiled
 @pytest.mark.parametrize("name", NAMES)
 def test_euclidean(name: str, sift: Sample, tmp_path: Path) -> None:

@@ -14,8 +14,8 @@ import pytest
 
 from corenn import CoreNN
 from corenn.errors import NotADatabaseError
-from tests.conftest import USUAL
 from tests.crash.harness import ROOT, environment, run
+from tests.usual import USUAL
 
 CREATE = """
 import sys
