@@ -112,6 +112,7 @@ def test_rows_are_the_same_in_every_form(some: set[int], others: set[int], form:
     for left, made in (
         (some, RowSet(300, **{form: given_as})),
         (some - others, RowSet(300, **{form: given_as}).without(of_list(sorted(others)))),
+        (set(range(300)) - some, RowSet(300, **{form: given_as}).others()),
     ):
         assert made.count == len(left) and set(made.members) == left and made.ids.tolist() == sorted(left)
         assert np.array_equal(made.words, as_words(np.array(sorted(left), np.uint32), 300))

@@ -55,6 +55,8 @@ TRIES = 4  # of counting values while others write
 KEPT_ROWS = 1 << 16  # changed rows after which a checkpoint writes the index again; more where there are many
 KEPT_SHARE = 8
 
+OPPOSITES = {"ne": "eq", "nin": "in"}  # what is left as bits takes a tenth of what a bitmap of all but these does
+
 Known = dict[int, Answer]  # of each node Keys, Text or Where, by its id()
 
 
@@ -468,12 +470,17 @@ class PayloadIndex:
 
     def _certain(self, part: Filter, rows: int) -> RowSet | None:
         bounds = bounds_of(part)
-        if bounds is None:
-            answer = self._condition(part, rows) if isinstance(part, Condition) else None
-            return None if answer is None or answer.unsure else RowSet(rows, members=below(answer.sure, rows))
-        path = next(each.path for each in bounds if each is not None)
-        field = self.fields.get(path)
-        return None if field is None else field.sliced(*bounds, rows)
+        if bounds is not None:
+            path = next(each.path for each in bounds if each is not None)
+            field = self.fields.get(path)
+            return None if field is None else field.sliced(*bounds, rows)
+        assert isinstance(part, Condition)
+        opposite = OPPOSITES.get(part.operator)
+        answer = self._condition(part if opposite is None else Condition(part.path, opposite, part.operand), rows)
+        if answer.unsure:
+            return None
+        found = RowSet(rows, members=below(answer.sure, rows))
+        return found if opposite is None else found.others()
 
     def numbers(self, paths: Sequence[str], rows: int) -> Numbers:
         """The numbers at some paths of the rows below `rows`, and which of these may have one at each."""

@@ -190,6 +190,12 @@ class RowSet:
         """uint64, clear up to a whole container."""
         return words_of(self.members, self.rows) if "members" in self.__dict__ else as_words(self.ids, self.rows)
 
+    def others(self) -> RowSet:
+        """Those that are not among them."""
+        words = ~self.words
+        clear_from(words, self.rows)
+        return RowSet(self.rows, words=words)
+
     def without(self, others: BitMap) -> RowSet:
         """Those of them that are not in another set."""
         if "members" in self.__dict__:
