@@ -25,6 +25,7 @@ MAX_CONDITIONS = 4_096
 MAX_OPERANDS = 1 << 20  # values in one list
 ORDERED = ("gt", "gte", "lt", "lte")
 OPERATORS = ("eq", "ne", *ORDERED, "in", "nin", "exists", "contains")
+SIGNS = {"eq": "==", "ne": "!=", "gt": ">", "gte": ">=", "lt": "<", "lte": "<="}
 
 
 def shown(value: Any, length: int = 60) -> str:
@@ -73,9 +74,10 @@ class Condition(Filter):
     operand: Any
 
     def __repr__(self) -> str:
-        field, signs = f"F({self.path!r})", {"eq": "==", "ne": "!=", "gt": ">", "gte": ">=", "lt": "<", "lte": "<="}
-        if self.operator in signs:
-            return f"({field} {signs[self.operator]} {self.operand!r})"
+        sign = SIGNS.get(self.operator)
+        if sign is not None:
+            return f"(F({self.path!r}) {sign} {self.operand!r})"
+        field = f"F({self.path!r})"
         if self.operator == "exists":
             return f"{field}.exists({'' if self.operand else 'False'})"
         name = {"in": "isin", "nin": "notin"}.get(self.operator, self.operator)
