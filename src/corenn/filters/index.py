@@ -452,7 +452,7 @@ class PayloadIndex:
         """
         self.load()
         parts = joined(tree.parts) if isinstance(tree, And) else [tree]
-        if not parts or self.unknown(snapshot, rows) or not all(isinstance(part, (Condition, Range)) for part in parts):
+        if not parts or not all(isinstance(part, (Condition, Range)) for part in parts) or self.unknown(snapshot, rows):
             return None
         found = list[RowSet]()
         for part in parts:
@@ -469,6 +469,7 @@ class PayloadIndex:
         return None if self.unknown(snapshot, rows) else met
 
     def _certain(self, part: Filter, rows: int) -> RowSet | None:
+        """The rows below `rows` that meet a condition or lie within a range, as far as that is known of all of them."""
         bounds = bounds_of(part)
         if bounds is not None:
             path = next(each.path for each in bounds if each is not None)
